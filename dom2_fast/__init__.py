@@ -1,0 +1,40 @@
+"""DOM2 (arXiv 2307.01472) with fused kernels: diffusion policies for offline multi-agent RL.
+
+Public names are imported on first use, so `import dom2_fast` costs little more than `import torch`.
+"""
+
+from importlib import import_module
+
+from dom2_fast._version import __version__
+
+_PUBLIC = {
+    "DiffusionPolicy": "policy",
+    "VPSchedule": "schedules",
+    "TrajectoryDataset": "data.trajectories",
+    "TrajectorySampler": "data.sampler",
+    "DOM2": "algos.dom2",
+    "DOM2Config": "algos.dom2",
+    "BC": "algos.bc",
+    "BCConfig": "algos.bc",
+    "evaluate": "evaluate",
+}
+_MODULES = (
+    "algos", "backend", "data", "envs", "errors", "lowering", "networks", "ops", "policy",
+    "program", "reference", "reweight", "schedules", "solvers",
+)  # fmt: skip
+
+__all__ = [*_PUBLIC, *_MODULES, "__version__"]
+
+
+def __getattr__(name: str):
+    if name in _PUBLIC:
+        return getattr(import_module(f"dom2_fast.{_PUBLIC[name]}"), name)
+    if name == "reweight":
+        return import_module("dom2_fast.data.reweight")
+    if name in _MODULES:
+        return import_module(f"dom2_fast.{name}")
+    raise AttributeError(f"module 'dom2_fast' has no attribute {name!r}")
+
+
+def __dir__():
+    return sorted(__all__)
