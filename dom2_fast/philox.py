@@ -6,9 +6,10 @@ Defines the integers that every backend draws. One call of the generator maps a 
     key     = seed, low word first
     counter = (block, low word), (block, high word), stream, offset
 
-`stream` separates uses within one op: 0 for x_T, 1 + s for the noise of step s, DROPOUT + s * sites + site
-for a dropout mask, SAMPLE for a transition draw. A row-wise array [rows, width] takes its element
-(r, j) from word j % 4 of block r * ceil(width / 4) + j // 4, so no block straddles two rows.
+`stream` separates uses within one op: 0 for x_T, 1 + s for the noise of step s,
+DROPOUT + s * sites + site for a dropout mask, SAMPLE for a transition draw. A row-wise array
+[rows, width] takes its element (r, j) from word j % 4 of block r * ceil(width / 4) + j // 4, so no
+block straddles two rows.
 """
 
 from __future__ import annotations
@@ -70,5 +71,5 @@ def normals(rng: torch.Tensor, stream: int, rows: int, width: int, *, dtype, dev
 
 
 def keep_mask(rng: torch.Tensor, stream: int, rows: int, width: int, p: float, device=None):
-    """Bool [rows, width]: True where dropout keeps. A word is dropped if it is < round(p * 2**32)."""
+    """Bool [rows, width]: True where dropout keeps. A word < round(p * 2**32) is dropped."""
     return words(rng, stream, rows, width, device) >= round(p * 2.0**32)

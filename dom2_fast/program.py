@@ -1,7 +1,7 @@
 """The step program: what a network computes for one row in one pass, as a straight-line list.
 
-A program is data. `lowering` writes it, `reference` defines what it means, the executors in csrc/ run
-it. It knows nothing of torch modules, solvers or devices.
+A program is data. `lowering` writes it, `reference` defines what it means, the executors in csrc/
+run it. It knows nothing of torch modules, solvers or devices.
 
 Values live in *buffers* (one row's worth of floats each, written once). Buffer 0 is x, buffer 1 the
 row vector (observations and other per-row inputs that stay fixed over the steps). Everything that
@@ -81,7 +81,8 @@ class Instr:
 class StepProgram:
     """A checked program. Build it with `ProgramBuilder`.
 
-    Instructions marked `once` run before the first step and read table row 0; the rest run in every step.
+    Instructions marked `once` run before the first step and read table row 0; the others run in
+    every step.
     """
 
     buffers: tuple[int, ...]  # widths; [0] is x, [1] the row vector
@@ -171,9 +172,7 @@ class ProgramBuilder:
 
     def __init__(self, x_width: int, rows_width: int):
         if x_width < 1 or rows_width < 0:
-            raise Dom2Error(
-                f"x needs at least one column, rows none or more: {x_width}, {rows_width}"
-            )
+            raise Dom2Error(f"x needs a column or more, rows none or more: {x_width}, {rows_width}")
         self._buffers = [x_width, rows_width]
         self._per_step = [True, False]  # does the buffer change from step to step?
         self._weights: list[tuple[int, int]] = []

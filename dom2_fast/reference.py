@@ -77,8 +77,7 @@ def _repeat_rows(rows: torch.Tensor | None, groups: int, batch: int, like: torch
 
 def run_program(
     x: torch.Tensor,  # [G, B, x_width]
-    rows: torch.Tensor
-    | None,  # [G, B / r, rows_width]: each row serves r rows of x; None if no width
+    rows: torch.Tensor | None,  # [G, B / r, rows_width]: one row serves r rows of x
     weights: Sequence[torch.Tensor],  # [G, N, K] each
     table: torch.Tensor,  # [1, G, table_width]
     program: StepProgram,
@@ -194,7 +193,8 @@ def sample_transitions(
     """Draws `batch` transitions per agent: a trajectory by weight, then a step uniformly inside.
 
     Draw b of agent g uses Philox block g * batch + b, words w0..w3:
-    column j = w0 n >> 32, trajectory = j if w1 < threshold[j] else alias[j], step = w2 length >> 32.
+    column j = w0 n >> 32, trajectory = j if w1 < threshold[j] else alias[j],
+    step = w2 length >> 32.
     Returns (outs, index): outs[f] is [G, batch, ...], or a list of [batch, ...] where the agents'
     shapes differ; index int64 [G, batch] are the rows drawn.
     """
