@@ -1,0 +1,268 @@
+"""Settings as dataclasses, and the same settings as YAML files and command-line options.
+
+Every option of an algorithm is a field of its config dataclass; fields of nested dataclasses have
+dotted names (`critic.hidden`). This module converts and checks; it holds no setting of its own.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import os
+import re
+from argparse import SUPPRESS, ArgumentError
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar, get_type_hints
+
+from dom2_fast.errors import Dom2Error
+from dom2_fast.files import atomic_write
+
+T = TypeVar("T")
+
+
+class Field(NamedTuple):
+    """One setting; `name` is dotted, `default` is `dataclasses.MISSING` where there is none."""
+
+    name: str
+    type: Any
+    default: Any
+    help: str
+
+
+def fields(cls: type) -> Iterator[Field]:
+    """All settings of a config dataclass, those of nested dataclasses with dotted names.
+
+    The description is the field's metadata "doc" (or "help") with "source" in brackets behind it.
+    """
+    hints = get_type_hints(cls)
+    for field in dataclasses.fields(cls):
+        if not field.init:
+            continue
+        kind = hints[field.name]
+        if dataclasses.is_dataclass(kind):
+            for inner in fields(kind):
+                yield inner._replace(name=f"{field.name}.{inner.name}")
+            continue
+        default = field.default
+        if field.default_factory is not dataclasses.MISSING:
+            default = field.default_factory()
+        yield Field(field.name, kind, default, _describe(field.metadata))
+
+
+def to_dict(config: Any) -> dict:
+    """A config dataclass as plain dicts, lists, numbers and strings, as YAML and JSON have them."""
+    return _plain(dataclasses.asdict(config))
+
+
+def from_dict(cls: type[T], values: Mapping, source: str = "the settings") -> T:
+    """Build a config dataclass from (nested) plain values; what is left out keeps its default.
+
+    Args:
+        values: as from `to_dict` or a YAML file.
+        source: where the values come from, for error messages (a file's name, say).
+    Raises:
+        Dom2Error: an unknown key (the message names the nearest accepted ones), a value of a wrong
+            type, a missing key without a default, or what the dataclass itself refuses.
+    """
+    check_keys(cls, values, source)
+    checked = _check_types(cls, values, source)
+    return _build(cls, checked, source)
+
+
+def check_keys(cls: type, values: Mapping, source: str = "the settings", prefix: str = "") -> None:
+    """Raise a Dom2Error for the first key of `values` that isn't a setting of `cls`."""
+    if not isinstance(values, Mapping):
+        raise Dom2Error(
+            f"{source}: {prefix.rstrip('.') or 'the whole'} must be a mapping of keys to values, "
+            f"not {values!r}"
+        )
+    hints = get_type_hints(cls)
+    names = [field.name for field in dataclasses.fields(cls) if field.init]
+    for key, value in values.items():
+        if key not in names:
+            raise Dom2Error(
+                unknown_key(f"{prefix}{key}", [prefix + name for name in names], source)
+            )
+        if dataclasses.is_dataclass(hints[key]):
+            check_keys(hints[key], value, source, f"{prefix}{key}.")
+
+
+def unknown_key(key: str, accepted: list[str], source: str) -> str:
+    """The message for a key that isn't accepted: the nearest ones first, else all of them."""
+    near = difflib.get_close_matches(key, accepted, n=3, cutoff=0.6)
+    if near:
+        return f"{source}: unknown key '{key}'; did you mean {' or '.join(map(repr, near))}?"
+    return f"{source}: unknown key '{key}'; accepted: {', '.join(sorted(accepted))}"
+
+
+def load(path: str | os.PathLike) -> dict:
+    """Read a YAML file of settings as a dict.
+
+    Raises:
+        Dom2Error: no such file; not YAML (with the line); not a mapping.
+    """
+    import yaml
+
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise Dom2Error(f"no settings file {path}: check the path") from None
+    except IsADirectoryError:
+        raise Dom2Error(
+            f"{path} is a folder, a YAML file was expected (a run has its config.yaml)"
+        ) from None
+    except UnicodeDecodeError as error:
+        raise Dom2Error(
+            f"{path} is not a text file (at byte {error.start}), YAML was expected"
+        ) from None
+    try:
+        values = yaml.load(text, Loader=_yaml_loader())
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+        raise Dom2Error(f"{path}{where}: not valid YAML: {problem}") from None
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise Dom2Error(
+            f"{path}: a mapping of keys to values was expected, not a {type(values).__name__}"
+        )
+    return values
+
+
+def save(config: Any, path: str | os.PathLike, header: str = "") -> None:
+    """Write a config dataclass or a dict as YAML, atomically; `load` gives the same values back.
+
+    Args:
+        header: lines to put on top as comments.
+    """
+    import yaml
+
+    values = to_dict(config) if dataclasses.is_dataclass(config) else _plain(config)
+    comment = "".join(f"# {line}\n" for line in header.splitlines())
+    text = yaml.safe_dump(values, sort_keys=False, default_flow_style=None, width=100)
+    with atomic_write(path, "w") as file:
+        file.write(comment + text)
+
+
+def option_name(name: str) -> str:
+    """`batch_size` -> `--batch-size`, `critic.hidden` -> `--critic.hidden`."""
+    return "--" + name.replace("_", "-")
+
+
+def option_parser(**kwargs):
+    """A jsonargparse parser as this project uses it: full option names, errors as exceptions."""
+    from jsonargparse import ArgumentParser
+
+    return ArgumentParser(exit_on_error=False, allow_abbrev=False, **kwargs)
+
+
+def add_options(parser, cls: type, skip: tuple[str, ...] = ()) -> None:
+    """Give `parser` (jsonargparse) one option for each setting of `cls`, with its description."""
+    for field in fields(cls):
+        if field.name in skip:
+            continue
+        # No default here: what isn't given comes from the YAML file, if there is one.
+        shown = (
+            "" if field.default is dataclasses.MISSING else f" [default: {_show(field.default)}]"
+        )
+        parser.add_argument(
+            option_name(field.name),
+            type=field.type,
+            default=SUPPRESS,
+            metavar=_metavar(field.type),
+            help=(field.help + shown).strip().replace("%", "%%"),
+        )
+
+
+def _build(cls: type[T], values: Mapping, source: str) -> T:
+    hints = get_type_hints(cls)
+    arguments = {}
+    for field in dataclasses.fields(cls):
+        if not field.init:
+            continue
+        if field.name in values:
+            value = values[field.name]
+            nested = dataclasses.is_dataclass(hints[field.name])
+            arguments[field.name] = _build(hints[field.name], value, source) if nested else value
+        elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
+            raise Dom2Error(f"{source}: '{field.name}' is missing and has no default")
+    try:
+        return cls(**arguments)
+    except Dom2Error as error:
+        raise Dom2Error(f"{source}: {error}") from error
+
+
+def _check_types(cls: type, values: Mapping, source: str) -> dict:
+    """The same values with jsonargparse's conversions (1 -> 1.0 for a float, lists -> tuples)."""
+    parser = option_parser()
+    given = set(_dotted(values))
+    for field in fields(cls):
+        if field.name in given:
+            parser.add_argument(f"--{field.name}", type=field.type)
+    try:
+        return parser.parse_object(dict(values), defaults=False).as_dict()
+    except ArgumentError as error:
+        raise Dom2Error(f"{source}: {plain_error(error)}") from None
+
+
+def plain_error(error: Exception) -> str:
+    """jsonargparse's message on one line, in plain words."""
+    text = " ".join(str(error).split())
+    text = re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", text).replace("typing.", "")
+    text = re.sub(r'^Parser key "([^"]*)":', r"'\1':", text)
+    return re.sub(r"Expected an? (.+?)\. Got value: (.*)", r"expected \1, got \2", text)
+
+
+def _dotted(values: Mapping, prefix: str = "") -> Iterator[str]:
+    for key, value in values.items():
+        yield f"{prefix}{key}"
+        if isinstance(value, Mapping):
+            yield from _dotted(value, f"{prefix}{key}.")
+
+
+def _yaml_loader():
+    """YAML 1.1 reads `1e-3` as text; everybody means the number, so floats follow YAML 1.2."""
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        pass
+
+    Loader.add_implicit_resolver(
+        "tag:yaml.org,2002:float",
+        re.compile(r"^[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$"),
+        list("-+0123456789."),
+    )
+    return Loader
+
+
+def _describe(metadata: Mapping) -> str:
+    text = metadata.get("doc") or metadata.get("help") or ""
+    source = metadata.get("source")
+    return f"{text} ({source})".strip() if source else text
+
+
+def _show(value: Any) -> str:
+    return "none" if value is None else str(value)
+
+
+def _metavar(kind: Any) -> str | None:
+    simple = {int: "INT", float: "FLOAT", str: "TEXT", bool: "true|false"}
+    return simple.get(kind)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_plain(item) for item in value]
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if hasattr(value, "item"):  # NumPy and torch scalars (np.float64 is a float, YAML refuses it)
+        return value.item()
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    return str(value)
