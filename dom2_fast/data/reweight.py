@@ -1,0 +1,271 @@
+"""Weights of trajectories by their returns: DOM2's replication, and the usual alternatives.
+
+A reweighting is a callable `returns [agents, n_traj] -> weights [agents, n_traj]`; each agent's
+weights depend on its own returns alone. A trajectory is then drawn with probability proportional to
+weight x length (see `sampler`). Every algorithm can use every reweighting.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+
+import torch
+
+from dom2_fast.errors import Dom2Error
+
+_REPLAY = ("quantiles", (0.5, 0.75, 0.875, 0.875))
+# R_th of the first author's later public code (OM2P utils/buffer.py, `load_batch_data_adaptive`);
+# DOM2's own appendix may differ. "random" is not reweighted there.
+PRESETS: dict[tuple[str, str], tuple[str, tuple[float, ...]]] = {
+    ("simple_spread", "expert"): ("thresholds", (525, 550, 575, 600, 625)),
+    ("simple_spread", "medium"): ("thresholds", (200, 250, 300, 350, 400, 450, 500, 550)),
+    ("simple_spread", "medium-replay"): _REPLAY,
+    ("simple_tag", "expert"): ("thresholds", (200, 250, 300, 350, 400)),
+    ("simple_tag", "medium"): ("thresholds", (100, 150, 200, 250, 300)),
+    ("simple_tag", "medium-replay"): _REPLAY,
+    ("simple_world", "expert"): ("thresholds", (75, 100, 125, 150, 175)),
+    ("simple_world", "medium"): _REPLAY,
+    ("simple_world", "medium-replay"): _REPLAY,
+    ("HalfCheetah-v2", "expert"): ("thresholds", (3800, 3850, 3900, 3950, 4000)),
+    ("HalfCheetah-v2", "medium"): ("thresholds", (1800, 1850, 1900, 1950, 2000)),
+    ("HalfCheetah-v2", "medium-replay"): ("thresholds", (100, 300, 500, 1000, 1500)),
+    **{(task, "random"): ("uniform", ())
+       for task in ("simple_spread", "simple_tag", "simple_world", "HalfCheetah-v2")},
+}  # fmt: skip
+
+
+class Reweighting:
+    """Base of the reweightings below; `str()` of one is what `parse` reads."""
+
+    kind = ""
+
+    def __call__(self, returns: torch.Tensor) -> torch.Tensor:
+        """returns: [agents, n_traj], finite. Gives float64 weights >= 0 of the same shape."""
+        returns = torch.as_tensor(returns, dtype=torch.float64)
+        if returns.ndim != 2 or returns.size(1) == 0:
+            raise Dom2Error(f"returns must be [agents, trajectories], not {list(returns.shape)}")
+        if not bool(returns.isfinite().all()):
+            raise Dom2Error("returns hold NaN or infinite values: check the rewards")
+        return torch.stack([self._row(row) for row in returns])
+
+    def _row(self, returns: torch.Tensor) -> torch.Tensor:  # [n_traj] -> [n_traj]
+        raise TypeError(f"{type(self).__name__} defines no weights")
+
+    def __str__(self) -> str:
+        flat: list[float] = []
+        for value in asdict(self).values():  # every reweighting is a dataclass
+            flat += value if isinstance(value, tuple) else [value]
+        return self.kind + (":" + ",".join(f"{v:g}" for v in flat) if flat else "")
+
+
+@dataclass(frozen=True)
+class Uniform(Reweighting):
+    """w = 1: every transition is equally likely."""
+
+    kind = "uniform"
+
+    def _row(self, returns):
+        return torch.ones_like(returns)
+
+
+@dataclass(frozen=True)
+class Thresholds(Reweighting):
+    """w(T) = 1 + #{r in R : return(T) > r}, strictly; a value given twice counts twice.
+
+    Source: DOM2 (arXiv 2307.01472), its data reweighting: one extra copy of every trajectory above
+    each threshold.
+    """
+
+    values: tuple[float, ...]
+    kind = "thresholds"
+
+    def _row(self, returns):
+        levels = torch.tensor(self.values, dtype=torch.float64)
+        return 1.0 + (returns[:, None] > levels).sum(1)
+
+
+@dataclass(frozen=True)
+class Quantiles(Reweighting):
+    """The same with thresholds at quantiles in [0, 1] of each agent's own returns.
+
+    Source: as `Thresholds`; the first author's later code uses quantiles for mixed data.
+    """
+
+    values: tuple[float, ...]
+    kind = "quantiles"
+
+    def __post_init__(self):
+        if any(not 0.0 <= q <= 1.0 for q in self.values):
+            raise Dom2Error(f"quantiles must be in [0, 1], given {list(self.values)}")
+
+    def _row(self, returns):
+        levels = torch.quantile(returns, torch.tensor(self.values, dtype=torch.float64))
+        return 1.0 + (returns[:, None] > levels).sum(1)
+
+
+@dataclass(frozen=True)
+class Softmax(Reweighting):
+    """w ∝ exp(R / temperature), R scaled to [0, 1] by the agent's smallest and largest return.
+
+    The mean weight is 1. Source: return weighting of Hong et al. 2023, "Harnessing Mixed Offline
+    Reinforcement Learning Datasets via Trajectory Weighting" (arXiv 2306.13085).
+    """
+
+    temperature: float = 0.1
+    kind = "softmax"
+
+    def __post_init__(self):
+        if not self.temperature > 0.0:
+            raise Dom2Error(f"softmax needs a temperature > 0, not {self.temperature}")
+
+    def _row(self, returns):
+        span = returns.max() - returns.min()
+        scaled = (returns - returns.min()) / (span if span > 0.0 else 1.0)
+        return torch.softmax(scaled / self.temperature, 0) * len(returns)
+
+
+@dataclass(frozen=True)
+class Rank(Reweighting):
+    """w = (n / rank)^power, rank 1 is the best; equal returns share their mean rank.
+
+    Source: rank-based prioritisation of Schaul et al. 2016 (arXiv 1511.05952), with returns in the
+    place of TD errors; its power 0.7 is the default.
+    """
+
+    power: float = 0.7
+    kind = "rank"
+
+    def __post_init__(self):
+        if not self.power >= 0.0:
+            raise Dom2Error(f"rank needs a power >= 0, not {self.power}")
+
+    def _row(self, returns):
+        _, group, count = torch.unique(-returns, return_inverse=True, return_counts=True)
+        last = count.cumsum(0)  # ranks of a group of equals: last - count + 1 .. last
+        rank = (last - (count - 1) / 2.0)[group]
+        return (len(returns) / rank) ** self.power
+
+
+@dataclass(frozen=True)
+class TopK(Reweighting):
+    """w = 1 for the k best trajectories, 0 for the others; among equals the earlier ones win.
+
+    k >= 1 is a number of trajectories, k < 1 a share. Source: "%BC" of Chen et al. 2021 (Decision
+    Transformer, arXiv 2106.01345).
+    """
+
+    k: float = 0.1
+    kind = "top_k"
+
+    def __post_init__(self):
+        if not self.k > 0 or (self.k >= 1 and self.k != int(self.k)):
+            raise Dom2Error(f"top_k needs a share in (0, 1) or a whole number >= 1, not {self.k}")
+
+    def _row(self, returns):
+        n = len(returns)
+        count = min(n, max(1, round(self.k * n)) if self.k < 1 else int(self.k))
+        weights = torch.zeros_like(returns)
+        weights[torch.argsort(returns, descending=True, stable=True)[:count]] = 1.0
+        return weights
+
+
+def uniform() -> Uniform:
+    return Uniform()
+
+
+def thresholds(values: Sequence[float]) -> Thresholds:
+    return Thresholds(_numbers("thresholds", values))
+
+
+def quantiles(values: Sequence[float]) -> Quantiles:
+    return Quantiles(_numbers("quantiles", values))
+
+
+def softmax(temperature: float = 0.1) -> Softmax:
+    return Softmax(float(temperature))
+
+
+def rank(power: float = 0.7) -> Rank:
+    return Rank(float(power))
+
+
+def top_k(k: float = 0.1) -> TopK:
+    return TopK(float(k))
+
+
+def preset(task: str, quality: str) -> Reweighting:
+    """The published thresholds of a data set (see PRESETS)."""
+    if (task, quality) not in PRESETS:
+        known = ", ".join(f"{t}/{q}" for t, q in PRESETS)
+        raise Dom2Error(
+            f"no thresholds are known for {task}/{quality}: choose one of {known}, or give them, "
+            "for example thresholds:200,250,300 or quantiles:0.5,0.75,0.875"
+        )
+    kind, values = PRESETS[task, quality]
+    return parse(kind + (":" + ",".join(map(str, values)) if values else ""))
+
+
+_KINDS = {"uniform": uniform, "thresholds": thresholds, "quantiles": quantiles,
+          "softmax": softmax, "rank": rank, "top_k": top_k}  # fmt: skip
+_FORMS = (
+    "preset, preset:TASK/QUALITY, uniform, thresholds:200,250,300, quantiles:0.5,0.75, "
+    "softmax:0.1, rank:0.7, top_k:0.1 or top_k:500"
+)
+
+
+def parse(spec, task: str | None = None, quality: str | None = None) -> Reweighting:
+    """A reweighting from what a command line or a YAML file holds.
+
+    Args:
+        spec: a string (`KIND` or `KIND:numbers`, see the error message for all forms), a mapping
+            with one key (`{"thresholds": [200, 250]}`), or a reweighting, which is returned.
+        task, quality: the data set's, used by "preset".
+    Raises:
+        Dom2Error: the kind or a number can't be used; "preset" for a data set without one.
+    """
+    if isinstance(spec, Reweighting):
+        return spec
+    if isinstance(spec, Mapping):
+        if len(spec) != 1:
+            raise Dom2Error(f"weights must have one kind, given {sorted(spec)}; accepted: {_FORMS}")
+        kind, values = next(iter(spec.items()))
+        values = [] if values is None else values
+        values = list(values) if isinstance(values, Sequence | set) else [values]
+        text = str(kind) + (":" + ",".join(map(str, values)) if values else "")
+        return parse(text, task, quality)
+    if not isinstance(spec, str):
+        raise Dom2Error(f"weights can't be {spec!r}; accepted: {_FORMS}")
+    kind, _, rest = spec.strip().partition(":")
+    if kind == "preset":
+        if rest:
+            task, _, quality = rest.partition("/")
+        if not task or not quality:
+            raise Dom2Error(
+                "weights 'preset' needs the data set's task and quality, and this one doesn't say "
+                "them: use preset:TASK/QUALITY (for example preset:simple_spread/medium), or one "
+                f"of: {_FORMS}"
+            )
+        return preset(task, quality)
+    if kind not in _KINDS:
+        raise Dom2Error(f"weights {spec!r} are unknown; accepted: {_FORMS}")
+    try:
+        numbers = [float(part) for part in rest.split(",")] if rest.strip() else []
+    except ValueError:
+        raise Dom2Error(f"weights {spec!r}: {rest!r} are not numbers; accepted: {_FORMS}") from None
+    if kind in ("thresholds", "quantiles"):
+        return _KINDS[kind](numbers)
+    most = 0 if kind == "uniform" else 1
+    if len(numbers) > most:
+        raise Dom2Error(f"weights {spec!r}: {kind} takes {most} number(s); accepted: {_FORMS}")
+    return _KINDS[kind](*numbers)
+
+
+def _numbers(kind: str, values) -> tuple[float, ...]:
+    try:
+        out = tuple(float(v) for v in values)
+    except (TypeError, ValueError):
+        raise Dom2Error(f"{kind} needs a list of numbers, not {values!r}") from None
+    if not out or any(v != v for v in out):
+        raise Dom2Error(f"{kind} needs at least one number (and no NaN), given {list(out)}")
+    return out

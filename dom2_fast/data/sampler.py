@@ -1,0 +1,104 @@
+"""Minibatches of transitions: every agent draws its own rows, by the weights of its trajectories.
+
+A trajectory is drawn with probability proportional to weight x length, then a step uniformly
+inside it: the same distribution as replicating each trajectory `weight` times and drawing rows
+uniformly. The drawing itself is `ops.sample_transitions`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from dom2_fast import ops
+from dom2_fast.data import reweight
+from dom2_fast.data.trajectories import FIELDS, TrajectoryDataset
+from dom2_fast.errors import Dom2Error
+
+PerAgent = torch.Tensor | list[torch.Tensor]  # [G, B, ...], or a list where agents' shapes differ
+
+
+@dataclass(frozen=True)
+class Batch:
+    """`field[i]` is agent i's `[B, ...]`; a field is one `[G, B, ...]` where the shapes agree."""
+
+    obs: PerAgent  # [G, B, obs]
+    act: PerAgent  # [G, B, act]
+    reward: PerAgent  # [G, B]
+    next_obs: PerAgent  # [G, B, obs]
+    done: PerAgent  # [G, B], 0 or 1
+    index: torch.Tensor  # int64 [G, B]: the rows drawn
+
+
+class TrajectorySampler:
+    """Draws batches from a data set.
+
+    Args:
+        data: the transitions.
+        weights: a reweighting, its text form (see `reweight.parse`), or weights `[agents, n_traj]`.
+        batch_size: rows per agent, >= 1.
+        seed: of the sampler's own generator; the same seed gives the same batches on every backend.
+        agents: use only the first so many agents. None: all.
+        dtype: of the batches.
+    Raises:
+        Dom2Error: weights of a wrong shape, negative, not finite, or all zero for an agent.
+    """
+
+    def __init__(
+        self,
+        data: TrajectoryDataset,
+        weights="uniform",
+        batch_size: int = 1024,
+        seed: int = 0,
+        agents: int | None = None,
+        dtype: torch.dtype = torch.float32,
+    ):
+        if batch_size < 1:
+            raise Dom2Error(f"batch_size must be >= 1, not {batch_size}")
+        self.data = data
+        self.batch_size = batch_size
+        self.agents = data.num_agents if agents is None else agents
+        if not 1 <= self.agents <= data.num_agents:
+            raise Dom2Error(f"agents must be in [1, {data.num_agents}], not {agents}")
+        self.dtype = dtype
+        self.weights = self._weights(weights)  # [G, n_traj]
+        self.generator = torch.Generator().manual_seed(seed)
+        self._threshold, self._alias = ops.alias_table(self.weights * data.lengths)
+        self._fields = [getattr(data, f)[i] for f in FIELDS for i in range(self.agents)]
+
+    def _weights(self, weights) -> torch.Tensor:
+        data = self.data
+        if not isinstance(weights, torch.Tensor):
+            rule = reweight.parse(weights, data.task, data.quality)
+            weights = rule(data.returns[: self.agents])
+        expected = (self.agents, data.num_trajectories)
+        if tuple(weights.shape) != expected:
+            raise Dom2Error(f"weights are {list(weights.shape)}, expected {list(expected)}")
+        weights = weights.double()
+        if not bool(weights.isfinite().all()) or bool((weights < 0).any()):
+            raise Dom2Error("weights must be finite and >= 0")
+        if bool((weights.sum(1) <= 0).any()):
+            raise Dom2Error("weights are zero for all trajectories of an agent: nothing to draw")
+        return weights
+
+    def sample(self) -> Batch:
+        outs, index = ops.sample_transitions(
+            self._fields,
+            self._threshold,
+            self._alias,
+            self.data.starts,
+            self.batch_size,
+            ops.make_rng(self.generator),
+        )
+        return Batch(*(self._cast(out) for out in outs), index=index)
+
+    def _cast(self, out: PerAgent) -> PerAgent:
+        return out.to(self.dtype) if isinstance(out, torch.Tensor) else [self._cast(o) for o in out]
+
+    def state_dict(self) -> dict:
+        """Everything that decides which batches come next."""
+        return {"generator": self.generator.get_state()}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.generator.set_state(state["generator"])
