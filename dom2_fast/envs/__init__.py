@@ -64,8 +64,8 @@ def episode_score(reward_sums: Tensor, task: str) -> Tensor:
     accepted = {spec.agents, spec.agents - 1} if spec.prey else {spec.agents}
     if reward_sums.ndim != 2 or reward_sums.shape[1] not in accepted:
         raise Dom2Error(
-            f"{task}: reward sums have shape [episodes, {' or '.join(map(str, sorted(accepted)))}], "
-            f"got {list(reward_sums.shape)}"
+            f"{task}: reward sums have shape [episodes, agents] with agents one of "
+            f"{sorted(accepted)}, got {list(reward_sums.shape)}"
         )
     return reward_sums[:, 0] if spec.prey else reward_sums.mean(dim=1)
 

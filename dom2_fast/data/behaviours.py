@@ -1,0 +1,88 @@
+"""Behaviour policies: small actors, one per agent, that collect data. Loading, not training.
+
+They are trained by `dom2_fast.algos.matd3` and shipped in `dom2_fast/assets`, whose README holds
+the commands.
+"""
+
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dom2_fast.errors import Dom2Error
+
+ASSETS = Path(__file__).resolve().parents[1] / "assets"
+
+
+class BehaviourPolicy:
+    """Deterministic actors of all agents, evaluated as one batched product per layer.
+
+    Args:
+        layers: (weight [G, in, out], bias [G, 1, out]) of each layer; ReLU between, tanh last.
+    """
+
+    def __init__(self, layers: list[tuple[Tensor, Tensor]]):
+        self.layers = layers
+
+    def __call__(self, obs: list[Tensor]) -> Tensor:
+        """Actions [E, G, 2] in [-1, 1] for observations, one [E, obs_i] per agent."""
+        x = torch.stack(obs)  # [G, E, obs]
+        for i, (weight, bias) in enumerate(self.layers):
+            x = torch.baddbmm(bias, x.relu() if i else x, weight)
+        return x.tanh().transpose(0, 1)
+
+
+def asset(task: str) -> Path:
+    """Where the behaviours of a task are shipped."""
+    return ASSETS / f"behaviour_{task}.npz"
+
+
+def load(task: str) -> tuple[dict[str, BehaviourPolicy], float]:
+    """Policies of a task by name (medium, expert, replay_0 ...) and their exploration noise.
+
+    Raises:
+        Dom2Error: no behaviours are shipped for the task, or the file is damaged.
+    """
+    path = asset(task)
+    if not path.is_file():
+        raise Dom2Error(
+            f"no behaviour policies are shipped for {task}; only quality 'random' can be collected"
+        )
+    return read(path)
+
+
+def read(path: Path) -> tuple[dict[str, BehaviourPolicy], float]:
+    """Read a file written by `write`."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {key: torch.from_numpy(file[key]) for key in file.files}
+        noise = float(arrays.pop("noise"))
+        names = sorted({key.split("/")[0] for key in arrays})
+        depth = {name: sum(k.startswith(f"{name}/weight") for k in arrays) for name in names}
+        policies = {
+            name: BehaviourPolicy(
+                [
+                    (arrays[f"{name}/weight_{i}"].float(), arrays[f"{name}/bias_{i}"].float())
+                    for i in range(depth[name])
+                ]
+            )
+            for name in names
+        }
+    except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile) as error:
+        raise Dom2Error(f"{path} can't be read as behaviour policies: {error}") from None
+    return policies, noise
+
+
+def write(path: Path, policies: dict[str, BehaviourPolicy], noise: float) -> None:
+    """Write policies as one compressed `.npz` of float32 arrays (no pickle)."""
+    arrays = {"noise": np.float32(noise)}
+    for name, policy in policies.items():
+        for i, (weight, bias) in enumerate(policy.layers):
+            arrays[f"{name}/weight_{i}"] = weight.detach().cpu().numpy().astype(np.float32)
+            arrays[f"{name}/bias_{i}"] = bias.detach().cpu().numpy().astype(np.float32)
+    part = path.with_name(path.name + ".part")
+    with open(part, "wb") as file:
+        np.savez_compressed(file, **arrays)
+    part.replace(path)
