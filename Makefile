@@ -1,0 +1,77 @@
+# From a fresh clone: `make demo`, `make test`. Everything goes into .venv; nothing outside is touched.
+# `make help` lists the targets. Choose the Python with `make PYTHON=python3.12 ...` (3.10 to 3.13).
+
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip --disable-pip-version-check
+
+# What the compiled extension is made of; the package itself is installed in place (editable).
+SOURCES := setup.py CMakeLists.txt pyproject.toml constraints.txt $(shell find csrc -type f 2>/dev/null)
+
+.PHONY: help setup demo test test-all lint format bench clean distclean
+.DELETE_ON_ERROR:
+
+help:
+	@echo "make demo     set up, build, then collect, train, evaluate and report (runs/demo)"
+	@echo "make test     set up, build, then run the test suite"
+	@echo "make test-all ... with the slow tests"
+	@echo "make lint     ruff and clang-format, checking only;  make format changes the files"
+	@echo "make bench    time the native ops against the eager reference"
+	@echo "make clean    remove build files;  make distclean removes $(VENV) too"
+
+setup: $(VENV)/.built
+
+$(VENV)/.created:
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 10) <= v <= (3, 13) else \
+	  "Python 3.10 to 3.13 is needed, $(PYTHON) is %d.%d: make PYTHON=python3.12 ..." % v)'
+	@command -v c++ >/dev/null || command -v g++ >/dev/null || command -v clang++ >/dev/null || \
+	  { echo "a C++ compiler is needed (gcc 11 or clang 14, or newer)" >&2; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || \
+	  { echo "no virtual environment could be made; on Debian: apt install python3-venv" >&2; exit 1; }
+	@touch $@
+
+# torch first and by its pin, so that nothing later chooses another build of it.
+$(VENV)/.dependencies: $(VENV)/.created constraints.txt
+	$(PIP) install --quiet -c constraints.txt torch
+	$(PIP) install --quiet -c constraints.txt numpy setuptools cmake ninja pybind11
+	@touch $@
+
+$(VENV)/.built: $(VENV)/.dependencies $(SOURCES)
+	$(PIP) install --quiet --no-build-isolation -c constraints.txt -e '.[test]'
+	@touch $@
+
+$(VENV)/.tools: $(VENV)/.created constraints.txt
+	$(PIP) install --quiet -c constraints.txt ruff clang-format
+	@touch $@
+
+demo: $(VENV)/.built
+	$(BIN)/python -m dom2_fast.demo
+
+test: $(VENV)/.built
+	$(BIN)/python -m pytest
+
+test-all: $(VENV)/.built
+	$(BIN)/python -m pytest -m "slow or not slow"
+
+lint: $(VENV)/.tools
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	find csrc -name '*.h' -o -name '*.inl' -o -name '*.cpp' -o -name '*.cu' | \
+	  xargs $(BIN)/clang-format --dry-run -Werror
+
+format: $(VENV)/.tools
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	find csrc -name '*.h' -o -name '*.inl' -o -name '*.cpp' -o -name '*.cu' | xargs $(BIN)/clang-format -i
+
+bench: $(VENV)/.built
+	$(BIN)/python -m pytest benchmarks --benchmark-only
+
+clean:
+	rm -rf build dist *.egg-info dom2_fast/*.so .pytest_cache .ruff_cache .benchmarks
+	find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+	rm -f $(VENV)/.built
+
+distclean: clean
+	rm -rf $(VENV)
