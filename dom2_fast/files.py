@@ -68,7 +68,7 @@ def atomic_dir(path: str | os.PathLike) -> Iterator[Path]:
         Dom2Error: `path` already holds something (checked before the block runs); no space is left.
     """
     path = Path(path)
-    _refuse_used(path)
+    refuse_used(path)
     with _explain(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
@@ -78,7 +78,7 @@ def atomic_dir(path: str | os.PathLike) -> Iterator[Path]:
             for item in temporary.rglob("*"):
                 if item.is_file():
                     _sync_file(item)
-            _refuse_used(path)  # someone else may have filled it in the meantime
+            refuse_used(path)  # someone else may have filled it in the meantime
             if path.is_dir():  # empty; os.rename onto an empty folder isn't portable
                 path.rmdir()
             os.rename(temporary, path)
@@ -95,13 +95,14 @@ def new_run_dir(path: str | os.PathLike) -> Path:
         Dom2Error: `path` is a file, or a folder that already holds something.
     """
     path = Path(path)
-    _refuse_used(path, resume_hint=True)
+    refuse_used(path, resume_hint=True)
     with _explain(path):
         path.mkdir(parents=True, exist_ok=True)
     return path
 
 
-def _refuse_used(path: Path, resume_hint: bool = False) -> None:
+def refuse_used(path: Path, resume_hint: bool = False) -> None:
+    """Raise a Dom2Error where `path` is a file, or a folder that holds something; changes nothing."""
     if path.exists() and not path.is_dir():
         raise Dom2Error(f"{path} is a file, a new folder was to be made there: choose another name")
     if not path.is_dir():

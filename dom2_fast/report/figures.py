@@ -134,11 +134,9 @@ def stage_milliseconds(run: Run) -> dict[str, float]:
     """The median time of each stage of one update, in milliseconds; empty where none was logged."""
     found = {}
     for stage in STAGES:
-        for key in (f"seconds/{stage}", f"time/{stage}", f"{stage}_seconds", f"seconds_{stage}"):
-            values = series(run, key)[1]
-            if len(values):
-                found[stage] = 1e3 * float(np.median(values))
-                break
+        values = series(run, f"seconds/{stage}")[1]  # seconds per update
+        if len(values):
+            found[stage] = 1e3 * float(np.median(values))
     return found
 
 

@@ -77,12 +77,12 @@ def read_metrics(path: Path) -> list[dict]:
     """The logged steps in order; of a step logged twice (after a resume) the last stands."""
     if not path.is_file():
         return []
-    rows: dict[tuple, dict] = {}
+    rows: dict[int, dict] = {}
     lines = path.read_text(encoding="utf-8").splitlines()
     for number, line in enumerate(lines, 1):
         try:
             row = json.loads(line)
-            key = (int(row["step"]), any(key.startswith("eval") for key in row))
+            key = int(row["step"])
         except (ValueError, KeyError, TypeError):
             if number == len(lines):  # a run that is being written, or was cut off, ends so
                 break

@@ -14,17 +14,17 @@ from dom2_fast.report import figures, machine
 from dom2_fast.report.load import SETTINGS, Run, load_runs
 from dom2_fast.report.scene import scene
 
-# What may be logged, in the order it is shown; the first key that some run has stands for its row.
+# What is drawn of metrics.jsonl, in this order, where some run has it.
 PANELS = [
-    (("eval/mean", "eval_mean", "eval_return"), "evaluation return"),
-    (("eval/normalised", "eval_normalised"), "normalised score in evaluation"),
-    (("bc_loss", "loss/bc", "actor_bc"), "denoising loss"),
-    (("critic_loss", "loss/critic"), "critic loss"),
-    (("td_loss", "loss/td"), "temporal-difference loss"),
-    (("cql_loss", "loss/cql"), "CQL penalty"),
-    (("q", "q_mean", "q_data"), "Q of the data's actions"),
-    (("q_policy", "q_pi"), "Q of the policy's actions"),
-    (("actor_loss", "loss/actor"), "actor loss"),
+    ("eval/return", "evaluation return"),
+    ("loss/bc", "denoising loss"),
+    ("loss/critic", "critic loss"),
+    ("loss/td", "temporal-difference loss"),
+    ("loss/cql", "CQL penalty"),
+    ("loss/actor", "actor loss"),
+    ("q/data", "Q of the data's actions"),
+    ("q/policy", "Q of the policy's actions"),
+    ("q/uniform", "Q of uniform actions"),
 ]
 
 
@@ -214,12 +214,11 @@ def _scene_box(number: int, made: dict) -> str:
 
 
 def _curves(runs: list[Run]) -> str:
-    panels = []
-    for keys, title in PANELS:
-        for key in keys:
-            if any(len(figures.series(run, key)[0]) > 1 for run in runs):
-                panels.append((key, title))
-                break
+    panels = [
+        (key, title)
+        for key, title in PANELS
+        if any(len(figures.series(run, key)[0]) > 1 for run in runs)
+    ]
     if not panels:
         return ""
     return _section(
