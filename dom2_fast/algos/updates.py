@@ -1,0 +1,44 @@
+"""Gradient steps and targets for parameters `[G, ...]`, where no group may influence another."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import nn
+
+
+def adam(module: nn.Module, lr: float) -> torch.optim.Adam:
+    return torch.optim.Adam(module.parameters(), lr=lr, fused=True)
+
+
+def frozen_copy(module: nn.Module) -> nn.Module:
+    """A target network: the same parameters, no gradients, evaluation mode."""
+    return copy.deepcopy(module).requires_grad_(False).eval()
+
+
+def descend(loss: torch.Tensor, optimiser: torch.optim.Optimizer, grad_clip: float) -> None:
+    """One step down the sum of all groups' losses `[G]`; groups share no parameter."""
+    optimiser.zero_grad(set_to_none=True)
+    loss.sum().backward()
+    if grad_clip > 0.0:
+        clip_each_group([p for group in optimiser.param_groups for p in group["params"]], grad_clip)
+    optimiser.step()
+
+
+def clip_each_group(parameters: list[torch.Tensor], most: float) -> None:
+    """Scales every group's own gradient to norm <= most; parameters are [G, ...].
+
+    Not across groups: one agent's large gradient must not slow the others.
+    """
+    grads = [p.grad for p in parameters if p.grad is not None]
+    norm = sum(g.flatten(1).square().sum(1) for g in grads).sqrt()  # [G]
+    scale = (most / (norm + 1e-6)).clamp(max=1.0)
+    for g in grads:
+        g.mul_(scale.view(-1, *[1] * (g.ndim - 1)))
+
+
+@torch.no_grad()
+def polyak(target: nn.Module, source: nn.Module, tau: float) -> None:
+    """target <- tau source + (1 - tau) target."""
+    torch._foreach_lerp_(list(target.parameters()), list(source.parameters()), tau)

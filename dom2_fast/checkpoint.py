@@ -1,0 +1,87 @@
+"""Checkpoints: one file, written whole or not at all, refused when it isn't what is expected.
+
+A checkpoint is a dict of plain values and tensors (no pickled code: it is read with
+`weights_only=True`). What is in it is the business of `algos.base` and `train`.
+"""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import pickle
+import zipfile
+from pathlib import Path
+
+import torch
+
+from dom2_fast._version import __version__
+from dom2_fast.errors import Dom2Error
+from dom2_fast.files import atomic_write
+
+FORMAT = 1
+NAME = "checkpoint.pt"
+
+
+def save(path: str | os.PathLike, content: dict) -> None:
+    """Writes `content` (plain values and tensors) to `path`, replacing what was there.
+
+    Raises:
+        Dom2Error: no space is left; the former file is intact.
+    """
+    # Serialised in memory first: torch's own writer reports a full disk as a bare RuntimeError.
+    buffer = io.BytesIO()
+    torch.save({"format": FORMAT, "version": __version__, **content}, buffer)
+    with atomic_write(path) as file:
+        file.write(buffer.getbuffer())
+
+
+def load(path: str | os.PathLike, *, algo: str | None = None, env: str | None = None) -> dict:
+    """Reads a checkpoint, or a run folder's.
+
+    Args:
+        path: the file, or the folder that holds `checkpoint.pt`.
+        algo, env: what it must be of; None: anything.
+    Raises:
+        Dom2Error: no such file; cut short or no checkpoint; of a newer format; of another algorithm
+            or environment.
+    """
+    path = Path(path)
+    file = path / NAME if path.is_dir() else path
+    if not file.is_file():
+        raise Dom2Error(
+            f"no checkpoint at {file}: give a run folder (the --out of `dom2-fast train`) or its "
+            f"{NAME}"
+        )
+    try:
+        content = torch.load(file, map_location="cpu", weights_only=True)
+    except OSError as error:
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EIO):
+            raise Dom2Error(f"{file} can't be read: {error.strerror}") from error
+        raise _unreadable(file, error) from error
+    except (RuntimeError, ValueError, EOFError, KeyError, IndexError, pickle.UnpicklingError,
+            zipfile.BadZipFile) as error:  # fmt: skip
+        raise _unreadable(file, error) from error
+    if not isinstance(content, dict) or "format" not in content or "algo" not in content:
+        raise Dom2Error(f"{file} is no checkpoint of dom2_fast; give a run's {NAME}")
+    if content["format"] != FORMAT:
+        raise Dom2Error(
+            f"{file} has checkpoint format {content['format']}, this is dom2_fast {__version__} "
+            f"with format {FORMAT}: read it with dom2_fast {content.get('version', '?')}"
+        )
+    for name, wanted in (("algo", algo), ("env", env)):
+        if wanted is not None and content.get(name) != wanted:
+            what = {"algo": "algorithm", "env": "environment"}[name]
+            raise Dom2Error(
+                f"{file} is of {what} {content.get(name)!r}, {wanted!r} was asked for: "
+                f"give a run of {wanted!r}, or ask for {content.get(name)!r}"
+            )
+    return content
+
+
+def _unreadable(file: Path, error: Exception) -> Dom2Error:
+    first = (str(error).splitlines() or [type(error).__name__])[0][:120]
+    return Dom2Error(
+        f"{file} ({file.stat().st_size} bytes) is cut short or is no checkpoint ({first}): "
+        "copy it again, or train anew"
+    )

@@ -1,0 +1,116 @@
+"""A run's numbers: metrics.jsonl, TensorBoard, progress bar. Knows nothing of what they mean."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import torch
+
+from dom2_fast.files import atomic_write
+
+METRICS, TENSORBOARD = "metrics.jsonl", "tb"
+
+
+class Meter:
+    """Running means of scalars; its state is in the checkpoint, so a resume keeps them exact."""
+
+    def __init__(self, state: dict | None = None):
+        self.reset()
+        if state is not None:
+            self._sums = {name: (total, count) for name, (total, count) in state.items()}
+
+    def reset(self) -> None:
+        self._sums: dict[str, tuple[float, int]] = {}
+
+    def add(self, values: dict[str, torch.Tensor]) -> None:
+        for name, value in values.items():
+            total, count = self._sums.get(name, (0.0, 0))
+            self._sums[name] = (total + float(value), count + 1)
+
+    @property
+    def count(self) -> int:
+        return max((count for _, count in self._sums.values()), default=0)
+
+    def mean(self) -> dict[str, float]:
+        return {name: total / count for name, (total, count) in self._sums.items()}
+
+    def state(self) -> dict:
+        return {name: [total, count] for name, (total, count) in self._sums.items()}
+
+
+class RunLog:
+    """Writes one JSON object per log step, mirrors it to TensorBoard, moves the progress bar.
+
+    Args:
+        out: the run folder.
+        step: the step the run starts from. Lines of later steps (written after the checkpoint that
+            the run goes on from) are dropped, and so are lines off the `every` schedule (the last
+            line of a run that ended in between), so that the file is that of an uninterrupted run.
+    """
+
+    def __init__(self, out, step: int, every: int, steps: int, name: str, progress, tensorboard):
+        self.path = Path(out) / METRICS
+        self._trim(step, every)
+        self._file = self.path.open("a", encoding="utf-8")
+        self._board = None
+        if tensorboard:
+            from torch.utils.tensorboard import SummaryWriter
+
+            # Events of purged steps are hidden by TensorBoard.
+            self._board = SummaryWriter(str(Path(out) / TENSORBOARD), purge_step=step + 1)
+        from tqdm import tqdm
+
+        self._bar = tqdm(
+            total=steps, initial=step, desc=name, unit="step", disable=not progress,
+            dynamic_ncols=True, smoothing=0.05,
+        )  # fmt: skip
+        self._last: dict[str, float] = {}
+        self._postfix: dict[str, str] = {}
+
+    def _trim(self, step: int, every: int) -> None:
+        if not self.path.exists():
+            return
+        lines = self.path.read_text(encoding="utf-8").splitlines()
+        kept = []
+        for line in lines:
+            try:
+                row = json.loads(line)
+            except ValueError:  # the run was killed while writing this line
+                continue
+            on_schedule = row["step"] % every == 0 or any(k.startswith("eval/") for k in row)
+            if row["step"] <= step and on_schedule:
+                kept.append(line + "\n")
+        if len(kept) != len(lines):
+            with atomic_write(self.path, "w") as file:
+                file.writelines(kept)
+
+    def advance(self) -> None:
+        self._bar.update()
+
+    def write(self, step: int, values: dict[str, float]) -> None:
+        """One line, flushed, so that a killed run keeps it. NaN and inf are written as null."""
+        self._last = values
+        clean = {k: v if math.isfinite(v) else None for k, v in values.items()}
+        self._file.write(json.dumps({"step": step, **clean}) + "\n")
+        self._file.flush()
+        if self._board is not None:
+            for name, value in values.items():
+                self._board.add_scalar(name, value, step)
+        shown = ("loss/critic", "loss/bc", "q/data", "eval/return")
+        self._postfix |= {k: f"{values[k]:.3g}" for k in shown if k in values}
+        self._bar.set_postfix(self._postfix)
+
+    def not_finite(self) -> str | None:
+        """Name of a number of the last line that is NaN or infinite."""
+        return next((k for k, v in self._last.items() if not math.isfinite(v)), None)
+
+    def __enter__(self) -> RunLog:
+        return self
+
+    def __exit__(self, *_error) -> None:
+        self._bar.close()
+        self._file.close()
+        if self._board is not None:
+            self._board.close()
