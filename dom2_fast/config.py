@@ -160,17 +160,19 @@ def option_parser(**kwargs):
     return ArgumentParser(exit_on_error=False, allow_abbrev=False, **kwargs)
 
 
-def add_options(parser, cls: type, skip: tuple[str, ...] = ()) -> None:
-    """Give `parser` (jsonargparse) one option for each setting of `cls`, with its description."""
+def add_options(parser, cls: type, names: Mapping[str, tuple[str, ...]] | None = None) -> None:
+    """Give `parser` (jsonargparse) one option for each setting of `cls`, with its description.
+
+    Args:
+        names: option strings for settings that are to be called something else.
+    """
     for field in fields(cls):
-        if field.name in skip:
-            continue
         # No default here: what isn't given comes from the YAML file, if there is one.
         shown = (
             "" if field.default is dataclasses.MISSING else f" [default: {_show(field.default)}]"
         )
         parser.add_argument(
-            option_name(field.name),
+            *(names or {}).get(field.name, (option_name(field.name),)),
             type=field.type,
             default=SUPPRESS,
             metavar=_metavar(field.type),

@@ -102,7 +102,7 @@ def new_run_dir(path: str | os.PathLike) -> Path:
 
 
 def refuse_used(path: Path, resume_hint: bool = False) -> None:
-    """Raise a Dom2Error where `path` is a file, or a folder that holds something; changes nothing."""
+    """Raise a Dom2Error where `path` is a file or a folder that holds something."""
     if path.exists() and not path.is_dir():
         raise Dom2Error(f"{path} is a file, a new folder was to be made there: choose another name")
     if not path.is_dir():

@@ -1,0 +1,60 @@
+"""Small tables and durations for the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from dom2_fast.report.load import SETTINGS
+
+
+def scores(results: Mapping[str, Mapping[str, dict]]) -> str:
+    """Scores as aligned text: a line for each name and setting.
+
+    Args:
+        results: name -> setting ("standard", "shift_speed", ...) -> statistics.
+    """
+    head = ["", "setting", "mean return", "95 % interval", "IQM", "normalised", "episodes"]
+    rows = []
+    for name, settings in results.items():
+        for setting, result in settings.items():
+            low, high = result["ci95"]
+            rows.append(
+                [
+                    name,
+                    SETTINGS.get(setting, setting),
+                    f"{result['mean']:.1f}",
+                    f"{low:.1f} to {high:.1f}",
+                    _number(result.get("iqm")),
+                    _number(result.get("normalised")),
+                    str(result.get("episodes", "-")),
+                ]
+            )
+    return table(head, rows, left=2)
+
+
+def table(head: list[str], rows: list[list[str]], left: int = 1) -> str:
+    """Aligned columns with a rule under the head; the first `left` columns to the left."""
+    widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
+
+    def line(row: list[str]) -> str:
+        cells = [
+            cell.ljust(width) if i < left else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        return "  ".join(cells).rstrip()
+
+    return "\n".join([line(head), "  ".join("-" * width for width in widths), *map(line, rows)])
+
+
+def duration(seconds: float) -> str:
+    """`9.3 s`, `1 min 23 s`, `2 h 5 min`."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    return f"{minutes // 60} h {minutes % 60} min"
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1f}"
