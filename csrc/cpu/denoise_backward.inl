@@ -1,0 +1,213 @@
+// Backward of one tile: for each step in reverse, recompute its forward pass from the saved x, then
+// run the instructions backwards. Part of kernels.inl, after denoise_kernel.inl.
+
+// Gradient of the linear's input, dz W, into the columns of a.
+void linear_input_gradient(const Tile& t, const BackwardCall& b, const Step& s) {
+  const Weight& w = t.e.weights[s.weight];
+  const Store to{t.g + s.g_a, t.e.g_width, nullptr, nullptr, w.k, !s.set_a};
+  multiply(t.g + s.g_out, t.e.g_width, t.rows, w.n, w.k,
+           b.packed_t + t.group * t.e.packed_t_size + w.packed_t, to, [](int, int, int, int) {});
+}
+
+// table gradient += sum over rows of g (times v, where given)
+void table_gradient(const Tile& t, const Partial& p, int column, const float* g, const float* v,
+                    int n) {
+  if (!p.table || column < 0) return;
+  float* to = p.table + (t.step * t.call.groups + t.group) * t.e.table_ld + column;
+  columns(n, [&](int j, int c) {
+    vf s = {};
+    for (int r = 0; r < t.rows; ++r) {
+      vf d = load(g + r * t.e.g_width + j, c);
+      if (v) d *= load(v + r * t.e.width + j, c);
+      s += d;
+    }
+    store(to + j, load(to + j, c) + s, c);
+  });
+}
+
+// g_to (+)= g_from, n columns of every row
+void pass_on(const Tile& t, int from, int to, int n, bool set) {
+  for (int r = 0; r < t.rows; ++r) {
+    float* g = t.g + r * t.e.g_width;
+    columns(n, [&](int j, int c) { put(g + to + j, load(g + from + j, c), c, set); });
+  }
+}
+
+void layer_norm_backward(const Tile& t, const Partial& p, const Step& s) {
+  const int n = s.width;
+  const float* gain = t.table(s.table);
+  float* dgain = p.table && s.table >= 0
+                     ? p.table + (t.step * t.call.groups + t.group) * t.e.table_ld + s.table
+                     : nullptr;
+  table_gradient(t, p, s.table2, t.g + s.g_out, nullptr, n);
+  for (int r = 0; r < t.rows; ++r) {
+    const float* a = t.v + r * t.e.width + s.a;
+    const float* dout = t.g + r * t.e.g_width + s.g_out;
+    float* da = t.g + r * t.e.g_width + s.g_a;
+    const Moments m = moments(a, n, s.value);
+    vf mean_d = {}, mean_dx = {};
+    columns(n, [&](int j, int c) {
+      const vf x = (load(a + j, c) - splat(m.mean)) * splat(m.scale), d0 = load(dout + j, c);
+      if (dgain) store(dgain + j, load(dgain + j, c) + d0 * x, c);
+      const vf d = gain ? d0 * load(gain + j, c) : d0;  // zero beyond c
+      mean_d += d;
+      mean_dx += d * x;
+    });
+    const float md = sum(mean_d) / n, mdx = sum(mean_dx) / n;
+    columns(n, [&](int j, int c) {
+      const vf x = (load(a + j, c) - splat(m.mean)) * splat(m.scale), d0 = load(dout + j, c);
+      const vf d = gain ? d0 * load(gain + j, c) : d0;
+      put(da + j, splat(m.scale) * (d - splat(md) - x * splat(mdx)), c, s.set_a);
+    });
+  }
+}
+
+void linear_backward(const Tile& t, const BackwardCall& b, const Partial& p, const Step& s) {
+  const Weight& w = t.e.weights[s.weight];
+  const int n = s.width;
+  if (s.g_c >= 0) pass_on(t, s.g_out, s.g_c, n, s.set_c);
+  if (s.act != 0)
+    derivative_any(s.act, t.v + s.z, t.e.width, t.g + s.g_out, t.g + s.g_out, t.e.g_width, t.rows,
+                   n, true);
+  if (s.g_b >= 0) pass_on(t, s.g_out, s.g_b, n, s.set_b);
+  table_gradient(t, p, s.table, t.g + s.g_out, nullptr, n);
+  if (p.weights)
+    weight_gradient(t.g + s.g_out, t.e.g_width, t.v + s.a, t.e.width, t.rows, n, w.k_pad,
+                    p.weights + t.group * t.e.grad_size + w.grad);
+  const bool of_rows = s.g_a >= t.e.g_rows && s.g_a < t.e.g_rows + pad(t.e.rows_width);
+  if (of_rows && !b.grad_rows) return;  // nobody asked for the gradient of the row vector
+  linear_input_gradient(t, b, s);
+}
+
+void step_backward(const Tile& t, const BackwardCall& b, const Partial& p, const Step& s) {
+  const int n = s.width;
+  const int64_t ld = t.e.width, gd = t.e.g_width;
+  switch (static_cast<Op>(s.op)) {
+    case Op::kLinear:
+      return linear_backward(t, b, p, s);
+    case Op::kActivation:
+      for (int r = 0; r < t.rows; ++r) {
+        // The value's and the gradient's columns differ, so rows are handed over one by one.
+        const float* z = t.v + r * ld + s.a;
+        float d[1024];
+        for (int j = 0; j < n; j += 1024) {
+          const int c = n - j < 1024 ? n - j : 1024;
+          derivative_any(s.act, z + j, ld, t.g + r * gd + s.g_out + j, d, gd, 1, c, true);
+          float* to = t.g + r * gd + s.g_a + j;
+          columns(c, [&](int i, int m) { put(to + i, load(d + i, m), m, s.set_a); });
+        }
+      }
+      return;
+    case Op::kAdd:
+      if (s.g_b >= 0) pass_on(t, s.g_out, s.g_b, n, s.set_b);
+      table_gradient(t, p, s.table, t.g + s.g_out, nullptr, n);
+      return pass_on(t, s.g_out, s.g_a, n, s.set_a);
+    case Op::kMul:
+      table_gradient(t, p, s.table, t.g + s.g_out, t.v + s.a, n);
+      for (int r = 0; r < t.rows; ++r) {
+        const float* dout = t.g + r * gd + s.g_out;
+        const float* a = t.v + r * ld + s.a;
+        const float* other = s.b >= 0 ? t.v + r * ld + s.b : t.table(s.table);
+        float* ga = t.g + r * gd + s.g_a;
+        columns(n, [&](int j, int c) {
+          const vf d = load(dout + j, c);
+          if (s.g_b >= 0) {
+            float* gb = t.g + r * gd + s.g_b;
+            put(gb + j, d * load(a + j, c), c, s.set_b);
+          }
+          put(ga + j, d * load(other + j, c), c, s.set_a);
+        });
+      }
+      return;
+    case Op::kLayerNorm:
+      return layer_norm_backward(t, p, s);
+    case Op::kDropout: {
+      const float scale = 1.0f / (1.0f - s.value);
+      for (int r = 0; r < t.rows; ++r) {
+        const float* dout = t.g + r * gd + s.g_out;
+        float* da = t.g + r * gd + s.g_a;
+        dropout_row(t, s, r, [&](int j, bool keep) {
+          const float d = keep ? dout[j] * scale : 0.f;
+          da[j] = s.set_a ? d : da[j] + d;
+        });
+      }
+      return;
+    }
+    case Op::kCopy:
+      return pass_on(t, s.g_out, s.g_a, n, s.set_a);
+    default:
+      return;
+  }
+}
+
+void clear(const Tile& t, int begin, int end) {
+  for (int r = 0; r < t.rows; ++r)
+    for (int j = begin; j < end; j += VL) store(t.g + r * t.e.g_width + j, vf{});
+}
+
+// The gradient of the loop body: from d(x after) in gx to d(eps) and, in gx, what reaches x
+// directly. gp carries the gradient that the next step's c_prev term sends to this step's x0.
+void solver_backward(const Tile& t, const Coefficients& c, double* gx, double* gp, float* geps) {
+  const int n = t.e.x_width;
+  for (int r = 0; r < t.rows; ++r)
+    for (int j = 0; j < n; ++j) {
+      double &d = gx[r * n + j], &later = gp[r * n + j];
+      const double x = t.v[r * t.e.width + t.e.x + j], eps = t.v[r * t.e.width + t.e.out + j];
+      const double x0 = c.inv_alpha * x - c.sigma_over_alpha * eps;
+      double dx0 = c.x0 * d + later;
+      if (x0 < c.low || x0 > c.high) dx0 = 0;
+      later = c.prev * d;
+      d = c.x * d + c.inv_alpha * dx0;
+      geps[r * n + j] = static_cast<float>(-c.sigma_over_alpha * dx0);
+    }
+}
+
+void backward(const Call& call, const BackwardCall& b, const Partial& p, int64_t group, int64_t row,
+              int count, float* scratch) {
+  const Exec& e = *call.exec;
+  float* g = scratch + static_cast<int64_t>(count) * e.width;
+  Tile t{call, e, group, row, count, scratch, g, 0};
+  const int n = e.x_width, out_n = call.solver ? n : e.out_width;
+  double* gx = reinterpret_cast<double*>(g + static_cast<int64_t>(count) * e.g_width);
+  double* gp = gx + static_cast<int64_t>(count) * n;
+  float* geps = reinterpret_cast<float*>(gp + static_cast<int64_t>(count) * n);
+  const int64_t slab = call.groups * call.batch * n;
+  const bool out_early = e.g_out < e.g_once_end;
+
+  put_rows(t);
+  run_phase(t, true);
+  clear(t, e.g_once_begin, e.g_once_end);
+  for (int r = 0; r < count; ++r)
+    for (int j = 0; j < n; ++j) {
+      gp[r * n + j] = 0;
+      gx[r * n + j] = 0;
+      if (!call.solver) continue;
+      const double last = call.path[call.steps * slab + t.flat(r) * n + j];
+      if (!(last < call.out_low || last > call.out_high))
+        gx[r * n + j] = b.grad_out[t.flat(r) * n + j];
+    }
+  for (int64_t s = call.steps - 1; s >= 0; --s) {
+    t.step = s;
+    put_x(t, call.path + s * slab + t.flat(0) * n);
+    run_phase(t, false);
+    if (call.solver) solver_backward(t, coefficients(call, s), gx, gp, geps);
+    for (int i = 0; i < e.zero_n; i += 2) clear(t, e.zero[i], e.zero[i + 1]);
+    for (int r = 0; r < count; ++r) {
+      const float* from = call.solver ? geps + r * n : b.grad_out + t.flat(r) * out_n;
+      float* to = g + r * e.g_width + e.g_out;
+      for (int j = 0; j < out_n; ++j) to[j] = out_early ? to[j] + from[j] : from[j];
+    }
+    for (int i = e.steps_n - 1; i >= e.once_n; --i) step_backward(t, b, p, e.steps[i]);
+    for (int r = 0; r < count; ++r)
+      for (int j = 0; j < n; ++j) gx[r * n + j] += g[r * e.g_width + e.g_x + j];
+  }
+  t.step = 0;
+  for (int i = e.once_n - 1; i >= 0; --i) step_backward(t, b, p, e.steps[i]);
+  for (int r = 0; r < count; ++r) {
+    if (b.grad_x)
+      for (int j = 0; j < n; ++j) b.grad_x[t.flat(r) * n + j] = static_cast<float>(gx[r * n + j]);
+    if (b.grad_rows)
+      for (int j = 0; j < e.rows_width; ++j)
+        b.grad_rows[t.flat(r) * e.rows_width + j] = g[r * e.g_width + e.g_rows + j];
+  }
+}

@@ -1,0 +1,269 @@
+// The CPU executor of `denoise` and `run_program`, forward: a tile of rows goes through all layers
+// and all steps while its activations stay in cache. Part of kernels.inl.
+
+// ---- elementwise helpers: columns [0, n) of one row, the last vector cut short ----
+
+template <class F>
+DOM2_INLINE void columns(int n, const F& f) {
+  int j = 0;
+  for (; j + VL <= n; j += VL) f(j, VL);
+  if (j < n) f(j, n - j);
+}
+
+DOM2_INLINE void put(float* p, vf v, int n, bool set) { store(p, set ? v : v + load(p, n), n); }
+
+template <int ACT>
+void activate_block(const float* z, float* out, const float* add, int64_t ld, int rows, int cols) {
+  for (int r = 0; r < rows; ++r)
+    for (int j = 0; j < cols; j += VL) {
+      vf v = activate<ACT>(load(z + r * ld + j));
+      if (add) v += load(add + r * ld + j);
+      store(out + r * ld + j, v);
+    }
+}
+
+void activate_any(int act, const float* z, float* out, const float* add, int64_t ld, int rows,
+                  int cols) {
+#define DOM2_CALL(A) activate_block<A>(z, out, add, ld, rows, cols)
+  DOM2_ACT_SWITCH(act, DOM2_CALL)
+#undef DOM2_CALL
+}
+
+// dz = dout * act'(z), in place or added elsewhere
+template <int ACT>
+void derivative_rows(const float* z, int64_t ldz, const float* dout, float* dz, int64_t ld,
+                     int rows, int n, bool set) {
+  for (int r = 0; r < rows; ++r)
+    columns(n, [&](int j, int c) {
+      const vf d = load(dout + r * ld + j, c) * derivative<ACT>(load(z + r * ldz + j, c));
+      put(dz + r * ld + j, d, c, set);
+    });
+}
+
+void derivative_any(int act, const float* z, int64_t ldz, const float* dout, float* dz, int64_t ld,
+                    int rows, int n, bool set) {
+#define DOM2_CALL(A) derivative_rows<A>(z, ldz, dout, dz, ld, rows, n, set)
+  DOM2_ACT_SWITCH(act, DOM2_CALL)
+#undef DOM2_CALL
+}
+
+// ---- one tile of rows ----
+
+struct Tile {
+  const Call& call;
+  const Exec& e;
+  int64_t group, row;  // first row within the group
+  int rows;
+  float* v;  // values [rows, e.width]
+  float* g;  // gradients [rows, e.g_width], backward only
+  int64_t step;
+
+  const float* table(int column) const {
+    return column < 0 ? nullptr : call.table + (step * call.groups + group) * e.table_ld + column;
+  }
+  int64_t flat(int r) const { return group * call.batch + row + r; }
+  uint32_t stream(const Step& s) const {
+    return kStreamDropout + static_cast<uint32_t>(step) * e.sites + s.site;
+  }
+};
+
+struct Moments {
+  float mean, scale;
+};
+
+DOM2_INLINE Moments moments(const float* a, int n, float eps) {
+  vf s = {};
+  columns(n, [&](int j, int c) { s += load(a + j, c); });
+  const float mean = sum(s) / n;
+  vf q = {};
+  columns(n, [&](int j, int c) {
+    const vf d = load(a + j, c) - splat(mean);
+    if (c == VL) {
+      q += d * d;
+    } else {
+      float part[VL];
+      store(part, d * d);
+      for (int i = 0; i < c; ++i) q[i] += part[i];
+    }
+  });
+  return {mean, 1.0f / __builtin_sqrtf(sum(q) / n + eps)};
+}
+
+// Calls f(column, keep) for each column of one row of a dropout mask.
+template <class F>
+DOM2_INLINE void dropout_row(const Tile& t, const Step& s, int r, const F& f) {
+  const Rng rng{t.call.seed, t.call.offset};
+  const uint64_t blocks = (s.width + 3) / 4, first = static_cast<uint64_t>(t.flat(r)) * blocks;
+  const uint64_t limit = static_cast<uint64_t>(s.drop_below);
+  for (uint64_t b = 0; b < blocks; ++b) {
+    const Words w = philox(rng, t.stream(s), first + b);
+    for (int i = 0; i < 4 && static_cast<int>(4 * b) + i < s.width; ++i)
+      f(static_cast<int>(4 * b) + i, w.w[i] >= limit);
+  }
+}
+
+void run_linear(const Tile& t, const Step& s) {
+  const Weight& w = t.e.weights[s.weight];
+  const int64_t ld = t.e.width;
+  float* z = t.v + (s.z >= 0 ? s.z : s.out);
+  float* out = t.v + s.out;
+  const float* add = s.c >= 0 ? t.v + s.c : nullptr;
+  const Store store_z{z, ld, t.table(s.table), nullptr, pad(w.n), false};
+  const float* pre = s.b >= 0 ? t.v + s.b : nullptr;
+  const float* packed = t.call.packed + t.group * t.e.packed_size + w.packed;
+  const bool last = s.act != 0 || add;
+  // `pre` shares the stride but not the column of z: shift it so that both use one index.
+  Store to = store_z;
+  to.add = pre;
+  multiply(t.v + s.a, ld, t.rows, w.k, w.n, packed, to, [&](int r, int n, int col, int cols) {
+    if (last) {
+      const int64_t o = r * ld + col;
+      activate_any(s.act, z + o, out + o, add ? add + o : nullptr, ld, n, cols);
+    }
+  });
+}
+
+void run_step(const Tile& t, const Step& s) {
+  const int64_t ld = t.e.width;
+  const int n = s.width;
+  if (s.op == static_cast<int>(Op::kLinear)) return run_linear(t, s);
+  for (int r = 0; r < t.rows; ++r) {
+    const float* a = t.v + r * ld + s.a;
+    float* out = t.v + r * ld + s.out;
+    const float* second = s.b >= 0 ? t.v + r * ld + s.b : t.table(s.table);
+    switch (static_cast<Op>(s.op)) {
+      case Op::kActivation:
+        activate_any(s.act, a, out, nullptr, ld, 1, n);
+        break;
+      case Op::kAdd:
+        columns(n, [&](int j, int c) { store(out + j, load(a + j, c) + load(second + j, c), c); });
+        break;
+      case Op::kMul:
+        columns(n, [&](int j, int c) { store(out + j, load(a + j, c) * load(second + j, c), c); });
+        break;
+      case Op::kLayerNorm: {
+        const Moments m = moments(a, n, s.value);
+        const float *gain = t.table(s.table), *shift = t.table(s.table2);
+        columns(n, [&](int j, int c) {
+          vf x = (load(a + j, c) - splat(m.mean)) * splat(m.scale);
+          if (gain) x *= load(gain + j, c);
+          if (shift) x += load(shift + j, c);
+          store(out + j, x, c);
+        });
+        break;
+      }
+      case Op::kDropout: {
+        const float scale = 1.0f / (1.0f - s.value);
+        dropout_row(t, s, r, [&](int j, bool keep) { out[j] = keep ? a[j] * scale : 0.f; });
+        break;
+      }
+      case Op::kCopy:
+        columns(n, [&](int j, int c) { store(out + j, load(a + j, c), c); });
+        break;
+      default:
+        break;
+    }
+  }
+}
+
+// x of the tile into its column, from `from` (contiguous rows of x_width)
+void put_x(const Tile& t, const float* from) {
+  const int n = t.e.x_width;
+  for (int r = 0; r < t.rows; ++r)
+    for (int j = 0; j < n; ++j) t.v[r * t.e.width + t.e.x + j] = from[r * n + j];
+}
+
+void put_rows(const Tile& t) {
+  const int n = t.e.rows_width;
+  const int64_t per_group = t.call.batch / t.call.repeat;
+  for (int r = 0; r < t.rows; ++r) {
+    const float* from = t.call.rows + (t.group * per_group + (t.row + r) / t.call.repeat) * n;
+    for (int j = 0; j < n; ++j) t.v[r * t.e.width + t.e.rows + j] = from[j];
+  }
+}
+
+void run_phase(const Tile& t, bool once) {
+  for (int i = once ? 0 : t.e.once_n; i < (once ? t.e.once_n : t.e.steps_n); ++i)
+    run_step(t, t.e.steps[i]);
+}
+
+struct Coefficients {
+  double inv_alpha, sigma_over_alpha, x, x0, prev, noise, low, high;
+};
+
+DOM2_INLINE Coefficients coefficients(const Call& call, int64_t step) {
+  const double* c = call.solver + step * 8;
+  return {c[0], c[1], c[2], c[3], c[4], c[5], c[6], c[7]};
+}
+
+DOM2_INLINE double clamp(double v, double low, double high) {
+  return v < low ? low : v > high ? high : v;  // NaN stays NaN
+}
+
+void forward(const Call& call, int64_t group, int64_t row, int count, float* scratch) {
+  const Exec& e = *call.exec;
+  Tile t{call, e, group, row, count, scratch, nullptr, 0};
+  const int n = e.x_width;
+  double* x = reinterpret_cast<double*>(scratch + static_cast<int64_t>(count) * e.width);
+  double* previous = x + static_cast<int64_t>(count) * n;
+  const Rng rng{call.seed, call.offset};
+  float z[1024];
+  for (int r = 0; r < count; ++r) {
+    const float* from = call.x ? call.x + t.flat(r) * n : nullptr;
+    for (int j0 = 0; j0 < n; j0 += 1024) {
+      const int m = n - j0 < 1024 ? n - j0 : 1024;
+      if (!from) normal_columns(rng, 0, t.flat(r), n, j0, m, z);
+      for (int j = 0; j < m; ++j) {
+        x[r * n + j0 + j] = from ? from[j0 + j] : z[j];
+        previous[r * n + j0 + j] = 0;
+      }
+    }
+  }
+  put_rows(t);
+  run_phase(t, true);
+  const int64_t slab = call.groups * call.batch * n;  // one step of path or noise
+  for (int64_t s = 0; s < call.steps; ++s) {
+    t.step = s;
+    for (int r = 0; r < count; ++r)
+      for (int j = 0; j < n; ++j) {
+        const float v = static_cast<float>(x[r * n + j]);
+        t.v[r * e.width + e.x + j] = v;
+        if (call.path) call.path[s * slab + t.flat(r) * n + j] = v;
+      }
+    run_phase(t, false);
+    if (!call.solver) break;
+    const Coefficients c = coefficients(call, s);
+    for (int r = 0; r < count; ++r)
+      for (int j0 = 0; j0 < n; j0 += 1024) {
+        const int m = n - j0 < 1024 ? n - j0 : 1024;
+        const float* drawn = z;
+        if (c.noise != 0.0) {
+          if (call.noise)
+            drawn = call.noise + s * slab + t.flat(r) * n + j0;
+          else
+            normal_columns(rng, static_cast<uint32_t>(1 + s), t.flat(r), n, j0, m, z);
+        }
+        for (int j = 0; j < m; ++j) {
+          double& v = x[r * n + j0 + j];
+          double& p = previous[r * n + j0 + j];
+          const double eps = t.v[r * e.width + e.out + j0 + j];
+          const double x0 = clamp(c.inv_alpha * v - c.sigma_over_alpha * eps, c.low, c.high);
+          v = c.x * v + c.x0 * x0 + c.prev * p;
+          if (c.noise != 0.0) v += c.noise * drawn[j];
+          p = x0;
+        }
+      }
+  }
+  for (int r = 0; r < count; ++r) {
+    if (!call.solver) {
+      for (int j = 0; j < e.out_width; ++j)
+        call.out[t.flat(r) * e.out_width + j] = t.v[r * e.width + e.out + j];
+      continue;
+    }
+    for (int j = 0; j < n; ++j) {
+      const double v = x[r * n + j];
+      if (call.path) call.path[call.steps * slab + t.flat(r) * n + j] = static_cast<float>(v);
+      call.out[t.flat(r) * n + j] = static_cast<float>(clamp(v, call.out_low, call.out_high));
+    }
+  }
+}

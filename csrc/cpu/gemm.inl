@@ -1,0 +1,177 @@
+// The matrix products of the executors, on rows of scratch memory and packed panels.
+// Included after vector.inl, once per instruction set.
+//
+// Every product accumulates over k in order, in one register per output, so a row's result doesn't
+// depend on how many rows are computed with it.
+
+#if DOM2_VL == 16
+constexpr int MR = 6, NV = 4;  // 24 accumulators + 4 loads + 1 broadcast of 32 registers
+#elif DOM2_VL == 8
+constexpr int MR = 6, NV = 2;  // 12 + 2 + 1 of 16
+#else
+constexpr int MR = 3, NV = 4;  // 12 + 4 + ...: of 16, the compiler reuses the loads
+#endif
+
+// c[m][v] += sum_k a[m, k] b[k, v]; b rows are ldb floats apart.
+template <int M, int N>
+DOM2_INLINE void tile(const float* a, int64_t a_row, int64_t a_k, const float* b, int64_t ldb,
+                      int k, vf (&c)[M][N]) {
+  for (int i = 0; i < k; ++i) {
+    vf bv[N];
+#pragma GCC unroll 8
+    for (int v = 0; v < N; ++v) bv[v] = load(b + i * ldb + v * VL);
+#pragma GCC unroll 8
+    for (int m = 0; m < M; ++m) {
+      const vf av = splat(a[m * a_row + i * a_k]);
+#pragma GCC unroll 8
+      for (int v = 0; v < N; ++v) c[m][v] += av * bv[v];
+    }
+  }
+}
+
+// Where a product goes: out = product + table + add, `count` columns, or out += product.
+struct Store {
+  float* out;
+  int64_t ld;
+  const float* table;  // [columns] or null
+  const float* add;    // same rows and stride as out, or null
+  int columns;         // columns that may be written
+  bool accumulate;
+};
+
+template <int M, int N>
+DOM2_INLINE void product(const float* a, int64_t lda, const float* b, int64_t ldb, int k,
+                         const Store& s, int row, int col) {
+  vf c[M][N] = {};
+  tile<M, N>(a + row * lda, lda, 1, b, ldb, k, c);
+#pragma GCC unroll 8
+  for (int v = 0; v < N; ++v) {
+    const int at = col + v * VL, n = s.columns - at < VL ? s.columns - at : VL;
+    if (n <= 0) break;
+    const vf t = s.table ? load(s.table + at, n) : vf{};
+#pragma GCC unroll 8
+    for (int m = 0; m < M; ++m) {
+      const int64_t o = (row + m) * s.ld + at;
+      vf r = c[m][v] + t;
+      if (s.add) r += load(s.add + o, n);
+      if (s.accumulate) r += load(s.out + o, n);
+      store(s.out + o, r, n);
+    }
+  }
+}
+
+template <int M>
+DOM2_INLINE void product_columns(int n, const float* a, int64_t lda, const float* b, int64_t ldb,
+                                 int k, const Store& s, int row, int col) {
+  switch (n) {
+    case 4:
+      return product<M, NV >= 4 ? 4 : NV>(a, lda, b, ldb, k, s, row, col);
+    case 3:
+      return product<M, NV >= 3 ? 3 : NV>(a, lda, b, ldb, k, s, row, col);
+    case 2:
+      return product<M, 2>(a, lda, b, ldb, k, s, row, col);
+    default:
+      return product<M, 1>(a, lda, b, ldb, k, s, row, col);
+  }
+}
+
+// out [rows, n] = a [rows, k] times the packed matrix, see Store.
+// `then(first row, rows, first column, columns)` runs on each finished block while it is in cache.
+template <class Then>
+DOM2_INLINE void multiply(const float* a, int64_t lda, int rows, int k, int n, const float* packed,
+                          const Store& s, const Then& then) {
+  for (int first = 0; first < n; first += kPanel) {
+    const int width = pad(n - first < kPanel ? n - first : kPanel);
+    for (int j = 0; j < width; j += NV * VL) {
+      const int vectors = (width - j < NV * VL ? width - j : NV * VL) / VL;
+      const float* b = packed + j;
+      int row = 0;
+      for (; row + MR <= rows; row += MR) {
+        product_columns<MR>(vectors, a, lda, b, width, k, s, row, first + j);
+        then(row, MR, first + j, vectors * VL);
+      }
+      const int rest = rows - row;
+      switch (rest) {
+        case 5:
+          product_columns<MR >= 5 ? 5 : 1>(vectors, a, lda, b, width, k, s, row, first + j);
+          break;
+        case 4:
+          product_columns<MR >= 4 ? 4 : 1>(vectors, a, lda, b, width, k, s, row, first + j);
+          break;
+        case 3:
+          product_columns<MR >= 3 ? 3 : 1>(vectors, a, lda, b, width, k, s, row, first + j);
+          break;
+        case 2:
+          product_columns<2>(vectors, a, lda, b, width, k, s, row, first + j);
+          break;
+        case 1:
+          product_columns<1>(vectors, a, lda, b, width, k, s, row, first + j);
+          break;
+        default:
+          break;
+      }
+      if (rest > 0) then(row, rest, first + j, vectors * VL);
+    }
+    packed += static_cast<int64_t>(k) * width;
+  }
+}
+
+// grad [n, k_pad] += dz^T a over `rows` rows: rows of dz and a are ldz and lda floats apart.
+template <int M, int N>
+DOM2_INLINE void outer(const float* dz, int64_t ldz, const float* a, int64_t lda, int rows,
+                       float* grad, int64_t ld) {
+  vf c[M][N] = {};
+  tile<M, N>(dz, 1, ldz, a, lda, rows, c);
+#pragma GCC unroll 8
+  for (int m = 0; m < M; ++m)
+#pragma GCC unroll 8
+    for (int v = 0; v < N; ++v) {
+      float* g = grad + m * ld + v * VL;
+      store(g, load(g) + c[m][v]);
+    }
+}
+
+template <int M>
+DOM2_INLINE void outer_columns(int n, const float* dz, int64_t ldz, const float* a, int64_t lda,
+                               int rows, float* grad, int64_t ld) {
+  switch (n) {
+    case 4:
+      return outer<M, NV >= 4 ? 4 : NV>(dz, ldz, a, lda, rows, grad, ld);
+    case 3:
+      return outer<M, NV >= 3 ? 3 : NV>(dz, ldz, a, lda, rows, grad, ld);
+    case 2:
+      return outer<M, 2>(dz, ldz, a, lda, rows, grad, ld);
+    default:
+      return outer<M, 1>(dz, ldz, a, lda, rows, grad, ld);
+  }
+}
+
+void weight_gradient(const float* dz, int64_t ldz, const float* a, int64_t lda, int rows, int n,
+                     int k_pad, float* grad) {
+  for (int col = 0; col < k_pad; col += NV * VL) {
+    const int vectors = (k_pad - col < NV * VL ? k_pad - col : NV * VL) / VL;
+    int row = 0;
+    const auto at = [&](int r) { return grad + static_cast<int64_t>(r) * k_pad + col; };
+    for (; row + MR <= n; row += MR)
+      outer_columns<MR>(vectors, dz + row, ldz, a + col, lda, rows, at(row), k_pad);
+    switch (n - row) {
+      case 5:
+        outer_columns<MR >= 5 ? 5 : 1>(vectors, dz + row, ldz, a + col, lda, rows, at(row), k_pad);
+        break;
+      case 4:
+        outer_columns<MR >= 4 ? 4 : 1>(vectors, dz + row, ldz, a + col, lda, rows, at(row), k_pad);
+        break;
+      case 3:
+        outer_columns<MR >= 3 ? 3 : 1>(vectors, dz + row, ldz, a + col, lda, rows, at(row), k_pad);
+        break;
+      case 2:
+        outer_columns<2>(vectors, dz + row, ldz, a + col, lda, rows, at(row), k_pad);
+        break;
+      case 1:
+        outer_columns<1>(vectors, dz + row, ldz, a + col, lda, rows, at(row), k_pad);
+        break;
+      default:
+        break;
+    }
+  }
+}

@@ -1,0 +1,32 @@
+// All kernels of one instruction set, as one table. kernels_<isa>.cpp defines DOM2_VL (floats per
+// vector), DOM2_ISA (its name) and DOM2_KERNELS (the table's name).
+//
+// No std:: or torch headers in here and nothing with external linkage but the table: an inline
+// function compiled for AVX-512 could be merged by the linker into code that runs on every
+// processor.
+#include <stdint.h>
+
+#include "../core/alias.h"
+#include "../core/opcodes.h"
+#include "../core/philox.h"
+#include "exec.h"
+
+namespace dom2 {
+namespace cpu {
+namespace {
+
+// clang-format off: each part uses the ones before it
+#include "vector.inl"
+#include "gemm.inl"
+#include "denoise_kernel.inl"
+#include "denoise_backward.inl"
+#include "sample_transitions_kernel.inl"
+// clang-format on
+
+}  // namespace
+
+extern const Kernels DOM2_KERNELS;
+const Kernels DOM2_KERNELS = {DOM2_ISA, MR, forward, backward, sample};
+
+}  // namespace cpu
+}  // namespace dom2

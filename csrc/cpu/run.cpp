@@ -1,0 +1,154 @@
+#include "run.h"
+
+#include <algorithm>
+#include <cstdlib>
+#include <cstring>
+#include <new>
+
+namespace dom2 {
+namespace cpu {
+namespace {
+
+// Scratch of one tile: about what a second-level cache holds beside a layer's weights.
+constexpr int64_t kScratchFloats = 160 * 1024;
+constexpr int kMaxRows = 96, kMinRows = 12;
+// Below this many floating-point operations waking another thread costs more than it gains.
+constexpr double kSerialFlops = 2e5;
+
+struct Tiles {
+  int64_t per_group, rows;  // tiles of each group, rows of all but the last
+};
+
+int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+Tiles split(int64_t groups, int64_t batch, int64_t row_floats, int block, int threads) {
+  const int64_t fit = std::clamp<int64_t>(kScratchFloats / row_floats, kMinRows, kMaxRows);
+  const int64_t most = std::max<int64_t>(fit / block * block, block);
+  int64_t n = ceil_div(batch, most);
+  // As many tiles as the threads can share evenly, unless tiles would get too small for that.
+  for (int64_t m = n; m < 2 * n + threads && batch / m >= 2 * block; ++m)
+    if (groups * m % threads == 0) {
+      n = m;
+      break;
+    }
+  int64_t rows = ceil_div(batch, n);
+  if (rows > block) rows = ceil_div(rows, block) * block;
+  return {ceil_div(batch, rows), rows};
+}
+
+double flops(const Exec& e, const Call& c) {
+  double per_row = 0;
+  for (int i = 0; i < e.steps_n; ++i) per_row += 2.0 * e.steps[i].width * e.steps[i].k;
+  return per_row * c.steps * c.batch * c.groups;
+}
+
+// Calls body(part, tile) for every tile; a part is what one thread does, a contiguous range of
+// tiles.
+void for_tiles(int64_t tiles, int parts, const Threads& threads,
+               const std::function<void(int, int64_t)>& body) {
+  const auto part = [&](int64_t p) {
+    for (int64_t t = tiles * p / parts; t < tiles * (p + 1) / parts; ++t)
+      body(static_cast<int>(p), t);
+  };
+  if (parts == 1)
+    part(0);
+  else
+    threads.run(parts, part);
+}
+
+Arena& scratch() {
+  thread_local Arena arena;
+  return arena;
+}
+
+}  // namespace
+
+void Arena::Free::operator()(float* p) const { std::free(p); }
+
+float* Arena::floats(int64_t n) {
+  if (n > size_) {
+    const size_t bytes = (static_cast<size_t>(n) * sizeof(float) + 63) / 64 * 64;
+    data_.reset();
+    size_ = 0;
+    data_.reset(static_cast<float*>(std::aligned_alloc(64, bytes)));
+    if (!data_) throw std::bad_alloc();
+    size_ = n;
+  }
+  return data_.get();
+}
+
+void denoise(const Kernels& kernels, const Call& call, const Threads& threads) {
+  if (call.batch == 0 || call.groups == 0) return;
+  const Exec& e = *call.exec;
+  const int wanted = flops(e, call) < kSerialFlops ? 1 : threads.count;
+  const Tiles tiles = split(call.groups, call.batch, e.width, kernels.row_block, wanted);
+  const int64_t n = call.groups * tiles.per_group;
+  const int64_t floats = tiles.rows * (e.width + 4 * e.x_width);
+  for_tiles(n, static_cast<int>(std::min<int64_t>(wanted, n)), threads, [&](int, int64_t i) {
+    const int64_t row = i % tiles.per_group * tiles.rows;
+    const int count = static_cast<int>(std::min(tiles.rows, call.batch - row));
+    kernels.forward(call, i / tiles.per_group, row, count, scratch().floats(floats));
+  });
+}
+
+void denoise_backward(const Kernels& kernels, const Plan& plan, const Call& call,
+                      const BackwardCall& b, const Gradients& out, const Threads& threads) {
+  const Exec& e = plan.exec;
+  const bool weights = out.weights != nullptr, table = out.table != nullptr;
+  const int64_t groups = call.groups, table_size = call.steps * groups * e.table_ld;
+  const int64_t weights_size = groups * e.grad_size;
+  const int wanted = 3 * flops(e, call) < kSerialFlops ? 1 : threads.count;
+  const Tiles tiles =
+      call.batch ? split(groups, call.batch, e.width + e.g_width, kernels.row_block, wanted)
+                 : Tiles{0, 1};
+  const int64_t n = groups * tiles.per_group;
+  const int parts = static_cast<int>(std::max<int64_t>(1, std::min<int64_t>(wanted, n)));
+  const int64_t part_size = (weights ? weights_size : 0) + (table ? table_size : 0);
+  thread_local Arena sums;
+  float* partials = part_size ? sums.floats(parts * part_size) : nullptr;
+  const auto partial = [&](int part) {
+    float* p = partials + part * part_size;
+    return Partial{weights ? p : nullptr, table ? p + (weights ? weights_size : 0) : nullptr};
+  };
+  std::vector<char> cleared(parts, 0);
+  const int64_t floats = tiles.rows * (e.width + e.g_width + 6 * e.x_width);
+  for_tiles(n, parts, threads, [&](int part, int64_t i) {
+    if (!cleared[part] && part_size) {
+      std::memset(partials + part * part_size, 0, part_size * sizeof(float));
+      cleared[part] = 1;
+    }
+    const int64_t row = i % tiles.per_group * tiles.rows;
+    const int count = static_cast<int>(std::min(tiles.rows, call.batch - row));
+    kernels.backward(call, b, partial(part), i / tiles.per_group, row, count,
+                     scratch().floats(floats));
+  });
+  if (!part_size) return;
+  if (n == 0) std::memset(partials, 0, part_size * sizeof(float));
+  if (table) {
+    for (int p = 0; p < parts; ++p)
+      unpad_table(plan, partial(p).table, out.table_width, call.steps * groups, out.table);
+  }
+  if (!weights) return;
+  const auto reduce = [&](int64_t i) {
+    const Weight& w = plan.weights[i / groups];
+    const int64_t group = i % groups;
+    int64_t before = 0;
+    for (int64_t j = 0; j < i / groups; ++j)
+      before += groups * plan.weights[j].n * plan.weights[j].k;
+    float* to = out.weights + before + group * w.n * w.k;
+    for (int row = 0; row < w.n; ++row, to += w.k)
+      for (int p = 0; p < parts; ++p) {
+        const float* from =
+            partials + p * part_size + group * e.grad_size + w.grad + int64_t{row} * w.k_pad;
+        if (p == 0)
+          std::copy_n(from, w.k, to);
+        else
+          for (int j = 0; j < w.k; ++j) to[j] += from[j];
+      }
+  };
+  const int64_t blocks = static_cast<int64_t>(plan.weights.size()) * groups;
+  for_tiles(blocks, weights_size < 16384 ? 1 : parts, threads, [&](int, int64_t i) { reduce(i); });
+}
+
+}  // namespace cpu
+}  // namespace dom2

@@ -1,0 +1,48 @@
+// Runs the executors over all rows and groups with threads. Torch-free.
+#pragma once
+#include <functional>
+#include <memory>
+
+#include "isa.h"
+#include "plan.h"
+
+namespace dom2 {
+namespace cpu {
+
+// How the caller's thread pool is reached: runs body(0) .. body(n - 1), at most `count` at once.
+struct Threads {
+  int count = 1;
+  std::function<void(int64_t n, const std::function<void(int64_t)>& body)> run;
+};
+
+// A 64-byte aligned block of floats that grows and is kept.
+class Arena {
+ public:
+  float* floats(int64_t n);
+
+ private:
+  struct Free {
+    void operator()(float* p) const;
+  };
+  std::unique_ptr<float, Free> data_;
+  int64_t size_ = 0;
+};
+
+// The whole loop, forward. call.exec belongs to a plan made with backward = false.
+void denoise(const Kernels& kernels, const Call& call, const Threads& threads);
+
+// Where gradients go, besides those in BackwardCall; null where not wanted.
+struct Gradients {
+  float* weights;  // [sum over weights of G * N * K]: one [G, N, K] block after the other
+  float* table;    // [S, G, table_width], zero on entry
+  int table_width;
+};
+
+// Backward. call.exec belongs to `plan`, made with backward = true.
+// Sums over rows are split over threads.count partial sums, added in order: equal results for an
+// equal number of threads.
+void denoise_backward(const Kernels& kernels, const Plan& plan, const Call& call,
+                      const BackwardCall& b, const Gradients& out, const Threads& threads);
+
+}  // namespace cpu
+}  // namespace dom2

@@ -1,0 +1,220 @@
+// One vector of DOM2_VL floats in the compilers' own vector extension, and the activation functions
+// on it. Included by the kernel files once per instruction set; no std:: headers, internal linkage
+// only. Coefficients: Chebyshev fits made with mpmath.chebyfit over the interval named beside each.
+
+typedef float vf __attribute__((vector_size(DOM2_VL * 4)));
+typedef int32_t vi __attribute__((vector_size(DOM2_VL * 4)));
+
+constexpr int VL = DOM2_VL;
+
+#define DOM2_INLINE inline __attribute__((always_inline))
+
+DOM2_INLINE vf load(const float* p) {
+  vf v;
+  __builtin_memcpy(&v, p, sizeof v);
+  return v;
+}
+DOM2_INLINE void store(float* p, vf v) { __builtin_memcpy(p, &v, sizeof v); }
+
+// The first n <= VL floats; the rest are zero.
+DOM2_INLINE vf load(const float* p, int n) {
+  if (n == VL) return load(p);
+  vf v = {};
+  __builtin_memcpy(&v, p, n * sizeof(float));
+  return v;
+}
+DOM2_INLINE void store(float* p, vf v, int n) {
+  if (n == VL) return store(p, v);
+  __builtin_memcpy(p, &v, n * sizeof(float));
+}
+
+DOM2_INLINE vf splat(float s) {
+#if DOM2_VL == 16
+  return vf{s, s, s, s, s, s, s, s, s, s, s, s, s, s, s, s};
+#elif DOM2_VL == 8
+  return vf{s, s, s, s, s, s, s, s};
+#else
+  return vf{s, s, s, s};
+#endif
+}
+
+DOM2_INLINE vf select(vi mask, vf yes, vf no) { return (vf)(((vi)yes & mask) | ((vi)no & ~mask)); }
+DOM2_INLINE vf vmin(vf a, vf b) { return select(a < b, a, b); }  // a NaN in `a` gives b
+DOM2_INLINE vf vmax(vf a, vf b) { return select(a > b, a, b); }
+DOM2_INLINE vf vabs(vf a) { return (vf)((vi)a & 0x7fffffff); }
+
+DOM2_INLINE float sum(vf v) {
+  float s = 0;
+  for (int i = 0; i < VL; ++i) s += v[i];
+  return s;
+}
+
+// e^x for x <= 88.3 (larger x: as at 88.3); 0 below -87.3. NaN stays NaN.
+DOM2_INLINE vf vexp(vf x) {
+  const vf low = splat(-87.3f), high = splat(88.3f);
+  const vf c = select(x > high, high, select(x < low, low, x));
+  const vf magic = splat(12582912.f);  // 1.5 * 2^23: adding it rounds to an integer
+  const vf n = (c * splat(1.44269504088896341f) + magic) - magic;
+  const vf f = (c - n * splat(0.693359375f)) - n * splat(-2.12194440e-4f);
+  // e^f = 1 + f + f^2 P(f), |f| <= ln(2) / 2 * 1.01, error 1.5e-9
+  vf p = splat(1.9891981314e-04f);
+  p = p * f + splat(1.3934541928e-03f);
+  p = p * f + splat(8.3333100242e-03f);
+  p = p * f + splat(4.1666456810e-02f);
+  p = p * f + splat(1.6666666683e-01f);
+  p = p * f + splat(5.0000000143e-01f);
+  const vf e = (p * (f * f) + f) + splat(1.f);
+  const vi scale = (__builtin_convertvector(n, vi) + 127) << 23;
+  const vf r = e * (vf)scale;
+  return select(x < low, vf{}, r);
+}
+
+// log(1 + u) for u in [0, 1]: 2 s (1 + s^2 P(s^2)), s = u / (2 + u), error 3.6e-9
+DOM2_INLINE vf vlog1p01(vf u) {
+  const vf s = u / (splat(2.f) + u), q = s * s;
+  vf p = splat(1.1612164612e-01f);
+  p = p * q + splat(1.0853287900e-01f);
+  p = p * q + splat(1.4296178997e-01f);
+  p = p * q + splat(1.9999853166e-01f);
+  p = p * q + splat(3.3333333660e-01f);
+  return (s + s) + (s + s) * (p * q);
+}
+
+DOM2_INLINE vf vtanh(vf x) {
+  const vf a = vabs(x), q = x * x;
+  // tanh x = x + x^3 P(x^2), |x| < 0.625, error 1.6e-9
+  vf p = splat(2.2927448162e-03f);
+  p = p * q + splat(-8.3439455158e-03f);
+  p = p * q + splat(2.1768918651e-02f);
+  p = p * q + splat(-5.3959259577e-02f);
+  p = p * q + splat(1.3333303557e-01f);
+  p = p * q + splat(-3.3333333172e-01f);
+  const vf small = x + x * (p * q);
+  const vf e = vexp(a + a);
+  const vf big = splat(1.f) - splat(2.f) / (e + splat(1.f));
+  return select(a < splat(0.625f), small, (vf)((vi)big | ((vi)x & (int32_t)0x80000000)));
+}
+
+DOM2_INLINE vf vsigmoid(vf x) {
+  // e / (1 + e) from e = exp(-|x|) <= 1 never overflows and keeps the small tail exact.
+  const vf e = vexp(-vabs(x)), d = splat(1.f) + e;
+  return select(x < vf{}, e, splat(1.f)) / d;
+}
+
+// The normal distribution function: erfc(-x / sqrt 2) / 2.
+DOM2_INLINE vf vnormal_cdf(vf x) {
+  const vf u = x * splat(0.70710678118654752f), a = vabs(u), q = u * u;
+  // erf u = u P(u^2), |u| < 1, error 1.2e-9
+  vf p = splat(7.8758750627e-05f);
+  p = p * q + splat(-8.0168642872e-04f);
+  p = p * q + splat(5.1890874234e-03f);
+  p = p * q + splat(-2.6854212011e-02f);
+  p = p * q + splat(1.1283594715e-01f);
+  p = p * q + splat(-3.7612626667e-01f);
+  p = p * q + splat(1.1283791658e+00f);
+  const vf small = splat(0.5f) + splat(0.5f) * (u * p);
+  // erfc a = e^(-a^2) Q(t), t = 1 / (1 + a / 2), 1 <= a <= 12, error 2.1e-10
+  const vf t = splat(1.f) / (splat(1.f) + splat(0.5f) * a);
+  vf r = splat(-6.4925534894e-02f);
+  r = r * t + splat(3.1621616847e-01f);
+  r = r * t + splat(-5.5482725293e-01f);
+  r = r * t + splat(3.5518328546e-01f);
+  r = r * t + splat(-7.8895043493e-02f);
+  r = r * t + splat(2.2460778905e-01f);
+  r = r * t + splat(2.3741440872e-01f);
+  r = r * t + splat(2.8325497906e-01f);
+  r = r * t + splat(2.8201310510e-01f);
+  r = r * t + splat(2.4986655976e-06f);
+  const vf tail = splat(0.5f) * (vexp(-q) * r);
+  return select(a < splat(1.f), small, select(x < vf{}, tail, splat(1.f) - tail));
+}
+
+constexpr float kGeluScale = 0.79788456080286536f, kGeluCube = 0.044715f;
+
+template <int ACT>
+DOM2_INLINE vf activate(vf x) {
+  switch (static_cast<Act>(ACT)) {
+    case Act::kMish: {  // x n / (n + 2), n = w^2 + 2 w, w = e^x; the ratio is 1 beyond 20
+      const vf w = vexp(vmin(x, splat(20.f))), n = w * (w + splat(2.f));
+      return select(x != x, x, x * (n / (n + splat(2.f))));
+    }
+    case Act::kSilu:
+      return x * vsigmoid(x);
+    case Act::kRelu:
+      return select(x < vf{}, vf{}, x);
+    case Act::kGelu:
+      return x * vnormal_cdf(x);
+    case Act::kGeluTanh: {  // (1 + tanh u) / 2 = sigmoid(2 u)
+      const vf u = splat(kGeluScale) * (x + splat(kGeluCube) * (x * x * x));
+      return x * vsigmoid(u + u);
+    }
+    case Act::kTanh:
+      return vtanh(x);
+    case Act::kSoftplus:
+      return select(x != x, x, vmax(x, vf{}) + vlog1p01(vexp(-vabs(x))));
+    default:
+      return x;
+  }
+}
+
+template <int ACT>
+DOM2_INLINE vf derivative(vf x) {
+  const vf one = splat(1.f), two = splat(2.f);
+  switch (static_cast<Act>(ACT)) {
+    case Act::kMish: {  // n / d + x 4 w (w + 1) / d^2, d = n + 2
+      const vf c = vmin(x, splat(20.f)), w = vexp(c), n = w * (w + two), r = one / (n + two);
+      return n * r + (c * splat(4.f)) * ((w * r) * ((w + one) * r));
+    }
+    case Act::kSilu: {
+      const vf s = vsigmoid(x);
+      return s * (one + x * (one - s));
+    }
+    case Act::kRelu:
+      return select(x > vf{}, one, vf{});
+    case Act::kGelu:
+      return vnormal_cdf(x) + x * (splat(0.39894228040143268f) * vexp(splat(-0.5f) * (x * x)));
+    case Act::kGeluTanh: {
+      const vf q = x * x, u = splat(kGeluScale) * (x + splat(kGeluCube) * (q * x));
+      const vf s = vsigmoid(u + u);
+      const vf du = splat(2.f * kGeluScale) * (one + splat(3.f * kGeluCube) * q);
+      return s + x * (s * (one - s)) * du;
+    }
+    case Act::kTanh: {
+      const vf t = vtanh(x);
+      return (one - t) * (one + t);
+    }
+    case Act::kSoftplus:
+      return vsigmoid(x);
+    default:
+      return one;
+  }
+}
+
+// Calls f.template run<ACT>() for a run-time activation.
+#define DOM2_ACT_SWITCH(act, CALL) \
+  switch (static_cast<Act>(act)) { \
+    case Act::kMish:               \
+      CALL(1);                     \
+      break;                       \
+    case Act::kSilu:               \
+      CALL(2);                     \
+      break;                       \
+    case Act::kRelu:               \
+      CALL(3);                     \
+      break;                       \
+    case Act::kGelu:               \
+      CALL(4);                     \
+      break;                       \
+    case Act::kGeluTanh:           \
+      CALL(5);                     \
+      break;                       \
+    case Act::kTanh:               \
+      CALL(6);                     \
+      break;                       \
+    case Act::kSoftplus:           \
+      CALL(7);                     \
+      break;                       \
+    default:                       \
+      CALL(0);                     \
+      break;                       \
+  }
