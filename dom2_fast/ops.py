@@ -6,6 +6,7 @@ are in csrc/ops; fake kernels and autograd formulas are registered in `_register
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 import torch
@@ -25,6 +26,16 @@ def make_rng(generator: torch.Generator | None = None) -> torch.Tensor:
     return rng
 
 
+@functools.cache
+def _native():
+    """torch.ops.dom2_fast with everything registered, or None where there is no extension."""
+    if not backend.available():
+        return None
+    from dom2_fast import _register  # noqa: F401  registers fake kernels and autograd
+
+    return torch.ops.dom2_fast
+
+
 def run_program(
     x: torch.Tensor,
     rows: torch.Tensor | None,
@@ -33,9 +44,18 @@ def run_program(
     program: StepProgram,
     rng: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """One pass of a step program: [G, B, x_width] -> [G, B, out width]. See `reference.run_program`."""
-    backend.warn_if_missing()
-    return reference.run_program(x, rows, weights, table, program, rng)
+    """One pass of a step program: [G, B, x_width] -> [G, B, out width].
+
+    Arguments and meaning as `reference.run_program`. Differentiable once in x, rows, weights, table.
+    Raises RuntimeError naming the argument whose shape, dtype or device doesn't fit.
+    """
+    native = _native()
+    if native is None:
+        backend.warn_if_missing()
+        return reference.run_program(x, rows, weights, table, program, rng)
+    return native.run_program(
+        x, rows, list(weights), table, program.encode(), rng, program.out.width
+    )
 
 
 def denoise(
@@ -51,18 +71,47 @@ def denoise(
     rng: torch.Tensor | None = None,
     out_low: float = -float("inf"),
     out_high: float = float("inf"),
+    packed: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """The whole denoising loop in one call: -> [G, B, A]. See `reference.denoise`."""
-    backend.warn_if_missing()
-    return reference.denoise(
-        x_T, rows, weights, table, program, solver, noise,
-        batch=batch, rng=rng, out_low=out_low, out_high=out_high,
+    """The whole denoising loop in one call: -> [G, B, A].
+
+    Arguments and meaning as `reference.denoise`. `packed` is `pack_weights(weights, program)` made
+    before, for calls that reuse the weights. Differentiable once in x_T, rows, weights, table.
+    Raises RuntimeError naming the argument whose shape, dtype or device doesn't fit.
+    """
+    native = _native()
+    if native is None:
+        backend.warn_if_missing()
+        return reference.denoise(
+            x_T, rows, weights, table, program, solver, noise,
+            batch=batch, rng=rng, out_low=out_low, out_high=out_high,
+        )  # fmt: skip
+    if x_T is not None:
+        batch = x_T.shape[1]
+    save_path = torch.is_grad_enabled() and any(
+        t is not None and t.requires_grad for t in (x_T, rows, table, *weights)
+    )
+    out, _ = native.denoise(
+        x_T, rows, list(weights), table, program.encode(), solver, noise, rng, packed, batch,
+        out_low, out_high, save_path,
     )  # fmt: skip
+    return out
+
+
+def pack_weights(weights: Sequence[torch.Tensor], program: StepProgram) -> torch.Tensor | None:
+    """The weights in the native executor's own layout, for `denoise(packed=...)`.
+
+    Opaque, [G, n] float32; valid for as long as the weights don't change. None without an extension.
+    """
+    native = _native()
+    return native.pack_weights(list(weights), program.encode()) if native is not None else None
 
 
 def alias_table(weights: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Alias tables of weights [G, n] >= 0. See `reference.alias_table`."""
-    return reference.alias_table(weights)
+    """Alias tables of weights [G, n] >= 0, each row's sum > 0. See `reference.alias_table`."""
+    native = _native()
+    weights = weights.double()
+    return reference.alias_table(weights) if native is None else native.alias_table(weights)
 
 
 def sample_transitions(
@@ -72,7 +121,28 @@ def sample_transitions(
     starts: torch.Tensor,
     batch: int,
     rng: torch.Tensor,
+    *,
+    check: bool = True,
 ) -> tuple[list, torch.Tensor]:
-    """Weighted draw and gather of all fields in one call. See `reference.sample_transitions`."""
-    backend.warn_if_missing()
-    return reference.sample_transitions(fields, threshold, alias, starts, batch, rng)
+    """Weighted draw and gather of all fields in one call. See `reference.sample_transitions`.
+
+    Fields are [N] or [N, d], float32 or float64; results are float32. `check=False` skips looking
+    through the alias table and `starts`, for callers whose tables have passed once.
+    """
+    native = _native()
+    if native is None:
+        backend.warn_if_missing()
+        return reference.sample_transitions(fields, threshold, alias, starts, batch, rng)
+    groups = threshold.shape[0]
+    flat, index = native.sample_transitions(
+        list(fields), threshold, alias, starts, rng, batch, check
+    )
+    outs = []
+    for f, out in enumerate(flat):
+        shapes = [t.shape[1:] for t in fields[f * groups : (f + 1) * groups]]
+        if all(s == shapes[0] for s in shapes):
+            outs.append(out.view(groups, batch, *shapes[0]))
+        else:
+            parts = out.split([batch * s.numel() for s in shapes])
+            outs.append([p.view(batch, *s) for p, s in zip(parts, shapes, strict=True)])
+    return outs, index
