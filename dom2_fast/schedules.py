@@ -117,7 +117,7 @@ class DiscreteSchedule:
 
 
 def vp(num_steps: int = 5, beta_min: float = 0.1, beta_max: float = 10.0) -> DiscreteSchedule:
-    """Diffusion-QL's `vp`: beta_i = 1 - exp(-b_min/K - (b_max - b_min)(2i - 1) / (2 K^2)), i >= 1."""
+    """Diffusion-QL's `vp`: beta_i = 1 - exp(-b_min/K - (b_max - b_min)(2i - 1) / (2 K^2))."""
     k = _check_steps(num_steps)
     i = torch.arange(1, k + 1, dtype=torch.float64)
     rate = beta_min / k + 0.5 * (beta_max - beta_min) * (2.0 * i - 1.0) / k**2

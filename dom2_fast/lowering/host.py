@@ -1,0 +1,268 @@
+"""The part of a network that PyTorch computes: everything that depends on neither x nor obs.
+
+A `Host` is a node of a small expression graph over the parameters and the time t. Parameters are
+[G, ...] (one leading group dimension), t is [S], one entry per step, or [G, B], one per row.
+`evaluate` works on all groups at once and is differentiable.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+
+from dom2_fast.lowering.errors import LoweringError
+
+EXAMPLE_BATCH = 3
+
+
+class _Batch:
+    """Stands for the number of rows, `x.shape[0]`, among the arguments of a host operation."""
+
+    def __repr__(self):
+        return "batch"
+
+
+BATCH = _Batch()
+
+# Elementwise with broadcasting: grouped operands only need their ranks aligned.
+POINTWISE = {
+    operator.add, operator.sub, operator.mul, operator.truediv, operator.pow, operator.neg,
+    torch.add, torch.sub, torch.mul, torch.div, torch.pow, torch.neg, torch.sin, torch.cos,
+    torch.exp, torch.log, torch.sqrt, torch.rsqrt, torch.abs, torch.square, torch.reciprocal,
+    torch.tanh, torch.sigmoid, torch.relu, torch.log1p, torch.expm1,
+    F.mish, F.silu, F.relu, F.gelu, F.softplus, F.tanh, F.sigmoid,
+}  # fmt: skip
+POINTWISE_METHODS = {
+    "add", "sub", "mul", "div", "pow", "neg", "sin", "cos", "exp", "log", "sqrt", "abs", "square",
+    "tanh", "sigmoid", "relu", "reciprocal", "float", "double", "to", "type_as", "log1p", "expm1",
+}  # fmt: skip
+
+
+class Host:
+    """One value. `kind` says how it is computed for all groups at once:
+
+    input (t), param, const (a Python object), point (elementwise), lead (any leading dimensions will
+    do), linear, cat (along the last dimension), other (vmap over the groups).
+    """
+
+    def __init__(self, kind: str, fn: Callable | None = None, args=(), kwargs=None, *, example):
+        self.kind, self.fn, self.args, self.kwargs = kind, fn, args, kwargs or {}
+        self.inputs = [a for a in _leaves((args, self.kwargs)) if isinstance(a, Host)]
+        self.on_t = kind == "input" or any(i.on_t for i in self.inputs)
+        if any(a is BATCH for a in _leaves((args, self.kwargs))):
+            self.on_t = True
+        self.grouped = kind == "param" or any(i.grouped for i in self.inputs)
+        self.example = example  # of one group, with EXAMPLE_BATCH entries of t
+        if isinstance(example, torch.Tensor):
+            batched = example.dim() >= 1 and example.size(0) == EXAMPLE_BATCH
+            if self.on_t and not batched:
+                raise LoweringError(
+                    f"a value of shape {tuple(example.shape)} mixes the rows of t; each row's value "
+                    f"may depend on that row's own t only"
+                )
+        else:
+            self.on_t = self.grouped = False  # t.device, w.dtype, t.dim(): the same for all of them
+
+    @property
+    def is_tensor(self) -> bool:
+        return isinstance(self.example, torch.Tensor)
+
+    @property
+    def pure(self) -> bool:
+        """The same for every t and all parameters, so computed once per device and dtype."""
+        return not (self.on_t or self.grouped)
+
+
+def _leaves(tree):
+    if isinstance(tree, (tuple, list)):
+        for item in tree:
+            yield from _leaves(item)
+    elif isinstance(tree, dict):
+        yield from _leaves(tuple(tree.values()))
+    elif isinstance(tree, slice):
+        yield from _leaves((tree.start, tree.stop, tree.step))
+    else:
+        yield tree
+
+
+def _map(tree, f):
+    if isinstance(tree, (tuple, list)):
+        return type(tree)(_map(item, f) for item in tree)
+    if isinstance(tree, dict):
+        return {k: _map(v, f) for k, v in tree.items()}
+    if isinstance(tree, slice):
+        return slice(_map(tree.start, f), _map(tree.stop, f), _map(tree.step, f))
+    return f(tree)
+
+
+def example_of(value):
+    """The example of a Host (or of a tree of them), other objects as they are."""
+    return _map(value, lambda v: v.example if isinstance(v, Host) else v)
+
+
+def apply(kind: str, fn: Callable, *args, **kwargs) -> Host:
+    """A new Host; its example is computed at once, which also checks the shapes."""
+    pick = lambda v: EXAMPLE_BATCH if v is BATCH else v.example if isinstance(v, Host) else v  # noqa: E731
+    return Host(kind, fn, args, kwargs, example=fn(*_map(args, pick), **_map(kwargs, pick)))
+
+
+def _linear(a, w, b=None):
+    y = a @ w.transpose(-1, -2)
+    return y if b is None else y + b
+
+
+def _concat(parts):
+    shape = torch.broadcast_shapes(*(p.shape[:-1] for p in parts))
+    return torch.cat([p.expand(*shape, p.size(-1)) for p in parts], -1)
+
+
+def concat(parts: list[Host]) -> Host:
+    """[S or 1, w_i] values side by side."""
+    return apply("cat", _concat, parts)
+
+
+def linear(a: Host, w: Host, b: Host | None = None) -> Host:
+    return apply("linear", _linear, a, w, b) if b is not None else apply("linear", _linear, a, w)
+
+
+def add(a: Host, b: Host) -> Host:
+    return apply("point", operator.add, a, b)
+
+
+def columns(a: Host, start: int, width: int) -> Host:
+    """Columns of a [S or 1, w] value."""
+    if start == 0 and width == a.example.size(-1):
+        return a
+    return apply("lead", lambda v: v[..., start : start + width], a)
+
+
+def number(value: float, width: int, like: torch.Tensor) -> Host:
+    """A Python number as [1, width]."""
+    fill = torch.full((1, width), float(value), dtype=like.dtype, device=like.device)
+    return Host("number", None, (float(value), width), example=fill)
+
+
+def as_rows(a: Host, width: int, like: torch.Tensor) -> Host:
+    """The value broadcast to [S or 1, width], as an operand beside a [B, width] tensor."""
+    if not a.is_tensor:
+        return number(a.example, width, like)
+    shape = tuple(a.example.shape)
+    if a.on_t and len(shape) < 2:
+        raise LoweringError(
+            f"a time-dependent value of shape {shape} meets rows of {width} columns; give it a "
+            f"second dimension, as in t[:, None]"
+        )
+    if len(shape) > 2 or (len(shape) == 2 and not a.on_t and shape[0] != 1):
+        raise LoweringError(f"a value of shape {shape} meets rows of {width} columns")
+    if len(shape) == 0:
+        a = apply("lead", lambda v: v[..., None, None], a)
+    elif len(shape) == 1:
+        a = apply("lead", lambda v: v[..., None, :], a)
+    have = a.example.size(-1)
+    if have == width:
+        return a
+    if have != 1:
+        raise LoweringError(f"a value of {have} columns meets rows of {width} columns")
+    return apply("lead", lambda v: v.expand(*v.shape[:-1], width), a)
+
+
+class Context:
+    """One evaluation. t: [S] (table) or [G, B] (row) or None. pure: cache of values without inputs."""
+
+    def __init__(self, params: dict, t, groups: int, like: torch.Tensor, pure: dict):
+        self.params, self.groups, self.like, self.pure = params, groups, like, pure
+        self.row = t is not None and t.dim() == 2
+        self.per_group = 1 if t is None else t.size(-1)
+        self.flat = groups * self.per_group if self.row else self.per_group
+        self.t = t.reshape(-1) if self.row else t
+        self.memo = {}
+
+    def value(self, h: Host):
+        """The value: [G, ...] where `h.grouped`, else without a group dimension."""
+        found = self.memo.get(h)
+        if found is None:
+            if h.pure and not torch.compiler.is_compiling():
+                key = (h, self.like.dtype, self.like.device)
+                found = self.pure.get(key)
+                if found is None:
+                    found = self.pure[key] = self._compute(h)
+            else:
+                found = self._compute(h)
+            self.memo[h] = found
+        return found
+
+    def lifted(self, h: Host) -> torch.Tensor:
+        """The value with a leading dimension of G, or of 1 where all groups share it."""
+        v = self.value(h)
+        if h.grouped:
+            return v
+        if h.on_t and self.row:
+            return v.unflatten(0, (self.groups, self.per_group))
+        return v.unsqueeze(0)
+
+    def _compute(self, h: Host):
+        if h.kind == "input":
+            return self.t
+        if h.kind == "param":
+            return self.params[h.args[0]]
+        if h.kind == "const":
+            v = h.args[0]
+            return v.to(self.like.device) if isinstance(v, torch.Tensor) else v
+        if h.kind == "like":
+            return self.like
+        if h.kind == "number":
+            return self.like.new_full((1, h.args[1]), h.args[0])
+        if not h.grouped:
+            pick = lambda v: (
+                self.flat if v is BATCH else self.value(v) if isinstance(v, Host) else v
+            )  # noqa: E731
+            return h.fn(*_map(h.args, pick), **_map(h.kwargs, pick))
+        if h.kind == "lead":
+            return h.fn(*(self.lifted(a) for a in h.args))
+        if h.kind == "linear":
+            return self._grouped_linear(h)
+        if h.kind == "cat":
+            return h.fn([self.lifted(p) for p in h.args[0]])
+        if h.kind == "point":
+            rank = max(i.example.dim() for i in h.inputs if i.is_tensor)
+            pick = lambda v: self._aligned(v, rank) if isinstance(v, Host) else v  # noqa: E731
+            return h.fn(*_map(h.args, pick), **_map(h.kwargs, pick))
+        return self._vmapped(h)
+
+    def _aligned(self, h: Host, rank: int):
+        if not h.is_tensor:
+            return self.value(h)
+        v = self.lifted(h)
+        missing = rank - h.example.dim()
+        return v.reshape(v.size(0), *(1,) * missing, *v.shape[1:]) if missing else v
+
+    def _grouped_linear(self, h: Host):
+        a, w = self.lifted(h.args[0]), self.lifted(h.args[1])
+        if a.dim() != 3:
+            return self._vmapped(h)
+        if len(h.args) == 2:
+            return a @ w.transpose(-1, -2)
+        b = self.lifted(h.args[2]).unsqueeze(-2)  # [G or 1, 1, n]
+        a, w = (v.expand(self.groups, -1, -1) for v in (a, w))
+        return torch.baddbmm(b, a, w.transpose(-1, -2))
+
+    def _vmapped(self, h: Host):
+        tensors = [i for i in dict.fromkeys(h.inputs) if i.is_tensor]
+        values = [self.lifted(i) for i in tensors]
+        where = {i: k for k, i in enumerate(tensors)}
+
+        def one_group(*slices):
+            def pick(v):
+                if v is BATCH:
+                    return self.per_group
+                if isinstance(v, Host):
+                    return slices[where[v]] if v in where else self.value(v)
+                return v
+
+            return h.fn(*_map(h.args, pick), **_map(h.kwargs, pick))
+
+        values = [v.expand(self.groups, *v.shape[1:]) for v in values]
+        return torch.func.vmap(one_group, randomness="different")(*values)

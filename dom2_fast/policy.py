@@ -1,0 +1,360 @@
+"""The diffusion policy: a noise network, a schedule and a solver, behind `sample`, `bc_loss`, `act`.
+
+Sampling is one call of `ops.denoise` on the lowered network. How a network becomes a program is in
+`lowering`, what a solver is in `solvers`; nothing here knows about training loops.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+
+from dom2_fast import lowering, ops, philox, reference, schedules, solvers
+from dom2_fast.errors import Dom2Error
+from dom2_fast.lowering.fused import FusedModule, Programs, check_backend
+from dom2_fast.networks import StackedModule
+
+__all__ = ["DiffusionPolicy", "FusedModule", "sample_plain"]
+
+
+class DiffusionPolicy(nn.Module):
+    """pi(act | obs) as a denoising loop; the parameters are those of `net`.
+
+    net: net(x [B, A], t [B], obs [B, O]) -> [B, A], or a StackedModule of G such (then every obs and
+        act below is [G, B, ...]).
+    schedule: a schedule object or name, see `schedules.get`; t is in (0, 1] for a continuous one,
+        the step index for a discrete one.
+    solver, steps: see `solvers.plan`. steps defaults to 5, or to all steps of a discrete schedule.
+    predict: what the net returns, "eps" (noise) or "x0" (the action itself).
+    act_low, act_high: bounds of every action component; samples are clipped to them.
+    clip_x0: clip the guesses of the action in every step, too. Default: as the solver is published
+        (`ddpm` clips, the others don't).
+    backend: "auto" (lowered where the net can be, else its own forward with one warning), "native"
+        (raises instead of falling back), "reference" (plain PyTorch).
+
+    Raises Dom2Error for unknown names and impossible values.
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        schedule=None,
+        solver: str = "dpm1",
+        steps: int | None = None,
+        backend: str = "auto",
+        act_low: float = -1.0,
+        act_high: float = 1.0,
+        *,
+        predict: str = "eps",
+        clip_x0: bool | None = None,
+        obs_dim: int | None = None,
+        act_dim: int | None = None,
+    ):
+        super().__init__()
+        if not (math.isfinite(act_low) and math.isfinite(act_high) and act_low < act_high):
+            raise Dom2Error(f"act_low < act_high, both finite, are needed: {act_low}, {act_high}")
+        self.net = net
+        self.schedule = schedules.VPSchedule() if schedule is None else schedules.get(schedule)
+        self.act_low, self.act_high = float(act_low), float(act_high)
+        self.predict, self.clip_x0 = predict, clip_x0
+        self.backend = check_backend(backend)
+        inner = net.template if isinstance(net, StackedModule) else net
+        self.obs_dim = lowering.width_of(inner, "obs_dim", obs_dim)
+        self.act_dim = lowering.width_of(inner, "act_dim", act_dim)
+        self.groups = net.groups if isinstance(net, StackedModule) else None
+        self.set_solver(solver, (self.schedule.num_steps or 5) if steps is None else steps)
+        self._start()
+        self._programs.get("table")
+
+    def set_solver(self, solver: str | None = None, steps: int | None = None) -> None:
+        """Changes the solver or the number of steps; the parameters stay."""
+        solver = self.solver if solver is None else solver
+        steps = self.steps if steps is None else steps
+        clip = solvers.clips_x0(solver) if self.clip_x0 is None else self.clip_x0
+        bounds = {"x0_low": self.act_low, "x0_high": self.act_high} if clip else {}
+        self._plan = solvers.plan(solver, self.schedule, steps, predict=self.predict, **bounds)
+        self.solver, self.steps = self._plan.name, steps
+        self._times: dict = {}
+        self._hoisted = None
+
+    # ---- sampling -----------------------------------------------------------------------------
+
+    def sample(
+        self,
+        obs: torch.Tensor,
+        x_T: torch.Tensor | None = None,
+        noise: torch.Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> torch.Tensor:
+        """Actions [..., A] in [act_low, act_high] for obs [B, O], [O], or [G, B, O] for a stack.
+
+        x_T [..., A] is the starting noise, noise [steps, ..., A] that of the solver's steps; both
+        are drawn where not given, from `generator` (a CPU generator; default torch's own).
+        Differentiable in the parameters, obs and x_T. Raises Dom2Error for wrong shapes or dtypes.
+        """
+        rows, shape = self._grouped(obs)
+        out_shape = (*shape, self.act_dim)
+        if x_T is not None:
+            x_T = self._like(x_T, out_shape, rows, "x_T").reshape(*rows.shape[:2], self.act_dim)
+        if noise is not None:
+            noise = self._like(noise, (self.steps, *out_shape), rows, "noise")
+            noise = noise.reshape(self.steps, *rows.shape[:2], self.act_dim)
+        return self._denoise(rows, rows.size(1), x_T, noise, generator).reshape(out_shape)
+
+    def _denoise(self, rows, batch, x_T, noise, generator) -> torch.Tensor:
+        low = self._programs.get("table")
+        rng = None
+        if x_T is None or (noise is None and self._plan.needs_noise) or (
+            low is not None and low.program.sites
+        ):  # fmt: skip
+            rng = ops.make_rng(generator)
+        if low is None:
+            return sample_plain(
+                self.net, rows, self._plan, x_T, noise, batch=batch, rng=rng,
+                out_low=self.act_low, out_high=self.act_high,
+            )  # fmt: skip
+        weights, table = self._hoist(low, rows)
+        run = reference.denoise if self.backend == "reference" else ops.denoise
+        return run(
+            x_T, rows, weights, table, low.program, self._plan.table, noise,
+            batch=batch, rng=rng, out_low=self.act_low, out_high=self.act_high,
+        )  # fmt: skip
+
+    def _hoist(self, low, rows):
+        """Weights and table, kept between calls without grad until a parameter changes.
+
+        A change is seen by version counters and storage, and on the CPU by the ends of every tensor
+        too, because writes through `.data` (as in many target updates) leave the counters as they are.
+        """
+        times = self._times.get((rows.dtype, rows.device))
+        if times is None:
+            times = self._plan.times.to(rows.device, rows.dtype)
+            self._times[rows.dtype, rows.device] = times
+        if torch.compiler.is_compiling() or torch.is_grad_enabled():
+            return low.hoist(lowering.grouped_params(self.net), times, rows)
+        found = self._hoisted
+        if found is not None and found[0] is low and found[1].fresh():
+            return found[2]
+        params = lowering.grouped_params(self.net)
+        stamp = _Stamp([*self.net.parameters(), *self.net.buffers()])
+        made = low.hoist(params, times, rows)
+        self._hoisted = (low, stamp, made) if stamp.usable else None
+        return made
+
+    @torch.no_grad()
+    def act(
+        self,
+        obs: torch.Tensor,
+        candidates: int = 1,
+        critic=None,
+        generator: torch.Generator | None = None,
+        temperature: float | None = None,
+    ) -> torch.Tensor:
+        """Actions for obs, shapes as in `sample`, without grad.
+
+        With candidates > 1 that many are sampled per row and `critic` chooses: the best one, or with
+        a temperature > 0 one drawn with probability ~ exp(q / temperature) (1 as in Diffusion-QL).
+        critic: a module or FusedModule, critic(act, obs) -> [..., 1], stacked like the policy's net.
+        """
+        rows, shape = self._grouped(obs)
+        batch = rows.size(1)
+        if candidates == 1:
+            return self._denoise(rows, batch, None, None, generator).reshape(*shape, self.act_dim)
+        if isinstance(candidates, bool) or not isinstance(candidates, int) or candidates < 1:
+            raise Dom2Error(f"candidates is a whole number of 1 or more, got {candidates!r}")
+        if critic is None:
+            raise Dom2Error(f"a critic has to choose between {candidates} candidates")
+        if temperature is not None and not 0.0 < temperature < math.inf:
+            raise Dom2Error(f"temperature is a number > 0, or None for the best, got {temperature}")
+        acts = self._denoise(rows, batch * candidates, None, None, generator)
+        q = self._critic(critic)(acts, rows)
+        if q.dim() == 2:
+            q = q.unsqueeze(0)
+        if q.shape != (*acts.shape[:2], 1):
+            raise Dom2Error(f"the critic returns {tuple(q.shape)}, not {(*acts.shape[:2], 1)}")
+        q = q.reshape(-1, candidates)
+        if temperature is None:
+            best = q.argmax(-1, keepdim=True)
+        else:
+            best = torch.multinomial(torch.softmax(q / temperature, -1), 1, generator=generator)
+        acts = acts.reshape(-1, candidates, self.act_dim)
+        index = best[:, :, None].expand(-1, 1, self.act_dim)
+        return acts.gather(1, index).reshape(*shape, self.act_dim)
+
+    def _critic(self, critic):
+        if isinstance(critic, FusedModule) or not isinstance(critic, nn.Module):
+            return critic
+        if self._fused_critic is None or self._fused_critic[0].module is not critic:
+            # In a tuple, so that the critic doesn't become a part of the policy.
+            self._fused_critic = (FusedModule(critic, self.backend),)
+        return self._fused_critic[0]
+
+    # ---- training -----------------------------------------------------------------------------
+
+    def bc_loss(
+        self,
+        obs: torch.Tensor,
+        act: torch.Tensor,
+        generator: torch.Generator | None = None,
+        reduction: str = "mean",
+    ) -> torch.Tensor:
+        """Denoising loss, mean over rows and action components (as Diffusion-QL's code takes it):
+
+            E || eps - net(alpha_t act + sigma_t eps, t, obs) ||^2 / A    (Ho et al. 2020, eq. 14)
+
+        with t as the schedule draws it; for predict="x0" the target is act. obs [B, O] and act
+        [B, A], or [G, B, ...] for a stack. reduction: "mean" (a scalar) or "group" ([G], the mean of
+        each group; their sum gives every net of a stack the gradient of its own mean).
+        """
+        if reduction not in ("mean", "group"):
+            raise Dom2Error(f"reduction is 'mean' or 'group', got {reduction!r}")
+        rows, shape = self._grouped(obs)
+        act = self._like(act, (*shape, self.act_dim), rows, "act")
+        act = act.reshape(*rows.shape[:2], self.act_dim)
+        where = {"dtype": rows.dtype, "device": rows.device}
+        t = self.schedule.training_times(rows.shape[:2], generator, **where)
+        at = rows.device if generator is None else generator.device
+        eps = torch.randn(act.shape, generator=generator, dtype=rows.dtype, device=at)
+        eps = eps.to(rows.device)
+        alpha, sigma = self.schedule.alpha_sigma(t)
+        x = alpha.unsqueeze(-1) * act + sigma.unsqueeze(-1) * eps
+        out = self._predict(x, t, rows, generator)
+        error = (out - (eps if self.predict == "eps" else act)).square()
+        return error.mean() if reduction == "mean" else error.mean((1, 2))
+
+    def _predict(self, x, t, rows, generator) -> torch.Tensor:
+        """net(x, t, obs) with one t per row: [G, B, A], [G, B], [G, B, O] -> [G, B, A]."""
+        low = self._programs.get("row")
+        if low is None:
+            return _call_net(self.net, x, t, rows)
+        params = lowering.grouped_params(self.net)
+        weights, table = low.hoist(params, None, rows)
+        run = reference.run_program if self.backend == "reference" else ops.run_program
+        rng = ops.make_rng(generator) if low.program.sites else None
+        return run(x, low.rows(params, rows, t), weights, table, low.program, rng)
+
+    # ---- inputs -------------------------------------------------------------------------------
+
+    def _grouped(self, obs: torch.Tensor):
+        """obs as [G, B, O] and the shape of its results without the last dimension."""
+        if not isinstance(obs, torch.Tensor):
+            raise Dom2Error(f"obs must be a tensor, got {type(obs).__name__}")
+        shape = obs.shape
+        want = self._probe
+        if obs.dtype != want.dtype or obs.device != want.device:
+            raise Dom2Error(
+                f"obs is {obs.dtype} on {obs.device}, the network {want.dtype} on {want.device}; "
+                f"convert one of them with .to()"
+            )
+        if shape and shape[-1] == self.obs_dim:
+            if self.groups is None:
+                if len(shape) == 2:
+                    return obs.unsqueeze(0), shape[:1]
+                if len(shape) == 1:
+                    return obs.view(1, 1, -1), ()
+            elif len(shape) == 3 and shape[0] == self.groups:
+                return obs, shape[:2]
+        lead = "B" if self.groups is None else f"{self.groups}, B"
+        raise Dom2Error(f"obs has shape {list(shape)}; [{lead}, {self.obs_dim}] is needed")
+
+    @property
+    def _probe(self) -> torch.Tensor:
+        """A tensor with the network's dtype and device."""
+        probe = next(self.net.parameters(), None)
+        return torch.empty(0) if probe is None else probe
+
+    @staticmethod
+    def _like(value, shape, rows, name: str) -> torch.Tensor:
+        if not isinstance(value, torch.Tensor) or value.shape != torch.Size(shape):
+            given = list(value.shape) if isinstance(value, torch.Tensor) else type(value).__name__
+            raise Dom2Error(f"{name} has shape {given}; {list(shape)} is needed")
+        if value.dtype != rows.dtype or value.device != rows.device:
+            raise Dom2Error(
+                f"{name} is {value.dtype} on {value.device}; obs is {rows.dtype} on {rows.device}"
+            )
+        return value
+
+    # ---- copies -------------------------------------------------------------------------------
+
+    def _start(self) -> None:
+        dims = {"x_dim": self.act_dim, "obs_dim": self.obs_dim}
+        self._programs = Programs(self.net, self.backend, **dims)
+        self._hoisted = None
+        self._fused_critic = None
+
+    def __getstate__(self):
+        """Without what is made from the rest, so that copies and pickles make their own."""
+        made = {"_programs": None, "_hoisted": None, "_fused_critic": None, "_times": {}}
+        return {**self.__dict__, **made}
+
+    def __setstate__(self, state):
+        super().__setstate__(state)
+        self._start()
+
+    def extra_repr(self) -> str:
+        return f"{self.schedule}, solver={self.solver}, steps={self.steps}, backend={self.backend}"
+
+
+class _Stamp:
+    """The state of tensors at one time; `fresh` says cheaply whether it still is the same."""
+
+    def __init__(self, tensors: list[torch.Tensor]):
+        self.usable = not any(p.is_inference() for p in tensors)
+        self.tensors = tensors
+        self._ends = []
+        for p in tensors:
+            if p.device.type == "cpu" and p.numel() and p.is_contiguous() and self.usable:
+                view = p.detach().view(-1)
+                if view.dtype in (torch.float32, torch.float64):
+                    array = view.numpy()
+                    self._ends += [(array, 0), (array, len(array) - 1)]
+        self._state = self._now() if self.usable else None
+
+    def _now(self):
+        state = [(p._version, p.data_ptr()) for p in self.tensors]
+        return state, [array[k] for array, k in self._ends]
+
+    def fresh(self) -> bool:
+        return self._state == self._now()
+
+
+def _call_net(net, x, t, rows) -> torch.Tensor:
+    """net on [G, B, A], [G, B], [G, B, O], whether it is a stack or not."""
+    if isinstance(net, StackedModule):
+        return net(x, t, rows)
+    return net(x[0], t[0], rows[0]).unsqueeze(0)
+
+
+def sample_plain(
+    net, rows, plan, x_T=None, noise=None, *, batch, rng=None, out_low, out_high
+) -> torch.Tensor:
+    """The denoising loop that calls the network itself in every step: [G, B, A].
+
+    What `DiffusionPolicy.sample` means, with the same draws, for any network. Arguments as in
+    `reference.denoise`, with a `SolverPlan`.
+    """
+    groups = rows.size(0)
+    if rows.size(1) != batch:
+        rows = rows.repeat_interleave(batch // rows.size(1), 1)
+    inner = net.template if isinstance(net, StackedModule) else net
+    like = {"dtype": rows.dtype, "device": rows.device}
+    if x_T is None:
+        x_T = philox.normals(rng, 0, groups * batch, inner.act_dim, **like)
+        x_T = x_T.reshape(groups, batch, -1)
+    x, previous = x_T, torch.zeros_like(x_T)
+    for s, row in enumerate(plan.table.tolist()):
+        inv_alpha, sigma_over_alpha, c_x, c_x0, c_prev, c_noise, low, high = row
+        t = plan.times[s].to(**like).expand(groups, batch)
+        out = _call_net(net, x, t, rows)
+        x0 = (inv_alpha * x - sigma_over_alpha * out).clamp(low, high)
+        x = c_x * x + c_x0 * x0 + c_prev * previous
+        if c_noise != 0.0:
+            if noise is None:
+                z = philox.normals(rng, 1 + s, x.size(0) * x.size(1), x.size(2), **like)
+            else:
+                z = noise[s]
+            x = x + c_noise * z.reshape(x.shape)
+        previous = x0
+    return x.clamp(out_low, out_high)
