@@ -20,3 +20,10 @@ NETWORK64 = 384 * EPS64
 # Percentile ends from 9,999 resamples scatter by sqrt(.025 * .975 / 9999) / density = 0.7 % of the
 # interval's width; 2,000 normal draws add skewness of about the same size. 5 % is 5 such errors.
 BOOTSTRAP = 0.05
+
+# The same formula in float64 with its terms in another order: a few hundred roundings of values
+# near 1, where DPM-Solver's 1 / alpha_1 = 150 magnifies the first of them.
+SAME_FORMULA_64 = {"rtol": 1e5 * EPS64, "atol": 1e5 * EPS64}
+
+# Replaying float32 data: 5 steps of a few roundings of coordinates up to 4, without a contact.
+REPLAY32 = 128 * EPS32

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from dom2_fast.errors import Dom2Error
+from dom2_fast.files import atomic_write
 
 ASSETS = Path(__file__).resolve().parents[1] / "assets"
 
@@ -82,7 +83,5 @@ def write(path: Path, policies: dict[str, BehaviourPolicy], noise: float) -> Non
         for i, (weight, bias) in enumerate(policy.layers):
             arrays[f"{name}/weight_{i}"] = weight.detach().cpu().numpy().astype(np.float32)
             arrays[f"{name}/bias_{i}"] = bias.detach().cpu().numpy().astype(np.float32)
-    part = path.with_name(path.name + ".part")
-    with open(part, "wb") as file:
+    with atomic_write(path) as file:
         np.savez_compressed(file, **arrays)
-    part.replace(path)

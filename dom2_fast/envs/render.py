@@ -86,8 +86,9 @@ def draw_state(
     size: int = 480,
     trail: np.ndarray | None = None,
     removed: tuple[int, ...] = (),
+    extent: float | None = None,
 ) -> np.ndarray:
-    """Draw one state as uint8 [size, size, 3]; entities far outside enlarge the drawn square.
+    """Draw one state as uint8 [size, size, 3].
 
     Args:
         task: name of the task, which gives kinds and sizes.
@@ -95,6 +96,8 @@ def draw_state(
         size: side of the image in pixels.
         trail: earlier states [T, entities, 4] of the same episode, drawn as fading paths.
         removed: landmarks without reward (shift "landmarks"), drawn pale.
+        extent: half the side of the drawn square; None fits it to the state. An animation wants
+            one value for all its frames.
     """
     spec = tasks.get(task)
     state = np.asarray(state, dtype=np.float64)
@@ -107,7 +110,9 @@ def draw_state(
     if size < 16:
         raise Dom2Error(f"an image needs a size of at least 16 pixels, got {size}")
     pos, n = state[:, :2], spec.agents
-    canvas = _Canvas(size, max(_EXTENT, float(np.abs(pos).max()) + 0.2))
+    if extent is None:
+        extent = max(_EXTENT, float(np.abs(pos).max()) + 0.2)
+    canvas = _Canvas(size, extent)
     names = [_colour_name(spec, i, removed) for i in range(spec.entities)]
     # Large and flat things first, agents last, so that nothing small is hidden.
     order = ("forest", "obstacle", "landmark", "removed", "food")

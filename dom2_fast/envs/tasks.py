@@ -175,28 +175,31 @@ def _reward_spread_6(view: View, n: int) -> Tensor:
 def _chase_terms(view: View, n: int) -> tuple[Tensor, Tensor, Tensor]:
     chased = 0.1 * view.dist[:, : n - 1, n - 1].sum(dim=-1)
     contacts = view.hit[:, : n - 1, n - 1].sum(dim=-1)
-    x = view.pos[:, n - 1].abs()
-    # OMAR's bound(): free up to 0.9, a ramp up to the edge, exponential outside, at most 10.
+    return chased, contacts, bound(view.pos[:, n - 1])
+
+
+def bound(pos: Tensor) -> Tensor:
+    """OMAR's cost [E] of leaving; per axis free to 0.9, a ramp to 1, exponential up to 10."""
+    x = pos.abs()
     outside = (2 * x - 2).clamp(max=3).exp().clamp(max=10)
-    bound = torch.where(x < 0.9, 0.0, torch.where(x < 1, 10 * (x - 0.9), outside)).sum(dim=-1)
-    return chased, contacts, bound
+    return torch.where(x < 0.9, 0.0, torch.where(x < 1, 10 * (x - 0.9), outside)).sum(dim=-1)
 
 
 def _reward_tag(view: View, n: int) -> Tensor:
-    chased, contacts, bound = _chase_terms(view, n)
+    chased, contacts, outside = _chase_terms(view, n)
     predators = 10 * contacts - chased
-    prey = chased - 10 * contacts - bound
+    prey = chased - 10 * contacts - outside
     return torch.cat([predators[:, None].expand(-1, n - 1), prey[:, None]], dim=-1)
 
 
 def _reward_world(view: View, n: int) -> Tensor:
-    chased, contacts, bound = _chase_terms(view, n)
+    chased, contacts, outside = _chase_terms(view, n)
     food = slice(n + 1, n + 3)
     eaten = view.hit[:, n - 1, food].sum(dim=-1)
     # The sign of the last term is OMAR's: the prey is paid for its distance to the nearest food.
     hungry = 0.05 * view.dist[:, n - 1, food].amin(dim=-1)
     predators = 5 * contacts - chased
-    prey = chased - 5 * contacts - 2 * bound + 2 * eaten + hungry
+    prey = chased - 5 * contacts - 2 * outside + 2 * eaten + hungry
     return torch.cat([predators[:, None].expand(-1, n - 1), prey[:, None]], dim=-1)
 
 
