@@ -24,7 +24,7 @@ from dom2_fast._version import __version__
 from dom2_fast.data.checks import positive_int
 from dom2_fast.data.trajectories import TrajectoryDataset
 from dom2_fast.errors import Dom2Error
-from dom2_fast.files import new_run_dir
+from dom2_fast.files import new_run_dir, refuse_used
 from dom2_fast.runlog import Meter, RunLog
 
 CONFIG = "config.yaml"
@@ -99,10 +99,10 @@ def train(
     if saved is None:
         if config is None or data_path is None:
             raise Dom2Error("a new run needs a config and a data set")
-        if out.exists():
-            new_run_dir(out)  # refuses a used folder before the data is read
+        refuse_used(out, resume_hint=True)  # before the data is read
     else:
         data_path = data_path or saved["run"]["data_path"]
+        episode_length = episode_length or saved["run"]["episode_length"]
         env = saved["env"]
     data = TrajectoryDataset.load(data_path, episode_length)
     env = _check_env(env or data.task, data, times)
@@ -122,7 +122,11 @@ def train(
                 f"the run in {out} has done {agents.step} steps already: --steps counts all, give "
                 f"at least {agents.step}"
             )
-    run = {"data_path": str(data_path), "fingerprint": data.fingerprint()}
+    run = {
+        "data_path": str(data_path),
+        "fingerprint": data.fingerprint(),
+        "episode_length": episode_length,
+    }
 
     def save() -> None:
         _check_finite(agents, out)
@@ -269,6 +273,7 @@ def _write_config(out: Path, agents, data, run: dict, steps: int, times: Schedul
         "algo": agents.name,
         "env": agents.env,
         "data": run["data_path"],
+        "episode_length": run["episode_length"],
         "quality": data.quality,
         "trajectories": summary["trajectories"],
         "transitions": summary["transitions"],

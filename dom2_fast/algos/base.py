@@ -57,14 +57,15 @@ class Policies:
         return len(self.obs_dims)
 
     def __call__(self, obs: list, generator: torch.Generator | None = None) -> torch.Tensor:
-        stacked = torch.stack([torch.as_tensor(o, dtype=torch.float32) for o in obs])  # [G, E, O]
+        dtype = next(self._policy.net.parameters()).dtype
+        stacked = torch.stack([torch.as_tensor(o, dtype=dtype) for o in obs])  # [G, E, O]
         return self._policy.act(stacked, generator=generator).transpose(0, 1)
 
     def __getitem__(self, agent: int) -> DiffusionPolicy:
         p = self._policy
         return DiffusionPolicy(
             p.net.unstack()[agent], schedule=p.schedule, solver=p.solver, steps=p.steps,
-            backend=p.backend,
+            backend=p.backend, clip_x0=p.clip_x0,
         )  # fmt: skip
 
 
@@ -103,7 +104,12 @@ class DiffusionAgents:
                 )
             obs_dim, act_dim, env = data.obs_dims[0], data.act_dim, env or data.task
             self.sampler = TrajectorySampler(
-                data, config.weights, config.batch_size, seed=config.seed, agents=agents
+                data,
+                config.weights,
+                config.batch_size,
+                seed=config.seed,
+                agents=agents,
+                dtype=torch.get_default_dtype(),
             )
         self.obs_dim, self.act_dim, self.num_agents, self.env = obs_dim, act_dim, agents, env
         self.step = 0
@@ -120,7 +126,12 @@ class DiffusionAgents:
         self.target_net = frozen_copy(self.net)
         self.policy, self.target_policy = (
             DiffusionPolicy(
-                net, schedule=VPSchedule(), solver=c.solver, steps=c.steps, backend=c.backend
+                net,
+                schedule=VPSchedule(),
+                solver=c.solver,
+                steps=c.steps,
+                backend=c.backend,
+                clip_x0=c.clip_x0,
             )
             for net in (self.net, self.target_net)
         )

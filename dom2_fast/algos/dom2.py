@@ -62,7 +62,7 @@ class DOM2Config(PolicyConfig):
         super().__post_init__()
         at_least(self, 0, "eta", "zeta", "cql_policy_actions")
         at_least(self, 1, "cql_actions", "critic_hidden", "critic_depth", "actor_every")
-        within(self, 0.0, 1.0, "gamma")
+        within(self, 0, 1, "gamma")
 
 
 class DOM2(DiffusionAgents):

@@ -46,6 +46,9 @@ class PolicyConfig:
     )
     solver: str = setting("dpm1", "ddpm, ddim, dpm1 or dpm++2m", "DOM2: first-order DPM-Solver")
     steps: int = setting(5, "denoising steps", "not published; " + TUNED)
+    clip_x0: bool = setting(
+        True, "clip every step's guess of the action to [-1, 1], not only the last", TUNED
+    )
     lr: float = setting(1e-3, "Adam's learning rate of the policy", TUNED)
     grad_clip: float = setting(
         1.0, "largest gradient norm of one agent's network; 0: no clipping", TUNED
@@ -59,8 +62,8 @@ class PolicyConfig:
     def __post_init__(self) -> None:
         at_least(self, 0, "agents", "grad_clip")
         at_least(self, 1, "batch_size", "hidden", "depth", "steps")
-        above(self, 0.0, "lr")
-        within(self, 0.0, 1.0, "tau")
+        above(self, 0, "lr")
+        within(self, 0, 1, "tau")
         one_of(self, "network", ("mlp", "unet"))
         one_of(self, "backend", ("auto", "native", "reference"))
         if self.weights != "preset":
