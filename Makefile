@@ -38,7 +38,8 @@ $(VENV)/.dependencies: $(VENV)/.created constraints.txt
 	@touch $@
 
 $(VENV)/.built: $(VENV)/.dependencies $(SOURCES)
-	$(PIP) install --quiet --no-build-isolation -c constraints.txt -e '.[test]'
+	PATH="$(abspath $(BIN)):$$PATH" DOM2_FAST_REQUIRE_EXTENSION=1 \
+	  $(PIP) install --quiet --no-build-isolation -c constraints.txt -e '.[test]'
 	@touch $@
 
 $(VENV)/.tools: $(VENV)/.created constraints.txt

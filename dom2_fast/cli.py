@@ -12,6 +12,7 @@ import re
 import sys
 import warnings
 from argparse import ArgumentError
+from collections.abc import Callable
 
 from dom2_fast import config as configs
 from dom2_fast._version import __version__
@@ -29,14 +30,22 @@ Train diffusion policies for offline multi-agent reinforcement learning (DOM2), 
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command; returns the exit code."""
-    argv = sys.argv[1:] if argv is None else list(argv)
-    warnings.showwarning = _show_warning
-    try:
-        parser = build_parser(argv)
-        options = parser.parse_args(_dashes(argv))
+    argv = (sys.argv[1:] if argv is None else list(argv)) or ["--help"]
+
+    def action() -> int:
+        options = build_parser(argv).parse_args(_dashes(argv))
         from dom2_fast import commands
 
         return commands.run(options.command, options[options.command].as_dict()) or 0
+
+    return guard(action, argv)
+
+
+def guard(action: Callable[[], int], argv: list[str]) -> int:
+    """Run `action`; a user's error or Ctrl-C becomes one line and an exit code."""
+    warnings.showwarning = _show_warning
+    try:
+        return action()
     except BrokenPipeError:  # `dom2-fast ... | head`: the reader has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
@@ -64,6 +73,9 @@ def build_parser(argv: list[str]):
         else:
             add(sub)
         commands.add_subcommand(name, sub, help=about)
+        sub.prog = f"{PROG} {name}"
+        if name == "train":
+            sub.usage = f"{sub.prog} --data DATA --out OUT [options]"  # all of them fill a screen
     return parser
 
 

@@ -257,14 +257,18 @@ def _metavar(kind: Any) -> str | None:
 
 
 def _plain(value: Any) -> Any:
+    # Exact types: YAML refuses subclasses, such as np.float64 or the string torch.__version__.
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
         return [_plain(item) for item in value]
     if isinstance(value, os.PathLike):
         return os.fspath(value)
-    if hasattr(value, "item"):  # NumPy and torch scalars (np.float64 is a float, YAML refuses it)
+    if hasattr(value, "item"):  # NumPy and torch scalars
         return value.item()
-    if value is None or isinstance(value, bool | int | float | str):
+    if value is None or isinstance(value, bool):
         return value
+    for kind in (int, float):
+        if isinstance(value, kind):
+            return kind(value)
     return str(value)

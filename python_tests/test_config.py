@@ -111,6 +111,8 @@ def test_plain_values_of_numpy_and_torch_are_saved_as_numbers(tmp_path):
     path = tmp_path / "c.yaml"
     config.save({"a": np.float64(1.5), "b": torch.tensor(3), "c": tmp_path, "d": (1, None)}, path)
     assert config.load(path) == {"a": 1.5, "b": 3, "c": str(tmp_path), "d": [1, None]}
+    config.save({"e": torch.__version__, "f": True}, path)
+    assert config.load(path) == {"e": str(torch.__version__), "f": True}
 
 
 def test_options_cover_every_field_and_only_what_was_given_is_returned(capsys):
