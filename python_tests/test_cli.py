@@ -84,9 +84,8 @@ def test_every_setting_of_an_algorithm_is_an_option_with_its_source(capsys, algo
 
 def test_collect_says_what_it_made(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    code, out, _ = run(
-        capsys, *"collect --env simple_spread --quality random --episodes 4 --seed 3".split()
-    )
+    command = "collect --env simple_spread --quality random --episodes 4 --seed 3"
+    code, out, _ = run(capsys, *command.split())
     assert code == 0 and "4 episodes of simple_spread" in out and "mean return" in out
     assert (tmp_path / "datasets/simple_spread/random/seed_3_data/obs_2.npy").is_file()
     assert "dom2-fast train --algo dom2 --data datasets/simple_spread/random/seed_3_data" in out
@@ -152,7 +151,7 @@ def test_evaluate_writes_scores_and_prints_them(capsys, work):
 
 
 def test_report_of_real_runs(capsys, work, tmp_path):
-    code, out, err = run(
+    code, _, err = run(
         capsys, "report", str(work / "bc"), str(work / "dom2"), "--out", str(tmp_path / "report")
     )
     assert code == 0, err
