@@ -11,7 +11,7 @@ import os
 import re
 import sys
 import warnings
-from argparse import ArgumentError
+from argparse import SUPPRESS, ArgumentError
 from collections.abc import Callable
 
 from dom2_fast import config as configs
@@ -85,7 +85,12 @@ def _collect(parser) -> None:
     add("--quality", type=str, required=True, help="random, medium-replay, medium or expert")
     add("--episodes", type=int, default=4000, help="how many to play")
     add("--seed", type=int, default=0, help="the same seed gives the same data")
-    add("--out", type=str | None, help="new folder; without it datasets/ENV/QUALITY/seed_SEED_data")
+    add(
+        "--out",
+        type=str,
+        default=SUPPRESS,
+        help="new folder; without it datasets/ENV/QUALITY/seed_SEED_data",
+    )
     add("--prey", type=str, default="bundled", help="bundled, or a network file in OMAR's format")
 
 
@@ -94,41 +99,51 @@ def _train(parser, argv: list[str] | None) -> None:
     add(
         "--algo",
         type=str,
-        default=None,
+        default=SUPPRESS,
         help="dom2 or bc (default: dom2); --help shows its options",
     )
-    add("--data", type=str, default=None, help="folder in OMAR's layout, as `collect` writes")
+    add("--data", type=str, default=SUPPRESS, help="folder in OMAR's layout, as `collect` writes")
     add("--out", type=str, required=True, help="new folder for the run, or with --resume the run's")
-    add("--steps", type=int, default=None, help="updates in all (default: 2000)")
+    add("--steps", type=int, default=SUPPRESS, help="updates in all (default: 2000)")
     add("--resume", action="store_true", help="go on with the run in --out, as if never stopped")
     add(
         "--config",
         type=str,
-        default=None,
+        default=SUPPRESS,
         help="YAML file of settings, such as a run's config.yaml",
     )
-    add("--env", type=str, default=None, help="task of the policies, where the data doesn't say it")
+    add(
+        "--env",
+        type=str,
+        default=SUPPRESS,
+        help="task of the policies, where the data doesn't say it",
+    )
     add(
         "--episode-length",
         type=int,
-        default=None,
+        default=SUPPRESS,
         help="where the data doesn't say it (default: 25)",
     )
-    add("--log-every", type=int, default=None, help="updates between log lines (default: 50)")
-    add("--save-every", type=int, default=None, help="updates between checkpoints (default: 500)")
+    add("--log-every", type=int, default=SUPPRESS, help="updates between log lines (default: 50)")
+    add(
+        "--save-every",
+        type=int,
+        default=SUPPRESS,
+        help="updates between checkpoints (default: 500)",
+    )
     add(
         "--eval-every",
         type=int,
-        default=None,
+        default=SUPPRESS,
         help="updates between evaluations; 0: none (default)",
     )
     add(
         "--eval-episodes",
         type=int,
-        default=None,
+        default=SUPPRESS,
         help="episodes of such an evaluation (default: 100)",
     )
-    add("--threads", type=int, default=None, help="CPU threads (default: PyTorch's own choice)")
+    add("--threads", type=int, default=SUPPRESS, help="CPU threads (default: PyTorch's own choice)")
     add("--quiet", action="store_true", help="no progress bar")
     if argv is not None:
         add_algorithm_options(parser, algorithm_of(argv))
@@ -138,14 +153,17 @@ def _evaluate(parser) -> None:
     add = parser.add_argument
     add("run", type=str, help="folder of a trained run")
     add("--episodes", type=int, default=500, help="how many to play")
-    add("--shift", type=str, default=None, help="none, speed or landmarks")
+    add("--shift", type=str, default=SUPPRESS, help="none, speed or landmarks")
     add(
-        "--v-min", type=float, default=None, help="with --shift speed: maximal speeds ~ U(V_MIN, 1)"
+        "--v-min",
+        type=float,
+        default=SUPPRESS,
+        help="with --shift speed: maximal speeds ~ U(V_MIN, 1)",
     )
-    add("--env", type=str, default=None, help="task, where the run doesn't say it")
+    add("--env", type=str, default=SUPPRESS, help="task, where the run doesn't say it")
     add("--prey", type=str, default="bundled", help="bundled, or a network file in OMAR's format")
-    add("--seed", type=int, default=None, help="of starts and noise; keep it to compare runs")
-    add("--threads", type=int, default=None, help="CPU threads (default: PyTorch's own choice)")
+    add("--seed", type=int, default=SUPPRESS, help="of starts and noise; keep it to compare runs")
+    add("--threads", type=int, default=SUPPRESS, help="CPU threads (default: PyTorch's own choice)")
 
 
 def _report(parser) -> None:
@@ -161,8 +179,13 @@ def _doctor(parser) -> None:
 
 def _bench(parser) -> None:
     add = parser.add_argument
-    add("--filter", type=str, default=None, help="only benchmarks whose name matches (pytest -k)")
-    add("--json", type=str, default=None, help="also write the results to this file")
+    add(
+        "--filter",
+        type=str,
+        default=SUPPRESS,
+        help="only benchmarks whose name matches (pytest -k)",
+    )
+    add("--json", type=str, default=SUPPRESS, help="also write the results to this file")
     add("--threads", type=int, default=1, help="CPU threads of both sides")
 
 

@@ -51,7 +51,9 @@ def run(command: str, options: dict) -> int:
     return commands[command](**options)
 
 
-def collect(env: str, quality: str, episodes: int, seed: int, out: str | None, prey: str) -> int:
+def collect(
+    env: str, quality: str, episodes: int, seed: int, prey: str, out: str | None = None
+) -> int:
     from dom2_fast import evaluate as evaluation
     from dom2_fast.data.collect import collect
 
@@ -77,12 +79,13 @@ def train(out: str, resume: bool, quiet: bool, config: str | None = None, **give
     # `steps` is the run's number of updates here; the algorithm's has an option of another name.
     own = {"steps" if key == "denoising_steps" else key: value for key, value in given.items()}
     values, settings = _from_yaml(config, out if resume else None)
-    if options["algo"] not in (None, values.get("algo", options["algo"])):
+    asked = options.get("algo")
+    if asked is not None and values.get("algo", asked) != asked:
         raise Dom2Error(
-            f"--algo {options['algo']} was given, but {config or out} is of {values['algo']}: "
+            f"--algo {asked} was given, but {config or out} is of {values['algo']}: "
             f"leave out one of the two"
         )
-    values |= {key: value for key, value in options.items() if value is not None}
+    values |= options
     algo = values.pop("algo", "dom2")
     cls = algos.algorithm(algo).config_class
     # A resumed run keeps its own settings; its checkpoint has them even without a config.yaml.
@@ -134,7 +137,7 @@ def _unknown(key: str, content: dict, file: str) -> str:
     return configs.unknown_key(key, [*RUN_KEYS, "config"], file)
 
 
-def evaluate(run: str, shift: str | None, **options) -> int:
+def evaluate(run: str, shift: str | None = None, **options) -> int:
     from dom2_fast.train import evaluate_run
 
     shift = None if shift == "none" else shift
@@ -161,7 +164,7 @@ def doctor(json: bool) -> int:
     return 0 if facts["healthy"] else 1
 
 
-def bench(filter: str | None, json: str | None) -> int:
+def bench(filter: str | None = None, json: str | None = None) -> int:
     folders = [Path.cwd() / "benchmarks", Path(__file__).resolve().parents[1] / "benchmarks"]
     folder = next((f for f in folders if any(f.glob("bench_*.py"))), None)
     if folder is None:
