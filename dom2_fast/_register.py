@@ -11,19 +11,10 @@ _NS = torch.ops.dom2_fast
 
 
 @torch.library.register_fake("dom2_fast::denoise")
-def _(x_T, rows, weights, table, program, solver, noise, rng, packed, batch, low, high, save_path):
+def _(x_T, rows, weights, table, program, solver, noise, rng, packed, size, low, high, save_path):
     steps, groups = table.shape[:2]
-    width = weights[-1].new_empty(()) if x_T is None else x_T
-    act_dim = _act_dim(x_T, noise, weights, program)
-    out = width.new_empty((groups, batch, act_dim))
-    return out, out.new_empty((steps + 1 if save_path else 0, groups, batch, act_dim))
-
-
-def _act_dim(x_T, noise, weights, program):
-    for t in (x_T, noise):
-        if t is not None:
-            return t.shape[-1]
-    return int(program[4])
+    out = table.new_empty((groups, *size))
+    return out, table.new_empty((steps + 1 if save_path else 0, groups, *size))
 
 
 @torch.library.register_fake("dom2_fast::denoise_backward")
@@ -78,7 +69,10 @@ def _spread(grads, rows, weights, need):
         grows = grows.reshape(groups, given, -1, width).sum(2)
     parts = [None] * len(weights)
     if need[2]:
-        parts = [g.view(w.shape) for g, w in zip(flat.split([w.numel() for w in weights]), weights)]
+        parts = [
+            g.view(w.shape)
+            for g, w in zip(flat.split([w.numel() for w in weights]), weights, strict=True)
+        ]
     return gx if need[0] else None, grows if need[1] else None, parts, gt if need[3] else None
 
 

@@ -1,4 +1,4 @@
-"""Which executors this installation has. Loads the compiled extension `dom2_fast._C`, or says why not.
+"""Which executors this installation has: loads the extension `dom2_fast._C`, or says why not.
 
 Without it everything still runs, on the reference path; the first use warns once.
 """

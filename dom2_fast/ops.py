@@ -46,7 +46,8 @@ def run_program(
 ) -> torch.Tensor:
     """One pass of a step program: [G, B, x_width] -> [G, B, out width].
 
-    Arguments and meaning as `reference.run_program`. Differentiable once in x, rows, weights, table.
+    Arguments and meaning as `reference.run_program`. Differentiable once in x, rows, weights and
+    table.
     Raises RuntimeError naming the argument whose shape, dtype or device doesn't fit.
     """
     native = _native()
@@ -92,8 +93,8 @@ def denoise(
         t is not None and t.requires_grad for t in (x_T, rows, table, *weights)
     )
     out, _ = native.denoise(
-        x_T, rows, list(weights), table, program.encode(), solver, noise, rng, packed, batch,
-        out_low, out_high, save_path,
+        x_T, rows, list(weights), table, program.encode(), solver, noise, rng, packed,
+        [batch, program.x_width], out_low, out_high, save_path,
     )  # fmt: skip
     return out
 
@@ -101,7 +102,7 @@ def denoise(
 def pack_weights(weights: Sequence[torch.Tensor], program: StepProgram) -> torch.Tensor | None:
     """The weights in the native executor's own layout, for `denoise(packed=...)`.
 
-    Opaque, [G, n] float32; valid for as long as the weights don't change. None without an extension.
+    Opaque, [G, n] float32; valid as long as the weights don't change. None without an extension.
     """
     native = _native()
     return native.pack_weights(list(weights), program.encode()) if native is not None else None

@@ -27,3 +27,30 @@ SAME_FORMULA_64 = {"rtol": 1e5 * EPS64, "atol": 1e5 * EPS64}
 
 # Replaying float32 data: 5 steps of a few roundings of coordinates up to 4, without a contact.
 REPLAY32 = 128 * EPS32
+
+# Kernels against the float64 reference: at most twice the error that PyTorch's own float32 path makes on
+# the same problem, or, where that happens to be tiny, a few roundings of the result's size.
+KERNEL_FACTOR = 2.0
+KERNEL_FLOOR = 16 * EPS32
+
+# Activations element by element: |error| <= ulps * (one ulp of the float64 value) + floor. The floor is the
+# smallest normal float32: results below it may be flushed to zero.
+ACTIVATION_ULPS = 4.0
+# act'(z) adds terms of opposite sign near its zeros, so it is measured against max(|act'|, 1).
+DERIVATIVE_ULPS = 6.0
+TINY32 = torch.finfo(torch.float32).tiny
+
+
+def relative_error(value: torch.Tensor, exact: torch.Tensor) -> float:
+    """Euclidean norm of the difference over that of `exact` (of the difference where exact is 0)."""
+    difference = (value.double() - exact.double()).norm().item()
+    size = exact.double().norm().item()
+    return difference / size if size > 0 else difference
+
+
+def assert_as_good_as_torch(native, torch32, exact, what: str = "") -> None:
+    """The kernels' tolerance rule, see KERNEL_FACTOR."""
+    assert native.shape == exact.shape, f"{what}: shape {native.shape}, expected {exact.shape}"
+    error, own = relative_error(native, exact), relative_error(torch32, exact)
+    limit = KERNEL_FACTOR * own + KERNEL_FLOOR
+    assert error <= limit, f"{what}: error {error:.2e}, PyTorch's own {own:.2e}, limit {limit:.2e}"

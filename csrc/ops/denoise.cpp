@@ -67,18 +67,20 @@ Inputs check(const std::optional<Tensor>& rows, const std::vector<Tensor>& weigh
   return in;
 }
 
-std::tuple<Tensor, Tensor> denoise(const std::optional<Tensor>& x_T,
-                                   const std::optional<Tensor>& rows,
-                                   const std::vector<Tensor>& weights, const Tensor& table,
-                                   const Tensor& program, const Tensor& solver,
-                                   const std::optional<Tensor>& noise,
-                                   const std::optional<Tensor>& rng,
-                                   const std::optional<Tensor>& packed, int64_t batch,
-                                   double out_low, double out_high, bool save_path) {
+std::tuple<Tensor, Tensor> denoise(
+    const std::optional<Tensor>& x_T, const std::optional<Tensor>& rows,
+    const std::vector<Tensor>& weights, const Tensor& table, const Tensor& program,
+    const Tensor& solver, const std::optional<Tensor>& noise, const std::optional<Tensor>& rng,
+    const std::optional<Tensor>& packed, const std::vector<int64_t>& size, double out_low,
+    double out_high, bool save_path) {
+  STD_TORCH_CHECK(size.size() == 2, kOp, ": size has ", size.size(), " entries, it is [B, A]");
+  const int64_t batch = size[0];
   Inputs in = check(rows, weights, table, program, solver, noise, rng, !x_T.has_value(), batch,
                     out_low, out_high, false);
   cpu::Call& c = in.call;
   const cpu::Exec& e = *c.exec;
+  STD_TORCH_CHECK(size[1] == e.x_width, kOp, ": size asks for ", size[1],
+                  " columns, the program has ", e.x_width);
   Tensor x;
   if (x_T) {
     x = checked(*x_T, kOp, "x_T", ScalarType::Float, {c.groups, batch, e.x_width});
@@ -139,7 +141,7 @@ Tensor pack_weights(const std::vector<Tensor>& weights, const Tensor& program) {
 STABLE_TORCH_LIBRARY_FRAGMENT(dom2_fast, m) {
   m.def(
       "denoise(Tensor? x_T, Tensor? rows, Tensor[] weights, Tensor table, Tensor program, "
-      "Tensor solver, Tensor? noise, Tensor? rng, Tensor? packed, SymInt batch, float out_low, "
+      "Tensor solver, Tensor? noise, Tensor? rng, Tensor? packed, SymInt[] size, float out_low, "
       "float out_high, bool save_path) -> (Tensor out, Tensor path)");
   m.def(
       "denoise_backward(Tensor grad_out, Tensor path, Tensor? rows, Tensor[] weights, "

@@ -1,0 +1,196 @@
+"""ops.run_program against reference.run_program, and the activations over the whole float range."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from op_problems import everything, mlp, problem
+from tolerances import (
+    ACTIVATION_ULPS,
+    DERIVATIVE_ULPS,
+    EPS32,
+    TINY32,
+    assert_as_good_as_torch,
+)
+
+from dom2_fast import backend, ops, reference
+from dom2_fast.program import Act, ProgramBuilder
+
+needs_extension = pytest.mark.skipif(
+    not backend.available(), reason=f"no compiled extension: {backend.reason()}"
+)
+RNG = torch.tensor([42, 7])
+
+
+def run(op, p, **kw):
+    return op(p.x, p.rows, p.weights, p.table, p.program, **kw)
+
+
+def check(p, **kw):
+    results = []
+    for op, dtype in (
+        (ops.run_program, torch.float32),
+        (reference.run_program, torch.float32),
+        (reference.run_program, torch.float64),
+    ):
+        q = p.to(dtype)
+        y = run(op, q, **kw)
+        g = torch.randn(y.shape, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+        results.append((y, *torch.autograd.grad(y, q.leaves, g.to(dtype), allow_unused=True)))
+    for name, n, o, e in zip(["value", *p.names], *results, strict=True):
+        if e is None:
+            assert n is None or not n.any(), f"gradient of {name}"
+        else:
+            assert_as_good_as_torch(n, o, e, name)
+
+
+@pytest.mark.parametrize("batch", [0, 1, 2, 7, 9, 17, 129])
+@pytest.mark.parametrize("groups", [1, 3, 4])
+def test_critic(isa, groups, batch):
+    check(problem(mlp(2, 7, 33, act=Act.RELU, out=1), groups, batch))
+
+
+@pytest.mark.parametrize("given, batch", [(1, 10), (9, 90), (64, 640)])
+def test_one_observation_serves_many_actions(isa, given, batch):
+    check(problem(mlp(2, 7, 33, out=1), 2, batch, given_rows=given))
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_every_instruction(isa, dropout):
+    check(problem(everything(3, 5, 37, dropout=dropout), 3, 29), rng=RNG)
+
+
+def test_a_program_that_returns_its_input(isa):
+    b = ProgramBuilder(3, 2)
+    check(problem(b.build(b.x), 2, 5))
+    b = ProgramBuilder(3, 2)
+    check(problem(b.build(b.rows), 2, 5))
+
+
+def test_non_contiguous_input(isa):
+    p = problem(mlp(3, 5, 37, out=2), 2, 9)
+    p.x = p.x.transpose(0, 1).contiguous().transpose(0, 1)
+    p.weights = [w.transpose(1, 2).contiguous().transpose(1, 2) for w in p.weights]
+    check(p)
+
+
+EXACT = {
+    Act.MISH: F.mish, Act.SILU: F.silu, Act.RELU: F.relu, Act.GELU: F.gelu,
+    Act.GELU_TANH: lambda v: F.gelu(v, approximate="tanh"), Act.TANH: torch.tanh,
+    Act.SOFTPLUS: F.softplus, Act.NONE: lambda v: v,
+}  # fmt: skip
+
+
+def stable(act, v):
+    """float64 values without the cancellation that PyTorch's own formulas have far out."""
+    if act is Act.GELU:
+        return v * torch.special.ndtr(v)
+    if act is Act.GELU_TANH:
+        return v * torch.sigmoid(2 * (2 / torch.pi) ** 0.5 * (v + 0.044715 * v**3))
+    if act is Act.SOFTPLUS:
+        return torch.logaddexp(v, torch.zeros_like(v))
+    if act is Act.MISH:
+        w = torch.exp(-v.abs())  # tanh(softplus(v)) = (w^2 + 2 w) / (w^2 + 2 w + 2), w = e^v
+        n = torch.where(v < 0, w * (w + 2), 1 + 2 * w)
+        return v * n / (n + torch.where(v < 0, torch.full_like(w, 2.0), 2 * w * w))
+    return EXACT[act](v)
+
+
+def all_magnitudes():
+    """Floats of every exponent, both signs, and a fine grid where activations bend."""
+    bits = torch.arange(0, 0x7F7FFFFF, 9973, dtype=torch.int64).to(torch.int32)
+    far = bits.view(torch.float32)
+    near = torch.linspace(-30, 30, 120_001)
+    return torch.cat([far, -far, near])
+
+
+@pytest.mark.parametrize("act", list(Act))
+def test_activation_over_the_whole_float_range(isa, act):
+    b = ProgramBuilder(1, 0)
+    program = b.build(b.activation(b.x, act))
+    x = all_magnitudes()
+    leaf = x.reshape(1, -1, 1).clone().requires_grad_()
+    y = ops.run_program(leaf, None, [], torch.zeros(1, 1, 0), program)
+    exact = stable(act, x.double())
+    ulp = exact.abs() * EPS32
+    # The argument's own rounding inside exp(-x^2 / 2) grows with x^2: it is part of any float32 answer.
+    steep = {
+        Act.GELU: x.double() ** 2,
+        Act.GELU_TANH: x.double().abs() ** 3 * 0.072 + 1.6 * x.abs(),
+    }
+    grow = steep.get(act, torch.zeros_like(exact)).clamp(max=1e4)
+    error = (y.detach().reshape(-1).double() - exact).abs()
+    limit = (ACTIVATION_ULPS + grow) * ulp + 128 * TINY32
+    worst = (error - limit).argmax()
+    assert (error <= limit).all(), (x[worst], y.reshape(-1)[worst], exact[worst])
+
+    (got,) = torch.autograd.grad(y.sum(), leaf)
+    x64 = x.double().requires_grad_()
+    (slope,) = torch.autograd.grad(stable(act, x64).sum(), x64)
+    fine = slope.isfinite()
+    if act is Act.RELU:
+        fine &= x != 0
+    error = (got.reshape(-1).double() - slope).abs()[fine]
+    limit = (DERIVATIVE_ULPS * EPS32 * slope.abs().clamp(min=1))[fine]
+    worst = (error - limit).argmax()
+    assert (error <= limit).all(), (
+        x[fine][worst],
+        got.reshape(-1)[fine][worst],
+        slope[fine][worst],
+    )
+
+
+@pytest.mark.parametrize("act", list(Act))
+def test_activation_keeps_nan(isa, act):
+    b = ProgramBuilder(1, 0)
+    program = b.build(b.activation(b.x, act))
+    x = torch.tensor([1.0, float("nan"), 2.0]).reshape(1, 3, 1)
+    y = ops.run_program(x, None, [], torch.zeros(1, 1, 0), program)
+    assert y.isnan().reshape(-1).tolist() == [False, True, False]
+
+
+@needs_extension
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (dict(x=torch.zeros(2, 6, 3)), ["x has shape", "[2, 6, 3]", "[2, *, 2]"]),
+        (dict(rows=torch.zeros(2, 4, 4)), ["4 rows", "batch of 6"]),
+        (dict(rows=None), ["rows are missing"]),
+        (dict(table=torch.zeros(2, 2, 25)), ["table", "[2, 2, 25]"]),
+        (dict(weights=[]), ["5 weights", "given are 0"]),
+    ],
+)
+def test_bad_arguments_are_named(change, words):
+    p = problem(mlp(2, 4, 8, out=1), 2, 6).to(torch.float32, requires_grad=False)
+    args = dict(x=p.x, rows=p.rows, weights=p.weights, table=p.table, program=p.program)
+    with pytest.raises(RuntimeError) as error:
+        ops.run_program(**{**args, **change})
+    assert all(w in str(error.value) for w in words), str(error.value)
+
+
+@needs_extension
+def test_opcheck():
+    p = problem(everything(3, 5, 21, dropout=0.5), 2, 6).to(torch.float32)
+    args = (p.x, p.rows, p.weights, p.table, p.program.encode(), RNG, 3)
+    torch.library.opcheck(torch.ops.dom2_fast.run_program.default, args)
+    plain = p.to(torch.float32, requires_grad=False)
+    torch.library.opcheck(
+        torch.ops.dom2_fast.run_program_backward.default,
+        (
+            torch.ones(2, 6, 3), plain.x, plain.rows, plain.weights, plain.table,
+            plain.program.encode(), RNG, True, True, True, True,
+        ),
+    )  # fmt: skip
+
+
+@needs_extension
+def test_compiles_in_one_graph():
+    p = problem(mlp(2, 4, 24, out=1), 2, 6).to(torch.float32)
+
+    def f(x, rows, table, *weights):
+        return ops.run_program(x, rows, list(weights), table, p.program).sum()
+
+    compiled = torch.compile(f, fullgraph=True, backend="aot_eager")
+    expected = torch.autograd.grad(f(p.x, p.rows, p.table, *p.weights), p.leaves)
+    got = torch.autograd.grad(compiled(p.x, p.rows, p.table, *p.weights), p.leaves)
+    for e, g in zip(expected, got, strict=True):
+        assert torch.equal(e, g)
