@@ -30,7 +30,7 @@ class MATD3Config:
     """Every number of the method, with where it comes from (OMAR: its public code)."""
 
     num_envs: int = _from("tuned here: environments stepped together", 50)
-    steps: int = _from("tuned here: environment steps of all of them, one update each", 30_000)
+    steps: int = _from("tuned here: environment steps of all of them, one update each", 12_000)
     warmup: int = _from("tuned here: steps with uniform actions before the first update", 100)
     capacity: int = _from("OMAR: 1e6 transitions", 1_000_000)
     batch_size: int = _from("OMAR", 1024)
@@ -255,8 +255,8 @@ def train_behaviours(
 
     Snapshots are scored every `every` steps with behaviour noise. Medium is the first one inside
     `medium` (OMAR's medium data average 273.39); the replay snapshots are spread evenly in time
-    from the first update to it, as a replay buffer at that moment would hold them; expert is the
-    best one of the run.
+    from the start up to it, as a replay buffer at that moment would hold them; expert is the best
+    one of the run.
 
     Returns:
         policies by name, and a record: config, and the curve of (step, return).
@@ -285,7 +285,7 @@ def train_behaviours(
             if medium[0] <= score <= medium[1]:
                 cut["medium"] = policy
                 for i in range(snapshots):
-                    cut[f"replay_{i}"] = history[i * (len(history) - 1) // snapshots]
+                    cut[f"replay_{i}"] = history[(i + 1) * (len(history) - 1) // snapshots]
         if score > best:
             best, cut["expert"] = score, policy
 

@@ -22,7 +22,7 @@ from dom2_fast.files import atomic_write
 
 CHASERS = ("uniform", "greedy", "lead")
 # At the task's own cost of leaving (1) the prey learns to run out of the arena; tuned here.
-LEAVING = 2.0
+LEAVING = 4.0
 
 
 def chase(env, kind: str, generator: torch.Generator, lead: float = 0.3) -> Tensor:
@@ -75,7 +75,8 @@ def _evasion(env, prey: _Prey, kind: str, generator, width: float | None) -> Ten
     """Mean over episodes of 0.1 * distances - 10 * contacts - LEAVING * bound.
 
     That is simple_tag's prey reward with a dearer bound. simple_world's prey is trained on it too:
-    its own reward is mostly food, and a prey that sits on food is easy to catch. With `width`, contacts are smoothed by a sigmoid.
+    its own reward is mostly food, and a prey that sits on food is easy to catch. With `width`,
+    contacts are smoothed by a sigmoid.
     """
     obs, total = env.reset(), 0.0
     reach = env.spec.sizes[0] + env.spec.sizes[3]

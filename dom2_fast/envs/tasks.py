@@ -46,7 +46,7 @@ class Task:
     gain: tuple[float, ...]  # force per unit of action, per agent
     max_speed: tuple[float, ...]  # per agent; inf where OMAR sets none
     # Lowest maximal speed of the "speed" shift. The paper's values are not known; chosen here so
-    # that the shift costs a greedy policy about a fifth to a third of its return.
+    # that the shift costs a scripted greedy policy about a third of its return.
     v_min: float
     prey: bool = field(default=False)
 
@@ -66,7 +66,7 @@ class Task:
         return [f"adversary_{i}" for i in range(self.agents - 1)] + ["agent_0"]
 
 
-def _spread(name: str, agent_size: float, landmarks: int) -> Task:
+def _spread(name: str, agent_size: float, landmarks: int, v_min: float) -> Task:
     return Task(
         name=name,
         agents=3,
@@ -75,7 +75,7 @@ def _spread(name: str, agent_size: float, landmarks: int) -> Task:
         collides=(True,) * 3 + (False,) * landmarks,
         gain=(5.0,) * 3,
         max_speed=(float("inf"),) * 3,
-        v_min=0.3,
+        v_min=v_min,
     )
 
 
@@ -96,15 +96,15 @@ def _chase(name: str, prey_size: float, landmarks: dict[str, float], v_min: floa
 
 
 TASKS: dict[str, Task] = {
-    "simple_spread": _spread("simple_spread", 0.15, landmarks=3),
+    "simple_spread": _spread("simple_spread", 0.15, landmarks=3, v_min=0.3),
     "simple_tag": _chase("simple_tag", 0.05, {"obstacle_0": 0.2, "obstacle_1": 0.2}, v_min=0.4),
     "simple_world": _chase(
         "simple_world",
         0.045,
         {"obstacle": 0.2, "food_0": 0.03, "food_1": 0.03, "forest_0": 0.3, "forest_1": 0.3},
-        v_min=0.3,
+        v_min=0.5,
     ),
-    "spread_6_landmarks": _spread("spread_6_landmarks", 0.1, landmarks=6),
+    "spread_6_landmarks": _spread("spread_6_landmarks", 0.1, landmarks=6, v_min=0.5),
 }
 
 
