@@ -47,10 +47,15 @@ class Policies:
 
     Called with a list of `[E, obs_i]`, gives actions `[E, G, A]`; `policies[i]` is agent i's
     `DiffusionPolicy`. No gradients.
+
+    Args:
+        candidates, critic: of that many sampled actions, agent i's own critic takes the best.
     """
 
-    def __init__(self, policy: DiffusionPolicy, obs_dim: int, agents: int):
-        self._policy = policy
+    def __init__(
+        self, policy: DiffusionPolicy, obs_dim: int, agents: int, candidates: int = 1, critic=None
+    ):
+        self._policy, self._candidates, self._critic = policy, candidates, critic
         self.obs_dims = [obs_dim] * agents
 
     def __len__(self) -> int:
@@ -59,7 +64,10 @@ class Policies:
     def __call__(self, obs: list, generator: torch.Generator | None = None) -> torch.Tensor:
         dtype = next(self._policy.net.parameters()).dtype
         stacked = torch.stack([torch.as_tensor(o, dtype=dtype) for o in obs])  # [G, E, O]
-        return self._policy.act(stacked, generator=generator).transpose(0, 1)
+        act = self._policy.act(
+            stacked, candidates=self._candidates, critic=self._critic, generator=generator
+        )
+        return act.transpose(0, 1)
 
     def __getitem__(self, agent: int) -> DiffusionPolicy:
         p = self._policy
@@ -176,8 +184,10 @@ class DiffusionAgents:
     @property
     def policies(self) -> Policies:
         """The learnt policies, one per agent, for `evaluate` or for acting anywhere."""
-        policy = self.target_policy if self.config.act_with_target else self.policy
-        return Policies(policy, self.obs_dim, self.num_agents)
+        return Policies(self._acting_policy(), self.obs_dim, self.num_agents)
+
+    def _acting_policy(self) -> DiffusionPolicy:
+        return self.target_policy if self.config.act_with_target else self.policy
 
     def _parts(self) -> dict[str, Any]:
         """Everything with a state, by its name in a checkpoint."""

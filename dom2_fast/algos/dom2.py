@@ -24,7 +24,7 @@ import torch
 from torch import nn
 
 from dom2_fast import networks
-from dom2_fast.algos.base import DiffusionAgents
+from dom2_fast.algos.base import DiffusionAgents, Policies
 from dom2_fast.algos.settings import TUNED, PolicyConfig, at_least, setting, within
 from dom2_fast.algos.updates import adam, descend, frozen_copy, polyak
 from dom2_fast.data.sampler import Batch
@@ -56,12 +56,19 @@ class DOM2Config(PolicyConfig):
     critic_hidden: int = setting(256, "width of the critics", TUNED)
     critic_depth: int = setting(2, "hidden layers of the critics", "OMAR")
     critic_lr: float = setting(1e-3, "Adam's learning rate of the critics", TUNED)
+    candidates: int = setting(
+        1,
+        "when acting, sample so many actions and take the one with the best Q1",
+        "DOM2: 1; Diffusion-QL: 50",
+    )
     actor_every: int = setting(1, "critic updates per policy update", TUNED)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         at_least(self, 0, "eta", "zeta", "cql_policy_actions")
-        at_least(self, 1, "cql_actions", "critic_hidden", "critic_depth", "actor_every")
+        at_least(
+            self, 1, "cql_actions", "critic_hidden", "critic_depth", "actor_every", "candidates"
+        )
         within(self, 0, 1, "gamma")
 
 
@@ -188,6 +195,11 @@ class DOM2(DiffusionAgents):
             "loss/actor": (bc + loss.detach()).mean(),
             "q/policy": q.detach().mean(),
         }
+
+    @property
+    def policies(self) -> Policies:
+        c = self.config
+        return Policies(self._acting_policy(), self.obs_dim, self.num_agents, c.candidates, self.q1)
 
     def _parts(self) -> dict:
         return {

@@ -47,7 +47,7 @@ class PolicyConfig:
     solver: str = setting("dpm1", "ddpm, ddim, dpm1 or dpm++2m", "DOM2: first-order DPM-Solver")
     steps: int = setting(5, "denoising steps", "not published; " + TUNED)
     clip_x0: bool = setting(
-        True, "clip every step's guess of the action to [-1, 1], not only the last", TUNED
+        False, "clip every step's guess of the action to [-1, 1], not only the last", TUNED
     )
     lr: float = setting(1e-3, "Adam's learning rate of the policy", TUNED)
     grad_clip: float = setting(

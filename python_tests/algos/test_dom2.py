@@ -312,6 +312,17 @@ def test_one_agent_s_policy_can_be_taken_out():
         torch.testing.assert_close(alone, together[j])
 
 
+def test_best_of_several_candidates_by_the_agent_s_own_critic():
+    data = dataset()
+    one, many = DOM2(small(), data), DOM2(small(candidates=20), data)
+    obs = [torch.rand(50, 3) for _ in range(2)]
+    q = []
+    for agents in (one, many):
+        act = agents.policies(obs, generator=torch.Generator().manual_seed(0))
+        q.append(one.q1(act.transpose(0, 1).contiguous(), torch.stack(obs)).mean((1, 2)))
+    assert bool((q[1] > q[0]).all())
+
+
 def test_prey_is_left_out_and_widths_must_agree():
     data = dataset(obs_dims=(4, 4, 3))
     assert DOM2(small(), data).num_agents == 2
