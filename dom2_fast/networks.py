@@ -197,7 +197,7 @@ class StackedModule(nn.Module):
 
     def params(self) -> dict[str, torch.Tensor]:
         """Parameters and buffers by the name they have in one module: each [G, ...]."""
-        return {**dict(self.template.named_parameters()), **dict(self.template.named_buffers())}
+        return dict(named_tensors(self.template))
 
     def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
         for k, value in enumerate(inputs):
@@ -235,29 +235,40 @@ def stack(modules) -> StackedModule:
         if _signature(module) != _signature(first):
             raise Dom2Error(f"module {k} differs from module 0 in a shape, dtype or device")
     template = copy.deepcopy(first)
+    tied: dict[int, nn.Parameter] = {}
     for prefix, owner in template.named_modules():
         dot = prefix + "." if prefix else ""
         for name, p in list(owner._parameters.items()):
             if p is not None:
                 parts = [m.get_parameter(dot + name).detach() for m in modules]
-                owner._parameters[name] = nn.Parameter(torch.stack(parts), p.requires_grad)
+                if id(p) not in tied:
+                    tied[id(p)] = nn.Parameter(torch.stack(parts), p.requires_grad)
+                owner._parameters[name] = tied[id(p)]
         for name, b in list(owner._buffers.items()):
             if b is not None:
                 owner._buffers[name] = torch.stack([m.get_buffer(dot + name) for m in modules])
     return StackedModule(template, len(modules))
 
 
+def named_tensors(module: nn.Module) -> list[tuple[str, torch.Tensor]]:
+    """Parameters and buffers with their names; a shared one under each of its names."""
+    parameters = module.named_parameters(remove_duplicate=False)
+    return [*parameters, *module.named_buffers(remove_duplicate=False)]
+
+
 def _signature(module: nn.Module):
-    tensors = [*module.named_parameters(), *module.named_buffers()]
-    return [(name, tuple(v.shape), v.dtype, v.device) for name, v in tensors]
+    return [(name, tuple(v.shape), v.dtype, v.device) for name, v in named_tensors(module)]
 
 
 def _slice_module(template: nn.Module, g: int) -> nn.Module:
     module = copy.deepcopy(template)
+    tied: dict[int, nn.Parameter] = {}
     for owner in module.modules():
         for name, p in list(owner._parameters.items()):
             if p is not None:
-                owner._parameters[name] = nn.Parameter(p.detach()[g].clone(), p.requires_grad)
+                if id(p) not in tied:
+                    tied[id(p)] = nn.Parameter(p.detach()[g].clone(), p.requires_grad)
+                owner._parameters[name] = tied[id(p)]
         for name, b in list(owner._buffers.items()):
             if b is not None:
                 owner._buffers[name] = b[g].clone()

@@ -1,4 +1,4 @@
-"""The diffusion policy: a noise network, a schedule and a solver, behind `sample`, `bc_loss`, `act`.
+"""The diffusion policy: noise network, schedule and solver, behind `sample`, `bc_loss`, `act`.
 
 Sampling is one call of `ops.denoise` on the lowered network. How a network becomes a program is in
 `lowering`, what a solver is in `solvers`; nothing here knows about training loops.
@@ -11,9 +11,10 @@ import math
 import torch
 from torch import nn
 
-from dom2_fast import lowering, ops, philox, reference, schedules, solvers
+from dom2_fast import lowering, ops, philox, schedules, solvers
 from dom2_fast.errors import Dom2Error
-from dom2_fast.lowering.fused import FusedModule, Programs, check_backend
+from dom2_fast.lowering.fused import FusedModule, Programs, check_backend, executor
+from dom2_fast.lowering.stamp import Stamp
 from dom2_fast.networks import StackedModule
 
 __all__ = ["DiffusionPolicy", "FusedModule", "sample_plain"]
@@ -22,8 +23,8 @@ __all__ = ["DiffusionPolicy", "FusedModule", "sample_plain"]
 class DiffusionPolicy(nn.Module):
     """pi(act | obs) as a denoising loop; the parameters are those of `net`.
 
-    net: net(x [B, A], t [B], obs [B, O]) -> [B, A], or a StackedModule of G such (then every obs and
-        act below is [G, B, ...]).
+    net: net(x [B, A], t [B], obs [B, O]) -> [B, A], or a StackedModule of G such (then every obs
+        and act below is [G, B, ...]).
     schedule: a schedule object or name, see `schedules.get`; t is in (0, 1] for a continuous one,
         the step index for a discrete one.
     solver, steps: see `solvers.plan`. steps defaults to 5, or to all steps of a discrete schedule.
@@ -77,7 +78,11 @@ class DiffusionPolicy(nn.Module):
         self._plan = solvers.plan(solver, self.schedule, steps, predict=self.predict, **bounds)
         self.solver, self.steps = self._plan.name, steps
         self._times: dict = {}
-        self._hoisted = None
+        self._kept = None
+
+    def prepare(self) -> None:
+        """Lowers for sampling and training, train and eval; needed only before torch.compile."""
+        self._programs.prepare("table", "row")
 
     # ---- sampling -----------------------------------------------------------------------------
 
@@ -115,32 +120,31 @@ class DiffusionPolicy(nn.Module):
                 self.net, rows, self._plan, x_T, noise, batch=batch, rng=rng,
                 out_low=self.act_low, out_high=self.act_high,
             )  # fmt: skip
-        weights, table = self._hoist(low, rows)
-        run = reference.denoise if self.backend == "reference" else ops.denoise
-        return run(
-            x_T, rows, weights, table, low.program, self._plan.table, noise,
-            batch=batch, rng=rng, out_low=self.act_low, out_high=self.act_high,
+        run = executor(self.backend, rows)
+        inputs = self._hoist(low, rows, run)
+        return run.denoise(
+            x_T, rows, inputs["weights"], inputs["table"], low.program, self._plan.table, noise,
+            batch=batch, rng=rng, out_low=self.act_low, out_high=self.act_high, **inputs["more"],
         )  # fmt: skip
 
-    def _hoist(self, low, rows):
-        """Weights and table, kept between calls without grad until a parameter changes.
-
-        A change is seen by version counters and storage, and on the CPU by the ends of every tensor
-        too, because writes through `.data` (as in many target updates) leave the counters as they are.
-        """
+    def _hoist(self, low, rows, run) -> dict:
+        """What ops.denoise takes of the parameters; kept between calls until one changes."""
         times = self._times.get((rows.dtype, rows.device))
         if times is None:
             times = self._plan.times.to(rows.device, rows.dtype)
             self._times[rows.dtype, rows.device] = times
-        if torch.compiler.is_compiling() or torch.is_grad_enabled():
-            return low.hoist(lowering.grouped_params(self.net), times, rows)
-        found = self._hoisted
-        if found is not None and found[0] is low and found[1].fresh():
-            return found[2]
-        params = lowering.grouped_params(self.net)
-        stamp = _Stamp([*self.net.parameters(), *self.net.buffers()])
-        made = low.hoist(params, times, rows)
-        self._hoisted = (low, stamp, made) if stamp.usable else None
+        keep = not (torch.is_grad_enabled() or torch.compiler.is_compiling())
+        if keep and self._kept is not None:
+            made, kept_low, kept_run, stamp = self._kept
+            if kept_low is low and kept_run is run and stamp.fresh():
+                if run is ops and not made["more"]:  # used again, so lay them out for the kernel
+                    made["more"]["packed"] = ops.pack_weights(made["weights"], low.program)
+                return made
+        weights, table = low.hoist(lowering.grouped_params(self.net), times, rows)
+        made = {"weights": weights, "table": table, "more": {}}
+        if keep:
+            stamp = Stamp(self.net)
+            self._kept = (made, low, run, stamp) if stamp.usable else None
         return made
 
     @torch.no_grad()
@@ -154,9 +158,10 @@ class DiffusionPolicy(nn.Module):
     ) -> torch.Tensor:
         """Actions for obs, shapes as in `sample`, without grad.
 
-        With candidates > 1 that many are sampled per row and `critic` chooses: the best one, or with
-        a temperature > 0 one drawn with probability ~ exp(q / temperature) (1 as in Diffusion-QL).
-        critic: a module or FusedModule, critic(act, obs) -> [..., 1], stacked like the policy's net.
+        With candidates > 1 that many are sampled per row and `critic` chooses: the best one, or
+        with a temperature > 0 one drawn with probability ~ exp(q / temperature) (Diffusion-QL: 1).
+        critic: a module or FusedModule, critic(act, obs) -> [..., 1], stacked like the net. The
+        lowered parameters are kept until one changes, see `lowering.stamp`.
         """
         rows, shape = self._grouped(obs)
         batch = rows.size(1)
@@ -170,8 +175,6 @@ class DiffusionPolicy(nn.Module):
             raise Dom2Error(f"temperature is a number > 0, or None for the best, got {temperature}")
         acts = self._denoise(rows, batch * candidates, None, None, generator)
         q = self._critic(critic)(acts, rows)
-        if q.dim() == 2:
-            q = q.unsqueeze(0)
         if q.shape != (*acts.shape[:2], 1):
             raise Dom2Error(f"the critic returns {tuple(q.shape)}, not {(*acts.shape[:2], 1)}")
         q = q.reshape(-1, candidates)
@@ -204,9 +207,9 @@ class DiffusionPolicy(nn.Module):
 
             E || eps - net(alpha_t act + sigma_t eps, t, obs) ||^2 / A    (Ho et al. 2020, eq. 14)
 
-        with t as the schedule draws it; for predict="x0" the target is act. obs [B, O] and act
-        [B, A], or [G, B, ...] for a stack. reduction: "mean" (a scalar) or "group" ([G], the mean of
-        each group; their sum gives every net of a stack the gradient of its own mean).
+        t as the schedule draws it; for predict="x0" the target is act. obs [B, O] and act
+        [B, A], or [G, B, ...] for a stack. reduction: "mean" (a scalar) or "group" ([G], the mean
+        of each group; their sum gives every net of a stack the gradient of its own mean).
         """
         if reduction not in ("mean", "group"):
             raise Dom2Error(f"reduction is 'mean' or 'group', got {reduction!r}")
@@ -231,7 +234,7 @@ class DiffusionPolicy(nn.Module):
             return _call_net(self.net, x, t, rows)
         params = lowering.grouped_params(self.net)
         weights, table = low.hoist(params, None, rows)
-        run = reference.run_program if self.backend == "reference" else ops.run_program
+        run = executor(self.backend, rows).run_program
         rng = ops.make_rng(generator) if low.program.sites else None
         return run(x, low.rows(params, rows, t), weights, table, low.program, rng)
 
@@ -242,7 +245,9 @@ class DiffusionPolicy(nn.Module):
         if not isinstance(obs, torch.Tensor):
             raise Dom2Error(f"obs must be a tensor, got {type(obs).__name__}")
         shape = obs.shape
-        want = self._probe
+        # The net's dtype and device are its first parameter's; looked up through its owner because
+        # `.to()` may replace it.
+        want = obs if self._first is None else self._first[0][self._first[1]]
         if obs.dtype != want.dtype or obs.device != want.device:
             raise Dom2Error(
                 f"obs is {obs.dtype} on {obs.device}, the network {want.dtype} on {want.device}; "
@@ -258,12 +263,6 @@ class DiffusionPolicy(nn.Module):
                 return obs, shape[:2]
         lead = "B" if self.groups is None else f"{self.groups}, B"
         raise Dom2Error(f"obs has shape {list(shape)}; [{lead}, {self.obs_dim}] is needed")
-
-    @property
-    def _probe(self) -> torch.Tensor:
-        """A tensor with the network's dtype and device."""
-        probe = next(self.net.parameters(), None)
-        return torch.empty(0) if probe is None else probe
 
     @staticmethod
     def _like(value, shape, rows, name: str) -> torch.Tensor:
@@ -281,12 +280,14 @@ class DiffusionPolicy(nn.Module):
     def _start(self) -> None:
         dims = {"x_dim": self.act_dim, "obs_dim": self.obs_dim}
         self._programs = Programs(self.net, self.backend, **dims)
-        self._hoisted = None
+        self._kept = None
         self._fused_critic = None
+        owners = (m._parameters for m in self.net.modules())
+        self._first = next(((o, n) for o in owners for n, p in o.items() if p is not None), None)
 
     def __getstate__(self):
         """Without what is made from the rest, so that copies and pickles make their own."""
-        made = {"_programs": None, "_hoisted": None, "_fused_critic": None, "_times": {}}
+        made = {"_programs": None, "_kept": None, "_fused_critic": None, "_first": None}
         return {**self.__dict__, **made}
 
     def __setstate__(self, state):
@@ -295,29 +296,6 @@ class DiffusionPolicy(nn.Module):
 
     def extra_repr(self) -> str:
         return f"{self.schedule}, solver={self.solver}, steps={self.steps}, backend={self.backend}"
-
-
-class _Stamp:
-    """The state of tensors at one time; `fresh` says cheaply whether it still is the same."""
-
-    def __init__(self, tensors: list[torch.Tensor]):
-        self.usable = not any(p.is_inference() for p in tensors)
-        self.tensors = tensors
-        self._ends = []
-        for p in tensors:
-            if p.device.type == "cpu" and p.numel() and p.is_contiguous() and self.usable:
-                view = p.detach().view(-1)
-                if view.dtype in (torch.float32, torch.float64):
-                    array = view.numpy()
-                    self._ends += [(array, 0), (array, len(array) - 1)]
-        self._state = self._now() if self.usable else None
-
-    def _now(self):
-        state = [(p._version, p.data_ptr()) for p in self.tensors]
-        return state, [array[k] for array, k in self._ends]
-
-    def fresh(self) -> bool:
-        return self._state == self._now()
 
 
 def _call_net(net, x, t, rows) -> torch.Tensor:

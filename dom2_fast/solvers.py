@@ -47,14 +47,8 @@ class SolverPlan:
     name: str
     table: torch.Tensor
     times: torch.Tensor
-
-    @property
-    def steps(self) -> int:
-        return len(self.times)
-
-    @property
-    def needs_noise(self) -> bool:
-        return bool((self.table[:, 5] != 0.0).any())
+    steps: int
+    needs_noise: bool  # does any step add noise?
 
 
 def canonical(name: str) -> str:
@@ -104,7 +98,7 @@ def plan(
     table[:, 2:6] = _COEFFICIENTS[name](alpha, sigma)
     table[:, 6] = x0_low
     table[:, 7] = x0_high
-    return SolverPlan(name, table, times)
+    return SolverPlan(name, table, times, steps, bool((table[:, 5] != 0.0).any()))
 
 
 def grid(schedule, steps: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -21,7 +21,7 @@ from dom2_fast.lowering.emit import Emitter
 from dom2_fast.lowering.errors import LoweringError
 from dom2_fast.lowering.host import EXAMPLE_BATCH, Context
 from dom2_fast.lowering.trace import Interpreter
-from dom2_fast.networks import StackedModule
+from dom2_fast.networks import StackedModule, named_tensors
 from dom2_fast.program import StepProgram
 
 __all__ = ["FusedModule", "Lowered", "LoweringError", "grouped_params", "lower", "width_of"]
@@ -46,8 +46,8 @@ class Lowered:
     def hoist(self, params: dict, t: torch.Tensor | None = None, like: torch.Tensor | None = None):
         """(weights, table) for `ops`: matrices [G, N, K] (views where possible), [S, G, columns].
 
-        params: name -> [G, ...], parameters and buffers, as from `grouped_params`. t: [S], the times
-        of the steps, in mode "table" only. like: gives dtype and device where there are no params.
+        params: name -> [G, ...], parameters and buffers, as from `grouped_params`. t: [S], times of
+        the steps, in mode "table" only. like: gives dtype and device where there are no params.
         """
         if (t is not None) != (self.mode == "table"):
             raise Dom2Error("hoist takes t [S] in mode 'table', and no t in the others")
@@ -83,8 +83,7 @@ def grouped_params(module: nn.Module) -> dict[str, torch.Tensor]:
     """Parameters and buffers, [G, ...] each: of a StackedModule as they are, else with G = 1."""
     if isinstance(module, StackedModule):
         return module.params()
-    named = (*module.named_parameters(), *module.named_buffers())
-    return {name: p.unsqueeze(0) for name, p in named}
+    return {name: p.unsqueeze(0) for name, p in named_tensors(module)}
 
 
 def lower(
@@ -93,7 +92,7 @@ def lower(
 ) -> Lowered:  # fmt: skip
     """Lowers a network, or one architecture of a StackedModule.
 
-    t: "table" for net(x, t, obs) with one t per step (sampling), "row" for one t per row (training),
+    t: "table" for net(x, t, obs) with one t per step (sampling), "row" for one per row (training),
     None for net(x, obs) (critics). x_dim, obs_dim default to module.act_dim, module.obs_dim.
     The result holds for the module's present train/eval flags: dropout is part of the program only
     in training. Raises LoweringError, naming the node, for what a program can't express, and where
@@ -142,6 +141,7 @@ def _lower(module, params, mode, x_dim, obs_dim) -> Lowered:
 
 def _check(module, params, low: Lowered, x_dim: int, obs_dim: int) -> None:
     """Compares program and module on a few rows; a cheap guard against misreading a module."""
+    grouped = {name: p.unsqueeze(0) for name, p in params.items()}
     like = next((p for p in params.values() if p.is_floating_point()), torch.zeros(()))
     generator = torch.Generator().manual_seed(0)
     batch = EXAMPLE_BATCH + 1
@@ -150,21 +150,12 @@ def _check(module, params, low: Lowered, x_dim: int, obs_dim: int) -> None:
         return torch.rand(shape, generator=generator).to(like) * 1.6 - 0.8
 
     x, obs, t = draw(batch, x_dim), draw(batch, obs_dim), draw(batch).abs() + 0.1
-    grouped = {name: p.unsqueeze(0) for name, p in params.items()}
-    if low.mode == "table":  # one step per row, of which only that row is kept
-        weights, table = low.hoist(grouped, t, like)
-        got = torch.cat([
-            reference.run_program(
-                x[None, k : k + 1], obs[None, k : k + 1], weights, table[k : k + 1], low.program
-            )[0]
-            for k in range(batch)
-        ])  # fmt: skip
-    else:
-        weights, table = low.hoist(grouped, None, like)
-        rows = low.rows(grouped, obs[None], t[None])
-        got = reference.run_program(x[None], rows, weights, table, low.program)[0]
     inputs = (x, obs) if low.mode is None else (x, t, obs)
-    want = torch.func.functional_call(module, params, inputs)
+    try:
+        got = _trial(low, grouped, x, t, obs, like)
+        want = torch.func.functional_call(module, params, inputs)
+    except (RuntimeError, TypeError, ValueError, IndexError) as error:
+        raise LoweringError(f"{type(module).__name__} fails on a trial input: {error}") from error
     if got.shape != want.shape:
         raise LoweringError(
             f"{type(module).__name__} returns {tuple(want.shape)} for {batch} rows; it must return "
@@ -176,6 +167,20 @@ def _check(module, params, low: Lowered, x_dim: int, obs_dim: int) -> None:
             f"the program for {type(module).__name__} differs from the module by {error:.3g} on a "
             f"trial input. In-place operations, forward hooks and rows that see each other do this"
         )
+
+
+def _trial(low: Lowered, params, x, t, obs, like) -> torch.Tensor:
+    """The program's result for [B, ...] inputs; in mode "table" step k has the time of row k."""
+    x, obs = x[None], obs[None]
+    if low.mode != "table":
+        weights, table = low.hoist(params, None, like)
+        rows = low.rows(params, obs, t[None])
+        return reference.run_program(x, rows, weights, table, low.program)[0]
+    weights, table = low.hoist(params, t, like)
+    rows = [slice(k, k + 1) for k in range(len(t))]
+    return torch.cat([
+        reference.run_program(x[:, r], obs[:, r], weights, table[r], low.program)[0] for r in rows
+    ])  # fmt: skip
 
 
 from dom2_fast.lowering.fused import FusedModule  # noqa: E402  it needs the names above

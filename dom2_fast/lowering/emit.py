@@ -1,4 +1,4 @@
-"""From expressions to instructions: fuses additions and activations into the linears they follow."""
+"""From expressions to instructions; a linear takes in the additions and activation that follow."""
 
 from __future__ import annotations
 

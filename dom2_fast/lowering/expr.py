@@ -6,6 +6,7 @@ nothing. A piece is a range of columns of an expression, or of a `Host` (a table
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -194,7 +195,7 @@ def zip_pieces(a: Rows, b: Rows, f: Callable[[Piece, Piece], Piece]) -> Rows:
             edges.add(at)
             at += p.width
     edges = [*sorted(edges), a.width]
-    cuts = [(lo, hi - lo) for lo, hi in zip(edges, edges[1:], strict=False)]
+    cuts = [(lo, hi - lo) for lo, hi in itertools.pairwise(edges)]
     return Rows([f(a.cut(*c).pieces[0], b.cut(*c).pieces[0]) for c in cuts])
 
 

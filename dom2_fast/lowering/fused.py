@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import warnings
 
 import torch
@@ -13,6 +14,7 @@ from dom2_fast.errors import Dom2Error
 from dom2_fast.networks import StackedModule
 
 BACKENDS = ("auto", "native", "reference")
+NATIVE = {("cpu", torch.float32)}  # what the compiled kernels compute
 
 
 def check_backend(backend: str) -> str:
@@ -24,11 +26,40 @@ def check_backend(backend: str) -> str:
     return backend
 
 
+def executor(backend: str, like: torch.Tensor):
+    """The module, `ops` or `reference`, that runs programs for tensors like this one."""
+    if backend == "reference":
+        return reference
+    if (like.device.type, like.dtype) in NATIVE:
+        return ops
+    if backend == "native":
+        raise Dom2Error(
+            f"the compiled kernels take {_natives()}, not {like.dtype} on {like.device}; convert "
+            f"the network, or choose backend='auto' or 'reference'"
+        )
+    if not torch.compiler.is_compiling():
+        _warn_not_native(str(like.dtype), like.device.type)
+    return reference
+
+
+def _natives() -> str:
+    return ", ".join(f"{dtype} on {device}" for device, dtype in sorted(NATIVE, key=str))
+
+
+@functools.cache
+def _warn_not_native(dtype: str, device: str) -> None:
+    warnings.warn(
+        f"{dtype} on {device} runs the slow reference path; the compiled kernels take "
+        f"{_natives()}. backend='reference' asks for it without this warning",
+        RuntimeWarning,
+        stacklevel=4,
+    )
+
+
 class Programs:
     """The lowered forms of one module, made when first asked for and kept per train/eval flags.
 
-    None stands for a module that can't be lowered: its plain forward runs instead. Copies and
-    pickles of it start empty.
+    None stands for a module that can't be lowered: its plain forward runs instead.
     """
 
     def __init__(self, module: nn.Module, backend: str, **dims):
@@ -42,8 +73,26 @@ class Programs:
         try:
             return self._found[key]
         except KeyError:
+            if torch.compiler.is_compiling():
+                raise Dom2Error(
+                    "torch.compile can't lower a network; call prepare() of the policy or module "
+                    "before compiling"
+                ) from None
             self._found[key] = low = self._lower(t)
             return low
+
+    def prepare(self, *modes: str | None) -> None:
+        """Lowers for these modes, for the present train/eval flags and for all on and all off."""
+        flags = [m.training for m in self._parts]
+        try:
+            for wanted in (flags, [True] * len(flags), [False] * len(flags)):
+                for m, flag in zip(self._parts, wanted, strict=True):
+                    m.training = flag
+                for t in modes:
+                    self.get(t)
+        finally:
+            for m, flag in zip(self._parts, flags, strict=True):
+                m.training = flag
 
     def _lower(self, t: str | None):
         try:
@@ -63,56 +112,76 @@ class Programs:
 class FusedModule(nn.Module):
     """module(x, obs) as a step program; parameters are the module's own.
 
-    forward(x [G, B, x_dim], obs [G, Br, obs_dim]) -> [G, B, out]; B is a multiple of Br and each row
-    of obs serves B / Br consecutive rows of x. For a plain module also x [B, x_dim], obs
-    [Br, obs_dim] -> [B, out]. Differentiable in parameters, x and obs. backend: "auto" (kernels
-    where the module can be lowered, else its own forward, with one warning), "native" (raises
-    instead), "reference". x_dim, obs_dim default to the module's act_dim, obs_dim.
+    forward(x [G, B, x_dim], obs [G, Br, obs_dim]) -> [G, B, out]; B is a multiple of Br and each
+    row of obs serves B / Br consecutive rows of x. For a plain module also x [B, x_dim], obs
+    [Br, obs_dim] -> [B, out]. Differentiable once in parameters, x and obs. `generator` gives the
+    dropout masks. x_dim, obs_dim default to the module's act_dim, obs_dim.
+    backend: "auto" (kernels where the module can be lowered, else its own forward, with one
+    warning), "native" (raises instead), "reference".
+    Raises Dom2Error for an unknown backend and for shapes or dtypes that don't fit.
     """
 
     def __init__(self, module: nn.Module, backend: str = "auto", *, x_dim=None, obs_dim=None):
         super().__init__()
         self.module = module
         self.backend = check_backend(backend)
-        self._dims = {"x_dim": x_dim, "obs_dim": obs_dim}
-        self._programs = Programs(module, backend, **self._dims)
+        inner = module.template if isinstance(module, StackedModule) else module
+        self.x_dim = lowering.width_of(inner, "act_dim", x_dim)
+        self.obs_dim = lowering.width_of(inner, "obs_dim", obs_dim)
+        self._start()
         self._programs.get(None)
+
+    def _start(self) -> None:
+        self._stacked = isinstance(self.module, StackedModule)
+        dims = {"x_dim": self.x_dim, "obs_dim": self.obs_dim}
+        self._programs = Programs(self.module, self.backend, **dims)
 
     def forward(
         self, x: torch.Tensor, obs: torch.Tensor, generator: torch.Generator | None = None
     ) -> torch.Tensor:
-        flat = x.dim() == 2 and not isinstance(self.module, StackedModule)
+        flat = x.dim() == 2 and obs.dim() == 2 and not self._stacked
         if flat:
             x, obs = x.unsqueeze(0), obs.unsqueeze(0)
-        if (
-            x.dim() != 3
-            or obs.dim() != 3
-            or (x.size(1) % obs.size(1) if obs.size(1) else x.size(1))
-        ):
-            raise Dom2Error(
-                f"x {tuple(x.shape)} and obs {tuple(obs.shape)} must be [G, B, x_dim] and "
-                f"[G, Br, obs_dim] with B a multiple of Br"
-            )
+        self._check(x, obs)
         low = self._programs.get(None)
         if low is None:
             out = self._plain(x, obs)
         else:
             weights, table = low.hoist(lowering.grouped_params(self.module), None, x)
-            run = reference.run_program if self.backend == "reference" else ops.run_program
             rng = ops.make_rng(generator) if low.program.sites else None
+            run = executor(self.backend, x).run_program
             out = run(x, obs, weights, table, low.program, rng)
         return out.squeeze(0) if flat else out
+
+    def prepare(self) -> None:
+        """Lowers for train and eval mode at once; needed only before torch.compile."""
+        self._programs.prepare(None)
+
+    def _check(self, x, obs) -> None:
+        groups = self.module.groups if self._stacked else 1
+        want = [groups, self.x_dim], [groups, self.obs_dim]
+        for name, value, (lead, width) in zip(("x", "obs"), (x, obs), want, strict=True):
+            if value.dim() != 3 or value.size(0) != lead or value.size(2) != width:
+                raise Dom2Error(
+                    f"{name} has shape {list(value.shape)}; [{lead}, rows, {width}] is needed"
+                )
+        batch, given = x.size(1), obs.size(1)
+        if batch != given and (given == 0 or batch % given):
+            raise Dom2Error(f"{batch} rows of x need {batch} rows of obs, or a divisor: {given}")
+        if x.dtype != obs.dtype or x.device != obs.device:
+            raise Dom2Error(f"x is {x.dtype} on {x.device}, obs {obs.dtype} on {obs.device}")
 
     def _plain(self, x, obs):
         if obs.size(1) != x.size(1):
             obs = obs.repeat_interleave(x.size(1) // obs.size(1), 1)
-        if isinstance(self.module, StackedModule):
+        if self._stacked:
             return self.module(x, obs)
         return self.module(x[0], obs[0]).unsqueeze(0)
 
     def __getstate__(self):
-        return {k: v for k, v in self.__dict__.items() if k != "_programs"}
+        """Without the programs, so that copies and pickles make their own."""
+        return {**self.__dict__, "_programs": None}
 
     def __setstate__(self, state):
         super().__setstate__(state)
-        self._programs = Programs(self.module, self.backend, **self._dims)
+        self._start()

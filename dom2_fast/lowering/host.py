@@ -44,8 +44,9 @@ POINTWISE_METHODS = {
 class Host:
     """One value. `kind` says how it is computed for all groups at once:
 
-    input (t), param, const (a Python object), point (elementwise), lead (any leading dimensions will
-    do), linear, cat (along the last dimension), other (vmap over the groups).
+    input (t), param, const (a tensor), number, like (a sample of dtype and device), point
+    (elementwise), lead (any leading dimensions will do), linear, cat (along the last dimension),
+    other (vmap over the groups).
     """
 
     def __init__(self, kind: str, fn: Callable | None = None, args=(), kwargs=None, *, example):
@@ -60,7 +61,7 @@ class Host:
             batched = example.dim() >= 1 and example.size(0) == EXAMPLE_BATCH
             if self.on_t and not batched:
                 raise LoweringError(
-                    f"a value of shape {tuple(example.shape)} mixes the rows of t; each row's value "
+                    f"a value of shape {tuple(example.shape)} mixes the rows of t; a row's value "
                     f"may depend on that row's own t only"
                 )
         else:
@@ -98,14 +99,12 @@ def _map(tree, f):
     return f(tree)
 
 
-def example_of(value):
-    """The example of a Host (or of a tree of them), other objects as they are."""
-    return _map(value, lambda v: v.example if isinstance(v, Host) else v)
-
-
 def apply(kind: str, fn: Callable, *args, **kwargs) -> Host:
     """A new Host; its example is computed at once, which also checks the shapes."""
-    pick = lambda v: EXAMPLE_BATCH if v is BATCH else v.example if isinstance(v, Host) else v  # noqa: E731
+
+    def pick(v):
+        return EXAMPLE_BATCH if v is BATCH else v.example if isinstance(v, Host) else v
+
     return Host(kind, fn, args, kwargs, example=fn(*_map(args, pick), **_map(kwargs, pick)))
 
 
@@ -170,7 +169,7 @@ def as_rows(a: Host, width: int, like: torch.Tensor) -> Host:
 
 
 class Context:
-    """One evaluation. t: [S] (table) or [G, B] (row) or None. pure: cache of values without inputs."""
+    """One evaluation. t: [S] (table) or [G, B] (row) or None. pure: cache of constant values."""
 
     def __init__(self, params: dict, t, groups: int, like: torch.Tensor, pure: dict):
         self.params, self.groups, self.like, self.pure = params, groups, like, pure
@@ -216,10 +215,7 @@ class Context:
         if h.kind == "number":
             return self.like.new_full((1, h.args[1]), h.args[0])
         if not h.grouped:
-            pick = lambda v: (
-                self.flat if v is BATCH else self.value(v) if isinstance(v, Host) else v
-            )  # noqa: E731
-            return h.fn(*_map(h.args, pick), **_map(h.kwargs, pick))
+            return self._call(h, self.value, self.flat)
         if h.kind == "lead":
             return h.fn(*(self.lifted(a) for a in h.args))
         if h.kind == "linear":
@@ -228,9 +224,15 @@ class Context:
             return h.fn([self.lifted(p) for p in h.args[0]])
         if h.kind == "point":
             rank = max(i.example.dim() for i in h.inputs if i.is_tensor)
-            pick = lambda v: self._aligned(v, rank) if isinstance(v, Host) else v  # noqa: E731
-            return h.fn(*_map(h.args, pick), **_map(h.kwargs, pick))
+            return self._call(h, lambda v: self._aligned(v, rank), self.per_group)
         return self._vmapped(h)
+
+    @staticmethod
+    def _call(h: Host, value_of: Callable, batch: int):
+        def pick(v):
+            return batch if v is BATCH else value_of(v) if isinstance(v, Host) else v
+
+        return h.fn(*_map(h.args, pick), **_map(h.kwargs, pick))
 
     def _aligned(self, h: Host, rank: int):
         if not h.is_tensor:
@@ -253,16 +255,11 @@ class Context:
         tensors = [i for i in dict.fromkeys(h.inputs) if i.is_tensor]
         values = [self.lifted(i) for i in tensors]
         where = {i: k for k, i in enumerate(tensors)}
+        rows = self.per_group
 
         def one_group(*slices):
-            def pick(v):
-                if v is BATCH:
-                    return self.per_group
-                if isinstance(v, Host):
-                    return slices[where[v]] if v in where else self.value(v)
-                return v
-
-            return h.fn(*_map(h.args, pick), **_map(h.kwargs, pick))
+            given = {i: slices[k] for i, k in where.items()}
+            return self._call(h, lambda v: given[v] if v in given else self.value(v), rows)
 
         values = [v.expand(self.groups, *v.shape[1:]) for v in values]
         return torch.func.vmap(one_group, randomness="different")(*values)

@@ -1,6 +1,7 @@
 """From a module to expressions: torch.fx traces it, every node becomes a `Host` or a `Rows`.
 
-Knows what each torch operation means for them. How they become instructions is in `emit`.
+Knows which side a node belongs to. What an operation means in the program is in `rules`, how it
+becomes instructions in `emit`.
 """
 
 from __future__ import annotations
@@ -13,38 +14,17 @@ from torch import fx, nn
 
 from dom2_fast.lowering import expr, host
 from dom2_fast.lowering.errors import SUPPORTED, LoweringError
-from dom2_fast.lowering.expr import Activation, Drop, Input, Join, Norm, Rows, whole
+from dom2_fast.lowering.expr import Input, Rows
 from dom2_fast.lowering.host import BATCH, EXAMPLE_BATCH, Host
-from dom2_fast.program import ROWS, Act, X
-
-_MODULE_ACTS = {
-    nn.Mish: Act.MISH, nn.SiLU: Act.SILU, nn.ReLU: Act.RELU, nn.GELU: Act.GELU, nn.Tanh: Act.TANH,
-    nn.Softplus: Act.SOFTPLUS,
-}  # fmt: skip
-_FUNCTION_ACTS = {
-    F.mish: Act.MISH, F.silu: Act.SILU, F.relu: Act.RELU, F.relu_: Act.RELU, torch.relu: Act.RELU,
-    torch.relu_: Act.RELU, "relu": Act.RELU, "relu_": Act.RELU, F.gelu: Act.GELU, F.tanh: Act.TANH,
-    torch.tanh: Act.TANH, "tanh": Act.TANH, F.softplus: Act.SOFTPLUS,
-}  # fmt: skip
-_BINARY = {
-    operator.add: "add", operator.iadd: "add", torch.add: "add", "add": "add",
-    operator.sub: "sub", operator.isub: "sub", torch.sub: "sub", "sub": "sub",
-    operator.mul: "mul", operator.imul: "mul", torch.mul: "mul", "mul": "mul",
-    operator.truediv: "div", operator.itruediv: "div", torch.div: "div", "div": "div",
-    torch.true_divide: "div", torch.multiply: "mul", torch.subtract: "sub", torch.divide: "div",
-}  # fmt: skip
-_CAT = {torch.cat, torch.concat, torch.concatenate}
-_ACT_FUNCTIONS = {
-    Act.MISH: F.mish, Act.SILU: F.silu, Act.RELU: F.relu, Act.GELU: F.gelu, Act.TANH: torch.tanh,
-    Act.GELU_TANH: lambda v: F.gelu(v, approximate="tanh"), Act.SOFTPLUS: F.softplus,
-}  # fmt: skip
+from dom2_fast.lowering.rules import CAT, FUNCTION_ACTS, MODULE_ACTS, Rules
+from dom2_fast.program import ROWS, X
 
 
 class _Tracer(fx.Tracer):
     proxy_buffer_attributes = True  # else arithmetic on a buffer is frozen at its present value
 
 
-class Interpreter:
+class Interpreter(Rules):
     """Walks the traced graph of one module. mode: "table", "row" or None, see `lowering.lower`."""
 
     def __init__(self, module: nn.Module, params: dict, mode: str | None, widths: tuple[int, int]):
@@ -59,8 +39,8 @@ class Interpreter:
             self.graph = _Tracer().trace(module)
         except Exception as error:
             raise LoweringError(
-                f"can't trace {type(module).__name__}: {error}. Its forward must be a straight line "
-                f"of tensor operations, the same for every input"
+                f"can't trace {type(module).__name__}: {error}. Its forward must be a straight "
+                f"line of tensor operations, the same for every input"
             ) from error
 
     def run(self) -> Rows:
@@ -88,7 +68,7 @@ class Interpreter:
                     )
                 result = self._get(node.args[0])
                 if isinstance(result, Host):
-                    result = self._rows(result, self.x_width)
+                    result = self._rows_of_t(result)
                 if not isinstance(result, Rows):
                     raise self._error("forward must return one tensor [B, width]")
                 return result
@@ -225,9 +205,9 @@ class Interpreter:
     def _is_programmable(self, node: fx.Node) -> bool:
         if node.op == "call_module":
             sub = self.module.get_submodule(node.target)
-            kinds = (nn.Linear, nn.LayerNorm, nn.Dropout, nn.Identity, *_MODULE_ACTS)
+            kinds = (nn.Linear, nn.LayerNorm, nn.Dropout, nn.Identity, *MODULE_ACTS)
             return isinstance(sub, kinds)
-        return node.target in _FUNCTION_ACTS or node.target in (F.linear, F.dropout)
+        return node.target in FUNCTION_ACTS or node.target in (F.linear, F.dropout)
 
     # ---- on the host --------------------------------------------------------------------------
 
@@ -237,8 +217,8 @@ class Interpreter:
             return host.linear(args[0], w, b)
         names = [n for n, _ in (*sub.named_parameters(), *sub.named_buffers())]
         held = {n: self._param(f"{node.target}.{n}") for n in names}
-        kind = "point" if not names and type(sub) in _MODULE_ACTS else "other"
         if not names:
+            kind = "point" if type(sub) in MODULE_ACTS else "other"
             return host.apply(kind, lambda *a, **k: sub(*a, **k), *args, **kwargs)
         call = lambda p, *a, **k: torch.func.functional_call(sub, p, a, k)  # noqa: E731
         return host.apply("other", call, held, *args, **kwargs)
@@ -262,8 +242,10 @@ class Interpreter:
             return fn(*args, **kwargs)
         if fn is operator.getitem and not isinstance(args[0], Host):
             return operator.getitem(*args)
+        if target is F.linear and not kwargs and args[0].example.dim() == 2:
+            return host.linear(*args)
         kind = "point" if point else "other"
-        if target in _CAT and self._last_dim(args, kwargs) and not kwargs.get("out"):
+        if target in CAT and self._last_dim(args, kwargs) and not kwargs.get("out"):
             parts = args[0] if args else kwargs["tensors"]
             if all(isinstance(p, Host) for p in parts):
                 return host.apply("cat", host._concat, list(parts))
@@ -272,8 +254,8 @@ class Interpreter:
             part = lambda i: lambda *a, **k: fn(*a, **k)[i]  # noqa: E731
             count = len(made.example)
             return [host.apply("other", part(i), *args, **kwargs) for i in range(count)]
-        if not made.is_tensor and any(i.on_t for i in made.inputs) and target != "dim":
-            raise LoweringError("a number read from t")
+        if not made.is_tensor and target != "dim":
+            raise LoweringError("a number read from t or from a parameter")
         return made
 
     def _host_getattr(self, value, name: str):
@@ -309,170 +291,6 @@ class Interpreter:
     def _like(self) -> Host:
         return Host("like", example=self.like)
 
-    # ---- in the program -----------------------------------------------------------------------
-
-    def _module(self, sub: nn.Module, node: fx.Node, args, kwargs):
-        v = args[0] if args else kwargs.get("input")
-        if len(args) + len(kwargs) != 1 or not isinstance(v, Rows):
-            raise LoweringError("a module of the program takes one tensor [B, width]")
-        kind = type(sub)
-        if isinstance(sub, nn.Linear):
-            w, b = self._own(sub, node.target, "weight"), self._own(sub, node.target, "bias")
-            return expr.linear(v, w, b)
-        if kind in _MODULE_ACTS:
-            options = {"approximate": sub.approximate} if kind is nn.GELU else {}
-            if kind is nn.Softplus:
-                options = {"beta": sub.beta, "threshold": sub.threshold}
-            return self._activation(v, _MODULE_ACTS[kind], **options)
-        if kind is nn.LayerNorm:
-            w, b = self._own(sub, node.target, "weight"), self._own(sub, node.target, "bias")
-            return self._layer_norm(v, sub.normalized_shape, w, b, sub.eps)
-        if kind is nn.Dropout:
-            return self._dropout(v, sub.p if sub.training else 0.0)
-        if kind is nn.Identity:
-            return v
-        raise LoweringError("no such module in a program")
-
-    def _call(self, node: fx.Node, target, args, kwargs):
-        if target in _FUNCTION_ACTS:
-            options = {k: v for k, v in kwargs.items() if k not in ("inplace", "input")}
-            v = args[0] if args else kwargs["input"]
-            if target is F.softplus:
-                options.update(zip(("beta", "threshold"), args[1:], strict=False))
-            elif len(args) > 1 and target not in (F.relu, F.silu, F.mish):  # there it is `inplace`
-                raise LoweringError("positional options of an activation")
-            return self._activation(v, _FUNCTION_ACTS[target], **options)
-        if target in _BINARY:
-            if kwargs or len(args) != 2:
-                raise LoweringError("arithmetic with options (alpha, rounding_mode, out)")
-            return self._binary(_BINARY[target], *args)
-        if target in (operator.neg, torch.neg, "neg"):
-            return self._binary("mul", args[0], -1.0)
-        if target in _CAT:
-            return self._cat(*args, **kwargs)
-        rule = _RULES.get(target)
-        if rule is None:
-            raise LoweringError("no such operation in a program")
-        return getattr(self, rule)(*args, **kwargs)
-
-    def _activation(self, v: Rows, act: Act, approximate="none", beta=1, threshold=20) -> Rows:
-        if approximate == "tanh":
-            act = Act.GELU_TANH
-        if beta != 1 or threshold != 20:
-            raise LoweringError(
-                f"Softplus with beta {beta} and threshold {threshold}, not 1 and 20"
-            )
-        fn = _ACT_FUNCTIONS[act]
-
-        def one(p: expr.Piece) -> expr.Piece:
-            if p.is_host:
-                return expr.host_piece(host.apply("point", fn, p.host()))
-            return whole(Activation(p, act))
-
-        return v.map(one)
-
-    def _dropout_rate(self, p=0.5, training=True, inplace=False, train=None) -> float:
-        return p if (training if train is None else train) else 0.0
-
-    def _functional_dropout(self, v: Rows, *args, **kwargs):
-        return self._dropout(v, self._dropout_rate(*args, **kwargs))
-
-    def _dropout(self, v: Rows, p: float) -> Rows:
-        if p == 0.0:
-            return v
-        if not 0.0 < p < 1.0:
-            raise LoweringError(f"dropout of everything (p = {p})")
-        return v.map(lambda piece: whole(Drop(piece, float(p))))
-
-    def _layer_norm(self, v: Rows, normalized_shape, weight=None, bias=None, eps=1e-5):
-        if tuple(normalized_shape) != (v.width,):
-            raise LoweringError(f"LayerNorm over {tuple(normalized_shape)}, the rows are {v.width}")
-        w, b = (None if h is None else host.as_rows(h, v.width, self.like) for h in (weight, bias))
-        return Rows.of(Norm(list(v.pieces), float(eps), w, b))
-
-    def _functional_linear(self, v, weight, bias=None):
-        if not isinstance(v, Rows) or not isinstance(weight, Host) or weight.on_t:
-            raise LoweringError("a matrix that depends on x, t or obs")
-        return expr.linear(v, weight, bias)
-
-    def _binary(self, op: str, a, b):
-        if op == "div":
-            if isinstance(b, Rows):
-                raise LoweringError("division by a value that depends on x or obs")
-            op, b = (
-                "mul",
-                (host.apply("point", torch.reciprocal, b) if isinstance(b, Host) else 1.0 / b),
-            )
-        width = max(v.width for v in (a, b) if isinstance(v, Rows))
-        a, b = self._rows(a, width), self._rows(b, width)
-        if op == "sub":
-            minus = Rows([expr.host_piece(host.number(-1.0, width, self.like))])
-            op, b = "add", expr.zip_pieces(b, minus, expr.mul)
-        return expr.zip_pieces(a, b, expr.add if op == "add" else expr.mul)
-
-    def _cat(self, tensors, dim=0, axis=None):
-        if (dim if axis is None else axis) not in (1, -1):
-            raise LoweringError("cat along the rows; dim must be 1 or -1")
-        parts = [p if isinstance(p, Rows) else self._rows_of_t(p) for p in tensors]
-        joined = Rows([piece for p in parts for piece in p.pieces])
-        # Read more than once, a cat of computed values is cheaper copied than split at every read.
-        if len(self.node.users) > 1 and len(joined.pieces) > 1:
-            if not any(p.is_host or isinstance(p.src, Input) for p in joined.pieces):
-                return Rows.of(Join(list(joined.pieces)))
-        return joined
-
-    def _getitem(self, v, index):
-        if not isinstance(v, Rows):
-            return operator.getitem(v, index)
-        index = index if isinstance(index, tuple) else (index,)
-        rows, columns = (index[0], index[-1]) if len(index) == 2 else (None, None)
-        if rows not in (Ellipsis, slice(None)) or not isinstance(columns, slice):
-            raise LoweringError(f"the index {list(index)}; a program slices columns: v[:, a:b]")
-        start, stop, step = columns.indices(v.width)
-        if step != 1 or stop <= start:
-            raise LoweringError(f"the columns {columns} of {v.width}")
-        return self._tidy(v.cut(start, stop - start))
-
-    def _narrow(self, v: Rows, dim, start, length):
-        self._check_last(dim)
-        return self._getitem(v, (slice(None), slice(start, start + length)))
-
-    def _chunk(self, v: Rows, chunks, dim=0):
-        return self._split(v, -(-v.width // chunks), dim)
-
-    def _split(self, v: Rows, size, dim=0):
-        self._check_last(dim)
-        if isinstance(size, int):
-            size = [min(size, v.width - at) for at in range(0, v.width, size)]
-        if sum(size) != v.width or min(size) < 1:
-            raise LoweringError(f"a split of {v.width} columns into {list(size)}")
-        starts = [sum(size[:k]) for k in range(len(size))]
-        return [self._tidy(v.cut(a, n)) for a, n in zip(starts, size, strict=True)]
-
-    def _same(self, v: Rows, *args, **kwargs):
-        return v
-
-    def _flatten(self, v: Rows, start_dim=0, end_dim=-1):
-        self._check_last(start_dim)
-        return v
-
-    def _squeeze(self, v: Rows, dim=None):
-        if dim is None or v.width == 1 or dim not in (1, -1):
-            raise LoweringError("squeeze to fewer than two dimensions; keep [B, width]")
-        return v
-
-    def _size(self, v: Rows, dim=None):
-        return (BATCH, v.width) if dim is None else (BATCH, v.width)[dim]
-
-    def _dim(self, v: Rows):
-        return 2
-
-    def _check_last(self, dim) -> None:
-        if dim not in (1, -1):
-            raise LoweringError(
-                f"an operation along dimension {dim}; a program works along columns"
-            )
-
     def _error(self, why: str) -> LoweringError:
         node = self.node
         what = node.target
@@ -484,13 +302,3 @@ class Interpreter:
             f"can't lower {type(self.module).__name__}: node '{node.name}' ({what}): {why}. "
             f"Supported: {SUPPORTED}"
         )
-
-
-_RULES = {
-    F.linear: "_functional_linear", F.dropout: "_functional_dropout", F.layer_norm: "_layer_norm",
-    torch.dropout: "_functional_dropout", operator.getitem: "_getitem", getattr: "_host_getattr",
-    "narrow": "_narrow", torch.narrow: "_narrow", "chunk": "_chunk", torch.chunk: "_chunk",
-    "split": "_split", torch.split: "_split", "contiguous": "_same", "clone": "_same",
-    torch.clone: "_same", "flatten": "_flatten", torch.flatten: "_flatten",
-    "squeeze": "_squeeze", torch.squeeze: "_squeeze", "size": "_size", "dim": "_dim",
-}  # fmt: skip

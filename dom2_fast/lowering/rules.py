@@ -1,0 +1,221 @@
+"""What torch's modules and functions mean in a program: operations on `Rows`, as expressions.
+
+Every rule raises LoweringError for an option that a program hasn't got. `trace` decides when a rule
+applies.
+"""
+
+from __future__ import annotations
+
+import operator
+
+import torch
+import torch.nn.functional as F
+from torch import fx, nn
+
+from dom2_fast.lowering import expr, host
+from dom2_fast.lowering.errors import LoweringError
+from dom2_fast.lowering.expr import Activation, Drop, Input, Join, Norm, Rows, whole
+from dom2_fast.lowering.host import BATCH, Host
+from dom2_fast.program import Act
+
+MODULE_ACTS = {
+    nn.Mish: Act.MISH, nn.SiLU: Act.SILU, nn.ReLU: Act.RELU, nn.GELU: Act.GELU, nn.Tanh: Act.TANH,
+    nn.Softplus: Act.SOFTPLUS,
+}  # fmt: skip
+FUNCTION_ACTS = {
+    F.mish: Act.MISH, F.silu: Act.SILU, F.relu: Act.RELU, F.relu_: Act.RELU, torch.relu: Act.RELU,
+    torch.relu_: Act.RELU, "relu": Act.RELU, "relu_": Act.RELU, F.gelu: Act.GELU, F.tanh: Act.TANH,
+    torch.tanh: Act.TANH, "tanh": Act.TANH, F.softplus: Act.SOFTPLUS,
+}  # fmt: skip
+BINARY = {
+    operator.add: "add", operator.iadd: "add", torch.add: "add", "add": "add",
+    operator.sub: "sub", operator.isub: "sub", torch.sub: "sub", "sub": "sub",
+    operator.mul: "mul", operator.imul: "mul", torch.mul: "mul", "mul": "mul",
+    operator.truediv: "div", operator.itruediv: "div", torch.div: "div", "div": "div",
+    torch.true_divide: "div", torch.multiply: "mul", torch.subtract: "sub", torch.divide: "div",
+}  # fmt: skip
+CAT = {torch.cat, torch.concat, torch.concatenate}
+ACT_FUNCTIONS = {
+    Act.MISH: F.mish, Act.SILU: F.silu, Act.RELU: F.relu, Act.GELU: F.gelu, Act.TANH: torch.tanh,
+    Act.GELU_TANH: lambda v: F.gelu(v, approximate="tanh"), Act.SOFTPLUS: F.softplus,
+}  # fmt: skip
+
+
+class Rules:
+    """The rules, for `trace.Interpreter`, which has the state they use."""
+
+    module: nn.Module
+    node: fx.Node
+    like: torch.Tensor
+
+    def _module(self, sub: nn.Module, node: fx.Node, args, kwargs):
+        v = args[0] if args else kwargs.get("input")
+        if len(args) + len(kwargs) != 1 or not isinstance(v, Rows):
+            raise LoweringError("a module of the program takes one tensor [B, width]")
+        kind = type(sub)
+        if isinstance(sub, nn.Linear):
+            w, b = self._own(sub, node.target, "weight"), self._own(sub, node.target, "bias")
+            return expr.linear(v, w, b)
+        if kind in MODULE_ACTS:
+            options = {"approximate": sub.approximate} if kind is nn.GELU else {}
+            if kind is nn.Softplus:
+                options = {"beta": sub.beta, "threshold": sub.threshold}
+            return self._activation(v, MODULE_ACTS[kind], **options)
+        if kind is nn.LayerNorm:
+            w, b = self._own(sub, node.target, "weight"), self._own(sub, node.target, "bias")
+            return self._layer_norm(v, sub.normalized_shape, w, b, sub.eps)
+        if kind is nn.Dropout:
+            return self._dropout(v, sub.p if sub.training else 0.0)
+        if kind is nn.Identity:
+            return v
+        raise LoweringError("no such module in a program")
+
+    def _call(self, node: fx.Node, target, args, kwargs):
+        if target in FUNCTION_ACTS:
+            options = {k: v for k, v in kwargs.items() if k not in ("inplace", "input")}
+            v = args[0] if args else kwargs["input"]
+            if target is F.softplus:
+                options.update(zip(("beta", "threshold"), args[1:], strict=False))
+            elif len(args) > 1 and target not in (F.relu, F.silu, F.mish):  # there it is `inplace`
+                raise LoweringError("positional options of an activation")
+            return self._activation(v, FUNCTION_ACTS[target], **options)
+        if target in BINARY:
+            if kwargs or len(args) != 2:
+                raise LoweringError("arithmetic with options (alpha, rounding_mode, out)")
+            return self._binary(BINARY[target], *args)
+        if target in (operator.neg, torch.neg, "neg"):
+            return self._binary("mul", args[0], -1.0)
+        if target in CAT:
+            return self._cat(*args, **kwargs)
+        rule = _RULES.get(target)
+        if rule is None:
+            raise LoweringError("no such operation in a program")
+        return getattr(self, rule)(*args, **kwargs)
+
+    def _activation(self, v: Rows, act: Act, approximate="none", beta=1, threshold=20) -> Rows:
+        if approximate == "tanh":
+            act = Act.GELU_TANH
+        if beta != 1 or threshold != 20:
+            raise LoweringError(
+                f"Softplus with beta {beta} and threshold {threshold}, not 1 and 20"
+            )
+        fn = ACT_FUNCTIONS[act]
+
+        def one(p: expr.Piece) -> expr.Piece:
+            if p.is_host:
+                return expr.host_piece(host.apply("point", fn, p.host()))
+            return whole(Activation(p, act))
+
+        return v.map(one)
+
+    def _dropout_rate(self, p=0.5, training=True, inplace=False, train=None) -> float:
+        return p if (training if train is None else train) else 0.0
+
+    def _functional_dropout(self, v: Rows, *args, **kwargs):
+        return self._dropout(v, self._dropout_rate(*args, **kwargs))
+
+    def _dropout(self, v: Rows, p: float) -> Rows:
+        if p == 0.0:
+            return v
+        if not 0.0 < p < 1.0:
+            raise LoweringError(f"dropout of everything (p = {p})")
+        return v.map(lambda piece: whole(Drop(piece, float(p))))
+
+    def _layer_norm(self, v: Rows, normalized_shape, weight=None, bias=None, eps=1e-5):
+        if tuple(normalized_shape) != (v.width,):
+            raise LoweringError(f"LayerNorm over {tuple(normalized_shape)}, the rows are {v.width}")
+        w, b = (None if h is None else host.as_rows(h, v.width, self.like) for h in (weight, bias))
+        return Rows.of(Norm(list(v.pieces), float(eps), w, b))
+
+    def _functional_linear(self, v, weight, bias=None):
+        if not isinstance(v, Rows) or not isinstance(weight, Host) or weight.on_t:
+            raise LoweringError("a matrix that depends on x, t or obs")
+        return expr.linear(v, weight, bias)
+
+    def _binary(self, op: str, a, b):
+        if op == "div":
+            if isinstance(b, Rows):
+                raise LoweringError("division by a value that depends on x or obs")
+            op, b = (
+                "mul",
+                (host.apply("point", torch.reciprocal, b) if isinstance(b, Host) else 1.0 / b),
+            )
+        width = max(v.width for v in (a, b) if isinstance(v, Rows))
+        a, b = self._rows(a, width), self._rows(b, width)
+        if op == "sub":
+            minus = Rows([expr.host_piece(host.number(-1.0, width, self.like))])
+            op, b = "add", expr.zip_pieces(b, minus, expr.mul)
+        return expr.zip_pieces(a, b, expr.add if op == "add" else expr.mul)
+
+    def _cat(self, tensors, dim=0, axis=None):
+        if (dim if axis is None else axis) not in (1, -1):
+            raise LoweringError("cat along the rows; dim must be 1 or -1")
+        parts = [p if isinstance(p, Rows) else self._rows_of_t(p) for p in tensors]
+        joined = Rows([piece for p in parts for piece in p.pieces])
+        # Read more than once, a cat of computed values is cheaper copied than split at every read.
+        computed = not any(p.is_host or isinstance(p.src, Input) for p in joined.pieces)
+        if computed and len(self.node.users) > 1 and len(joined.pieces) > 1:
+            return Rows.of(Join(list(joined.pieces)))
+        return joined
+
+    def _getitem(self, v, index):
+        if not isinstance(v, Rows):
+            return operator.getitem(v, index)
+        index = index if isinstance(index, tuple) else (index,)
+        rows, columns = (index[0], index[-1]) if len(index) == 2 else (None, None)
+        if rows not in (Ellipsis, slice(None)) or not isinstance(columns, slice):
+            raise LoweringError(f"the index {list(index)}; a program slices columns: v[:, a:b]")
+        start, stop, step = columns.indices(v.width)
+        if step != 1 or stop <= start:
+            raise LoweringError(f"the columns {columns} of {v.width}")
+        return self._tidy(v.cut(start, stop - start))
+
+    def _narrow(self, v: Rows, dim, start, length):
+        self._check_last(dim)
+        return self._getitem(v, (slice(None), slice(start, start + length)))
+
+    def _chunk(self, v: Rows, chunks, dim=0):
+        return self._split(v, -(-v.width // chunks), dim)
+
+    def _split(self, v: Rows, size, dim=0):
+        self._check_last(dim)
+        if isinstance(size, int):
+            size = [min(size, v.width - at) for at in range(0, v.width, size)]
+        if sum(size) != v.width or min(size) < 1:
+            raise LoweringError(f"a split of {v.width} columns into {list(size)}")
+        starts = [sum(size[:k]) for k in range(len(size))]
+        return [self._tidy(v.cut(a, n)) for a, n in zip(starts, size, strict=True)]
+
+    def _same(self, v: Rows, *args, **kwargs):
+        return v
+
+    def _flatten(self, v: Rows, start_dim=0, end_dim=-1):
+        self._check_last(start_dim)
+        return v
+
+    def _squeeze(self, v: Rows, dim=None):
+        if dim is None or v.width == 1 or dim not in (1, -1):
+            raise LoweringError("squeeze to fewer than two dimensions; keep [B, width]")
+        return v
+
+    def _size(self, v: Rows, dim=None):
+        return (BATCH, v.width) if dim is None else (BATCH, v.width)[dim]
+
+    def _dim(self, v: Rows):
+        return 2
+
+    def _check_last(self, dim) -> None:
+        if dim not in (1, -1):
+            raise LoweringError(
+                f"an operation along dimension {dim}; a program works along columns"
+            )
+
+
+_RULES = {
+    F.linear: "_functional_linear", F.dropout: "_functional_dropout", F.layer_norm: "_layer_norm",
+    torch.dropout: "_functional_dropout", operator.getitem: "_getitem", getattr: "_host_getattr",
+    "narrow": "_narrow", torch.narrow: "_narrow", "chunk": "_chunk", torch.chunk: "_chunk",
+    "split": "_split", torch.split: "_split", "contiguous": "_same", "clone": "_same",
+    torch.clone: "_same", "flatten": "_flatten", torch.flatten: "_flatten",
+    "squeeze": "_squeeze", torch.squeeze: "_squeeze", "size": "_size", "dim": "_dim",
+}  # fmt: skip
