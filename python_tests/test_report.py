@@ -174,6 +174,13 @@ def test_an_old_report_is_replaced_and_a_failed_one_keeps_it(tmp_path):
     assert "second" in path.read_text()
 
 
+def test_a_file_of_the_user_is_not_replaced(tmp_path):
+    (tmp_path / "thesis.html").write_text("<html>years of work")
+    with pytest.raises(Dom2Error, match=r"thesis\.html is there and no report"):
+        write_report([make_run(tmp_path / "a")], tmp_path / "thesis.html")
+    assert (tmp_path / "thesis.html").read_text() == "<html>years of work"
+
+
 @pytest.mark.parametrize(
     ("file", "content", "message"),
     [
