@@ -250,13 +250,14 @@ def train_behaviours(
     snapshots: int = 6,
     every: int = 100,
     episodes: int = 500,
+    on_cut: Callable[[dict[str, BehaviourPolicy]], None] = lambda policies: None,
 ) -> tuple[dict[str, BehaviourPolicy], dict]:
     """Train once and cut out the behaviours: replay_0.., medium and expert.
 
     Snapshots are scored every `every` steps with behaviour noise. Medium is the first one inside
     `medium` (OMAR's medium data average 273.39); the replay snapshots are spread evenly in time
     from the start up to it, as a replay buffer at that moment would hold them; expert is the best
-    one of the run.
+    one of the run. Once medium is there, `on_cut` gets all policies after each change.
 
     Returns:
         policies by name, and a record: config, and the curve of (step, return).
@@ -288,6 +289,8 @@ def train_behaviours(
                     cut[f"replay_{i}"] = history[(i + 1) * (len(history) - 1) // snapshots]
         if score > best:
             best, cut["expert"] = score, policy
+            if "medium" in cut:
+                on_cut(cut)
 
     agent.fit(on_step)
     if "medium" not in cut:
@@ -321,10 +324,12 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     try:
         config = MATD3Config(**{o.name: getattr(args, o.name) for o in fields(MATD3Config)})
-        policies, record = train_behaviours(args.task, config)
+        # Written as soon as there is a medium policy: an interrupted run leaves what it has.
+        _, record = train_behaviours(
+            args.task, config, on_cut=lambda cut: write(args.out, cut, config.explore_noise)
+        )
     except Dom2Error as error:
         sys.exit(f"error: {error}")
-    write(args.out, policies, config.explore_noise)
     record_path.write_text(json.dumps(record, indent=1) + "\n")
 
 
