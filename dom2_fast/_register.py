@@ -44,6 +44,12 @@ def _fake_gradients(like, groups, batch, width, rows, weights, table, needs):
     )
 
 
+@torch.library.register_fake("dom2_fast::pack_weights")
+def _(weights, program):
+    size = sum(-(-w.shape[1] // 16) * 16 * w.shape[2] for w in weights)
+    return program.new_empty((weights[0].shape[0] if weights else 1, size), dtype=torch.float32)
+
+
 @torch.library.register_fake("dom2_fast::sample_transitions")
 def _(fields, threshold, alias, starts, rng, batch, check):
     groups = threshold.shape[0]

@@ -6,13 +6,19 @@ are in csrc/ops; fake kernels and autograd formulas are registered in `_register
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 
 import torch
 
 from dom2_fast import backend, reference
 from dom2_fast.program import StepProgram
+
+if backend.available():
+    from dom2_fast import _register  # noqa: F401  fake kernels and autograd
+
+    _NATIVE = torch.ops.dom2_fast
+else:
+    _NATIVE = None
 
 
 def make_rng(generator: torch.Generator | None = None) -> torch.Tensor:
@@ -24,16 +30,6 @@ def make_rng(generator: torch.Generator | None = None) -> torch.Tensor:
     rng = torch.zeros(2, dtype=torch.int64)
     rng[0] = torch.randint(-(2**63), 2**63 - 1, (), generator=generator)
     return rng
-
-
-@functools.cache
-def _native():
-    """torch.ops.dom2_fast with everything registered, or None where there is no extension."""
-    if not backend.available():
-        return None
-    from dom2_fast import _register  # noqa: F401  registers fake kernels and autograd
-
-    return torch.ops.dom2_fast
 
 
 def run_program(
@@ -50,11 +46,10 @@ def run_program(
     table.
     Raises RuntimeError naming the argument whose shape, dtype or device doesn't fit.
     """
-    native = _native()
-    if native is None:
+    if _NATIVE is None:
         backend.warn_if_missing()
         return reference.run_program(x, rows, weights, table, program, rng)
-    return native.run_program(
+    return _NATIVE.run_program(
         x, rows, list(weights), table, program.encode(), rng, program.out.width
     )
 
@@ -80,8 +75,7 @@ def denoise(
     before, for calls that reuse the weights. Differentiable once in x_T, rows, weights, table.
     Raises RuntimeError naming the argument whose shape, dtype or device doesn't fit.
     """
-    native = _native()
-    if native is None:
+    if _NATIVE is None:
         backend.warn_if_missing()
         return reference.denoise(
             x_T, rows, weights, table, program, solver, noise,
@@ -92,7 +86,7 @@ def denoise(
     save_path = torch.is_grad_enabled() and any(
         t is not None and t.requires_grad for t in (x_T, rows, table, *weights)
     )
-    out, _ = native.denoise(
+    out, _ = _NATIVE.denoise(
         x_T, rows, list(weights), table, program.encode(), solver, noise, rng, packed,
         [batch, program.x_width], out_low, out_high, save_path,
     )  # fmt: skip
@@ -104,15 +98,13 @@ def pack_weights(weights: Sequence[torch.Tensor], program: StepProgram) -> torch
 
     Opaque, [G, n] float32; valid as long as the weights don't change. None without an extension.
     """
-    native = _native()
-    return native.pack_weights(list(weights), program.encode()) if native is not None else None
+    return None if _NATIVE is None else _NATIVE.pack_weights(list(weights), program.encode())
 
 
 def alias_table(weights: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Alias tables of weights [G, n] >= 0, each row's sum > 0. See `reference.alias_table`."""
-    native = _native()
     weights = weights.double()
-    return reference.alias_table(weights) if native is None else native.alias_table(weights)
+    return reference.alias_table(weights) if _NATIVE is None else _NATIVE.alias_table(weights)
 
 
 def sample_transitions(
@@ -130,12 +122,11 @@ def sample_transitions(
     Fields are [N] or [N, d], float32 or float64; results are float32. `check=False` skips looking
     through the alias table and `starts`, for callers whose tables have passed once.
     """
-    native = _native()
-    if native is None:
+    if _NATIVE is None:
         backend.warn_if_missing()
         return reference.sample_transitions(fields, threshold, alias, starts, batch, rng)
     groups = threshold.shape[0]
-    flat, index = native.sample_transitions(
+    flat, index = _NATIVE.sample_transitions(
         list(fields), threshold, alias, starts, rng, batch, check
     )
     outs = []

@@ -13,7 +13,7 @@ namespace {
 constexpr int64_t kScratchFloats = 160 * 1024;
 constexpr int kMaxRows = 96, kMinRows = 12;
 // Below this many floating-point operations waking another thread costs more than it gains.
-constexpr double kSerialFlops = 2e5;
+constexpr double kSerialFlops = 1e6;
 
 struct Tiles {
   int64_t per_group, rows;  // tiles of each group, rows of all but the last

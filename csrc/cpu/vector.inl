@@ -95,38 +95,44 @@ DOM2_INLINE vf vtanh(vf x) {
   return select(a < splat(0.625f), small, (vf)((vi)big | ((vi)x & (int32_t)0x80000000)));
 }
 
-DOM2_INLINE vf vsigmoid(vf x) {
+// sigmoid(x) and, free of the cancellation in 1 - s, sigmoid(-x).
+struct Sigmoid {
+  vf s, c;
+};
+
+DOM2_INLINE Sigmoid vsigmoid(vf x) {
   // e / (1 + e) from e = exp(-|x|) <= 1 never overflows and keeps the small tail exact.
-  const vf e = vexp(-vabs(x)), d = splat(1.f) + e;
-  return select(x < vf{}, e, splat(1.f)) / d;
+  const vf e = vexp(-vabs(x)), r = splat(1.f) / (splat(1.f) + e), er = e * r;
+  const vi negative = x < vf{};
+  return {select(negative, er, r), select(negative, r, er)};
 }
 
 // The normal distribution function: erfc(-x / sqrt 2) / 2.
 DOM2_INLINE vf vnormal_cdf(vf x) {
   const vf u = x * splat(0.70710678118654752f), a = vabs(u), q = u * u;
-  // erf u = u P(u^2), |u| < 1, error 1.2e-9
-  vf p = splat(7.8758750627e-05f);
-  p = p * q + splat(-8.0168642872e-04f);
-  p = p * q + splat(5.1890874234e-03f);
-  p = p * q + splat(-2.6854212011e-02f);
-  p = p * q + splat(1.1283594715e-01f);
-  p = p * q + splat(-3.7612626667e-01f);
-  p = p * q + splat(1.1283791658e+00f);
+  // erf u = u P(u^2), |u| < 0.54, error 4e-11
+  vf p = splat(-7.5352757329e-04f);
+  p = p * q + splat(5.1905537071e-03f);
+  p = p * q + splat(-2.6861026490e-02f);
+  p = p * q + splat(1.1283755702e-01f);
+  p = p * q + splat(-3.7612637981e-01f);
+  p = p * q + splat(1.1283791671e+00f);
   const vf small = splat(0.5f) + splat(0.5f) * (u * p);
-  // erfc a = e^(-a^2) Q(t), t = 1 / (1 + a / 2), 1 <= a <= 12, error 2.1e-10
+  // erfc a = e^(-a^2) Q(t), t = 1 / (1 + a / 2), 0.5 <= a <= 10, error 4e-10
   const vf t = splat(1.f) / (splat(1.f) + splat(0.5f) * a);
-  vf r = splat(-6.4925534894e-02f);
-  r = r * t + splat(3.1621616847e-01f);
-  r = r * t + splat(-5.5482725293e-01f);
-  r = r * t + splat(3.5518328546e-01f);
-  r = r * t + splat(-7.8895043493e-02f);
-  r = r * t + splat(2.2460778905e-01f);
-  r = r * t + splat(2.3741440872e-01f);
-  r = r * t + splat(2.8325497906e-01f);
-  r = r * t + splat(2.8201310510e-01f);
-  r = r * t + splat(2.4986655976e-06f);
-  const vf tail = splat(0.5f) * (vexp(-q) * r);
-  return select(a < splat(1.f), small, select(x < vf{}, tail, splat(1.f) - tail));
+  vf r = splat(-7.7322827676e-02f);
+  r = r * t + splat(3.6360009942e-01f);
+  r = r * t + splat(-6.3368079733e-01f);
+  r = r * t + splat(4.3005809528e-01f);
+  r = r * t + splat(-1.2352819575e-01f);
+  r = r * t + splat(2.4189884680e-01f);
+  r = r * t + splat(2.3306885206e-01f);
+  r = r * t + splat(2.8393695410e-01f);
+  r = r * t + splat(2.8195255701e-01f);
+  r = r * t + splat(4.8128338263e-06f);
+  const vf tail =
+      splat(0.5f) * (vexp(splat(-0.5f) * (x * x)) * r);  // x^2 / 2 rounds once, u^2 more
+  return select(a < splat(0.5f), small, select(x < vf{}, tail, splat(1.f) - tail));
 }
 
 constexpr float kGeluScale = 0.79788456080286536f, kGeluCube = 0.044715f;
@@ -139,14 +145,14 @@ DOM2_INLINE vf activate(vf x) {
       return select(x != x, x, x * (n / (n + splat(2.f))));
     }
     case Act::kSilu:
-      return x * vsigmoid(x);
+      return x * vsigmoid(x).s;
     case Act::kRelu:
       return select(x < vf{}, vf{}, x);
     case Act::kGelu:
       return x * vnormal_cdf(x);
     case Act::kGeluTanh: {  // (1 + tanh u) / 2 = sigmoid(2 u)
       const vf u = splat(kGeluScale) * (x + splat(kGeluCube) * (x * x * x));
-      return x * vsigmoid(u + u);
+      return x * vsigmoid(u + u).s;
     }
     case Act::kTanh:
       return vtanh(x);
@@ -162,29 +168,33 @@ DOM2_INLINE vf derivative(vf x) {
   const vf one = splat(1.f), two = splat(2.f);
   switch (static_cast<Act>(ACT)) {
     case Act::kMish: {  // n / d + x 4 w (w + 1) / d^2, d = n + 2
-      const vf c = vmin(x, splat(20.f)), w = vexp(c), n = w * (w + two), r = one / (n + two);
+      const vf c = vmax(vmin(x, splat(20.f)), splat(-100.f)), w = vexp(c), n = w * (w + two),
+               r = one / (n + two);
       return n * r + (c * splat(4.f)) * ((w * r) * ((w + one) * r));
     }
     case Act::kSilu: {
-      const vf s = vsigmoid(x);
-      return s * (one + x * (one - s));
+      const Sigmoid g = vsigmoid(x);
+      return g.s * (one + x * g.c);
     }
     case Act::kRelu:
       return select(x > vf{}, one, vf{});
-    case Act::kGelu:
-      return vnormal_cdf(x) + x * (splat(0.39894228040143268f) * vexp(splat(-0.5f) * (x * x)));
+    case Act::kGelu: {
+      const vf c = vmax(vmin(x, splat(30.f)), splat(-30.f));  // x^2 must stay finite
+      return vnormal_cdf(x) + c * (splat(0.39894228040143268f) * vexp(splat(-0.5f) * (c * c)));
+    }
     case Act::kGeluTanh: {
-      const vf q = x * x, u = splat(kGeluScale) * (x + splat(kGeluCube) * (q * x));
-      const vf s = vsigmoid(u + u);
+      const vf c = vmax(vmin(x, splat(30.f)), splat(-30.f)), q = c * c;
+      const vf u = splat(kGeluScale) * (c + splat(kGeluCube) * (q * c));
+      const Sigmoid g = vsigmoid(u + u);
       const vf du = splat(2.f * kGeluScale) * (one + splat(3.f * kGeluCube) * q);
-      return s + x * (s * (one - s)) * du;
+      return g.s + c * (g.s * g.c) * du;
     }
     case Act::kTanh: {
       const vf t = vtanh(x);
       return (one - t) * (one + t);
     }
     case Act::kSoftplus:
-      return vsigmoid(x);
+      return vsigmoid(x).s;
     default:
       return one;
   }

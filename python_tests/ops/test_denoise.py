@@ -1,4 +1,4 @@
-"""ops.denoise against reference.denoise: values, gradients, draws, odd sizes, every instruction set."""
+"""ops.denoise against reference.denoise: values, gradients, draws, on every instruction set."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""ops.sample_transitions and ops.alias_table against the reference: equal integers, right frequencies."""
+"""ops.sample_transitions and alias_table: the reference's integers, the right frequencies."""
 
 import pytest
 import torch
