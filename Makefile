@@ -6,7 +6,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check
 
-# What the compiled extension is made of; the package itself is installed in place (editable).
+# A change of these needs a build.
 SOURCES := setup.py CMakeLists.txt pyproject.toml constraints.txt $(shell find csrc -type f 2>/dev/null)
 
 .PHONY: help setup demo test test-all lint format bench clean distclean
@@ -37,9 +37,19 @@ $(VENV)/.dependencies: $(VENV)/.created constraints.txt
 	$(PIP) install --quiet -c constraints.txt numpy setuptools cmake ninja pybind11
 	@touch $@
 
+# The package is installed in place (editable), so only the extension needs building after a change.
 $(VENV)/.built: $(VENV)/.dependencies $(SOURCES)
-	PATH="$(abspath $(BIN)):$$PATH" DOM2_FAST_REQUIRE_EXTENSION=1 \
-	  $(PIP) install --quiet --no-build-isolation -c constraints.txt -e '.[test]'
+	@export PATH="$(abspath $(BIN)):$$PATH" DOM2_FAST_REQUIRE_EXTENSION=1; \
+	for file in pyproject.toml setup.py constraints.txt; do \
+	  test $(VENV)/.installed -nt $$file || rm -f $(VENV)/.installed; done; \
+	if test -e $(VENV)/.installed; then \
+	  echo "building the extension"; \
+	  $(BIN)/python setup.py --quiet build_ext --inplace; \
+	else \
+	  echo "building and installing dom2-fast with its dependencies"; \
+	  $(PIP) install --quiet --no-build-isolation -c constraints.txt -e '.[test]' && \
+	    touch $(VENV)/.installed; \
+	fi
 	@touch $@
 
 $(VENV)/.tools: $(VENV)/.created constraints.txt
@@ -72,7 +82,7 @@ bench: $(VENV)/.built
 clean:
 	rm -rf build dist *.egg-info dom2_fast/*.so .pytest_cache .ruff_cache .benchmarks
 	find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +
-	rm -f $(VENV)/.built
+	rm -f $(VENV)/.built $(VENV)/.installed
 
 distclean: clean
 	rm -rf $(VENV)
