@@ -6,6 +6,7 @@ Without it everything still runs, on the reference path; the first use warns onc
 from __future__ import annotations
 
 import functools
+import os
 import warnings
 
 from dom2_fast.errors import Dom2Error
@@ -20,6 +21,12 @@ def _load():
         from dom2_fast import _C
     except ImportError as error:
         return None, str(error)
+    wanted = os.environ.get("DOM2_FAST_ISA")
+    if wanted is not None and wanted not in _C.isas_runnable():
+        raise Dom2Error(
+            f"DOM2_FAST_ISA is {wanted!r}, which can't run here: choose one of "
+            f"{', '.join(_C.isas_runnable())}, or unset it"
+        )
     return _C, ""
 
 

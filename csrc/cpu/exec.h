@@ -115,7 +115,8 @@ struct Kernels {
 constexpr int kPanel = 64;
 constexpr int kAlign = 16;  // columns are padded to this many floats
 
-constexpr int pad(int n) { return (n + kAlign - 1) / kAlign * kAlign; }
+// `static`: a kernel file must not export a function that the linker could use elsewhere.
+static constexpr int pad(int n) { return (n + kAlign - 1) / kAlign * kAlign; }
 
 }  // namespace cpu
 }  // namespace dom2
