@@ -47,7 +47,9 @@ class DOM2Config(PolicyConfig):
     )
     gamma: float = setting(0.95, "discount", "OMAR's code")
     normalise_reward: bool = setting(
-        True, "shift and scale each agent's rewards to mean 0, sd 1 over its data", TUNED
+        True,
+        "shift and scale each agent's rewards to mean 0, sd 1, as the weights draw them",
+        TUNED,
     )
     reward_scale: float = setting(1.0, "rewards are multiplied by this, after that", TUNED)
     mask_done: bool = setting(
@@ -83,10 +85,8 @@ class DOM2(DiffusionAgents):
         c, G = self.config, self.num_agents
         self.reward_shift, self.reward_sd = torch.zeros(G, 1), torch.ones(G, 1)
         if c.normalise_reward and self.sampler is not None:
-            for j in range(G):
-                reward = self.sampler.data.reward[j].double()
-                self.reward_shift[j] = reward.mean()
-                self.reward_sd[j] = reward.std().clamp(min=1e-6) if len(reward) > 1 else 1.0
+            for j, (mean, sd) in enumerate(self.sampler.reward_moments()):
+                self.reward_shift[j], self.reward_sd[j] = mean, max(sd, 1e-6)
         self.critic = networks.stack(
             networks.MLPCritic(
                 self.obs_dim, self.act_dim, hidden=c.critic_hidden, depth=c.critic_depth

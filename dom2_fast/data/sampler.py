@@ -96,6 +96,17 @@ class TrajectorySampler:
     def _cast(self, out: PerAgent) -> PerAgent:
         return out.to(self.dtype) if isinstance(out, torch.Tensor) else [self._cast(o) for o in out]
 
+    def reward_moments(self) -> list[tuple[float, float]]:
+        """Mean and standard deviation of every agent's rewards, as they are drawn."""
+        moments = []
+        for i in range(self.agents):
+            share = self.weights[i].repeat_interleave(self.data.lengths)  # [N]
+            share = share / share.sum()
+            reward = self.data.reward[i].double()
+            mean = (share * reward).sum()
+            moments.append((float(mean), float((share * (reward - mean).square()).sum().sqrt())))
+        return moments
+
     def state_dict(self) -> dict:
         """Everything that decides which batches come next."""
         return {"generator": self.generator.get_state()}

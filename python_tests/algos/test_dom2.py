@@ -245,10 +245,10 @@ def test_normalised_rewards_and_no_terminal_masking():
     masked = DOM2(small(normalise_reward=False, mask_done=True, reward_scale=2.0), data)
     batch = agents.sampler.sample()
     for j in range(2):
-        assert float(agents.reward_shift[j]) == pytest.approx(
-            float(data.reward[j].mean()), abs=1e-6
-        )
-        assert float(agents.reward_sd[j]) == pytest.approx(float(data.reward[j].std()), rel=1e-5)
+        reward = data.reward[j].double()
+        assert float(agents.reward_shift[j]) == pytest.approx(float(reward.mean()), abs=1e-6)
+        sd = float(reward.std(unbiased=False))
+        assert float(agents.reward_sd[j]) == pytest.approx(sd, rel=1e-5)
     torch.testing.assert_close(masked.td_target(batch), 2.0 * batch.reward)
     assert not torch.allclose(plain_agents.td_target(batch), batch.reward)
 

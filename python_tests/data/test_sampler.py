@@ -92,6 +92,19 @@ def test_explicit_weights():
     assert set((index[1] // 5).tolist()) == {2}
 
 
+def test_reward_moments_are_those_of_replicated_trajectories():
+    lengths = [3, 1, 6]
+    data = TrajectoryDataset.from_arrays(**arrays(trajectories=1, length=10), lengths=lengths)
+    weights = torch.tensor([[2.0, 1.0, 3.0], [1.0, 1.0, 1.0]])
+    moments = TrajectorySampler(data, weights, batch_size=1).reward_moments()
+    for agent in range(2):
+        parts = data.reward[agent].double().split(lengths)
+        copies = [p for p, w in zip(parts, weights[agent], strict=True) for _ in range(int(w))]
+        expected = torch.cat(copies)
+        assert moments[agent][0] == pytest.approx(float(expected.mean()))
+        assert moments[agent][1] == pytest.approx(float(expected.std(unbiased=False)))
+
+
 @pytest.mark.parametrize(
     ("weights", "message"),
     [
