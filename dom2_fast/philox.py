@@ -63,7 +63,7 @@ def normals(rng: torch.Tensor, stream: int, rows: int, width: int, *, dtype, dev
     """
     padded = -(-width // 4) * 4
     w = words(rng, stream, rows, padded, device).double()
-    u = (w.reshape(rows, -1, 2) + 0.5) * 2.0**-32
+    u = (w.reshape(rows, padded // 2, 2) + 0.5) * 2.0**-32
     radius = torch.sqrt(-2.0 * torch.log(u[..., 0]))
     angle = (2.0 * math.pi) * u[..., 1]
     z = torch.stack([radius * torch.cos(angle), radius * torch.sin(angle)], -1)

@@ -25,6 +25,10 @@ BOOTSTRAP = 0.05
 # near 1, where DPM-Solver's 1 / alpha_1 = 150 magnifies the first of them.
 SAME_FORMULA_64 = {"rtol": 1e5 * EPS64, "atol": 1e5 * EPS64}
 
+# Required of float32 samples. The start and obs are the same float32 numbers on both sides; what is
+# left is the network's rounding (1e-7), magnified by 1 / alpha_1 = 150 at most.
+DPM1_32 = 1e-5
+
 # Replaying float32 data: 5 steps of a few roundings of coordinates up to 4, without a contact.
 REPLAY32 = 128 * EPS32
 

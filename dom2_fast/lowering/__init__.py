@@ -42,6 +42,7 @@ class Lowered:
         self.feature_width = feature_width
         self._weights, self._table, self._features = emitter.weights, emitter.table, features
         self._pure: dict = {}
+        self._groups = 1  # for a module without parameters, whose groups can't be seen from them
 
     def hoist(self, params: dict, t: torch.Tensor | None = None, like: torch.Tensor | None = None):
         """(weights, table) for `ops`: matrices [G, N, K] (views where possible), [S, G, columns].
@@ -74,9 +75,12 @@ class Lowered:
         return torch.cat([obs, *(context.lifted(h) for h in self._features)], -1)
 
     def _context(self, params, t, like) -> Context:
-        first = next((p for p in params.values() if p.is_floating_point()), like)
-        groups = first.size(0) if params else 1 if t is None or t.dim() == 1 else t.size(0)
-        return Context(params, t, groups, first if like is None else like, self._pure)
+        first = next((p for p in params.values() if p.is_floating_point()), None)
+        like = first if like is None else like
+        if like is None:
+            raise Dom2Error("a network without parameters needs `like`, a tensor of its dtype")
+        groups = self._groups if first is None else first.size(0)
+        return Context(params, t, groups, like, self._pure)
 
 
 def grouped_params(module: nn.Module) -> dict[str, torch.Tensor]:
@@ -111,6 +115,8 @@ def lower(
             _check(inner, params, _lower(inner, params, t, x_dim, obs_dim), x_dim, obs_dim)
         else:
             _check(inner, params, low, x_dim, obs_dim)
+    if isinstance(module, StackedModule):
+        low._groups = module.groups
     return low
 
 
@@ -151,9 +157,11 @@ def _check(module, params, low: Lowered, x_dim: int, obs_dim: int) -> None:
 
     x, obs, t = draw(batch, x_dim), draw(batch, obs_dim), draw(batch).abs() + 0.1
     inputs = (x, obs) if low.mode is None else (x, t, obs)
+    # The module sees one row at a time, so that one whose rows see each other gives itself away.
+    alone = [tuple(v[k : k + 1] for v in inputs) for k in range(batch)]
     try:
         got = _trial(low, grouped, x, t, obs, like)
-        want = torch.func.functional_call(module, params, inputs)
+        want = torch.cat([torch.func.functional_call(module, params, one) for one in alone])
     except (RuntimeError, TypeError, ValueError, IndexError) as error:
         raise LoweringError(f"{type(module).__name__} fails on a trial input: {error}") from error
     if got.shape != want.shape:

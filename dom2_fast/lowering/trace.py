@@ -48,6 +48,12 @@ class Interpreter(Rules):
         names = ["x", "t", "obs"] if self.mode else ["x", "obs"]
         self.env: dict[fx.Node, object] = {}
         self._in_pytorch = self._must_be_host(names) if self.mode == "row" else set()
+        given = sum(node.op == "placeholder" for node in self.graph.nodes)
+        if given < len(names):
+            raise LoweringError(
+                f"can't lower {type(self.module).__name__}: its forward takes {given} arguments; "
+                f"{', '.join(names)} are needed"
+            )
         given = 0
         for node in self.graph.nodes:
             self.node = node
@@ -61,11 +67,6 @@ class Interpreter(Rules):
                 given += 1
                 continue
             if node.op == "output":
-                if given < len(names):
-                    raise LoweringError(
-                        f"{type(self.module).__name__}.forward takes {given} arguments; "
-                        f"{', '.join(names)} are needed"
-                    )
                 result = self._get(node.args[0])
                 if isinstance(result, Host):
                     result = self._rows_of_t(result)
