@@ -251,9 +251,18 @@ def stack(modules) -> StackedModule:
 
 
 def named_tensors(module: nn.Module) -> list[tuple[str, torch.Tensor]]:
-    """Parameters and buffers with their names; a shared one under each of its names."""
-    parameters = module.named_parameters(remove_duplicate=False)
-    return [*parameters, *module.named_buffers(remove_duplicate=False)]
+    """Parameters and buffers with their names; a shared one under each of its names.
+
+    What named_parameters and named_buffers give with remove_duplicate=False, several times faster,
+    as this is done in every training step.
+    """
+    found, todo = [], [("", module)]
+    while todo:
+        prefix, owner = todo.pop()
+        for held in (owner._parameters, owner._buffers):
+            found += [(prefix + name, p) for name, p in held.items() if p is not None]
+        todo += [(f"{prefix}{name}.", m) for name, m in owner._modules.items() if m is not None]
+    return found
 
 
 def _signature(module: nn.Module):

@@ -52,6 +52,10 @@ class Host:
     def __init__(self, kind: str, fn: Callable | None = None, args=(), kwargs=None, *, example):
         self.kind, self.fn, self.args, self.kwargs = kind, fn, args, kwargs or {}
         self.inputs = [a for a in _leaves((args, self.kwargs)) if isinstance(a, Host)]
+        # Nothing nested among the arguments, so that they need no walk in every evaluation.
+        self.flat = not self.kwargs and all(
+            isinstance(a, (Host, int, float, str, torch.Tensor)) for a in args
+        )
         self.on_t = kind == "input" or any(i.on_t for i in self.inputs)
         if any(a is BATCH for a in _leaves((args, self.kwargs))):
             self.on_t = True
@@ -114,8 +118,8 @@ def _linear(a, w, b=None):
 
 
 def _concat(parts):
-    shape = torch.broadcast_shapes(*(p.shape[:-1] for p in parts))
-    return torch.cat([p.expand(*shape, p.size(-1)) for p in parts], -1)
+    shape = [max(sizes) for sizes in zip(*(p.shape[:-1] for p in parts), strict=True)]
+    return torch.cat([p.expand(*shape, -1) for p in parts], -1)
 
 
 def concat(parts: list[Host]) -> Host:
@@ -229,6 +233,9 @@ class Context:
 
     @staticmethod
     def _call(h: Host, value_of: Callable, batch: int):
+        if h.flat:
+            return h.fn(*[value_of(a) if isinstance(a, Host) else a for a in h.args])
+
         def pick(v):
             return batch if v is BATCH else value_of(v) if isinstance(v, Host) else v
 

@@ -6,6 +6,14 @@ import torch
 from torch import nn
 
 
+def versions_of(tensors) -> list[int] | None:
+    """Version counters; None where there are none (tensors made in inference mode)."""
+    try:
+        return [p._version for p in tensors]
+    except RuntimeError:
+        return None
+
+
 class Stamp:
     """The state of a module's tensors at one time.
 
@@ -13,12 +21,11 @@ class Stamp:
     their storage. Writes through `.data` leave the counters as they are, as in many target updates;
     so on the CPU the first and last element of every tensor are compared, too. What slips through
     is a write through `.data` to inner elements only.
-    `usable` is False where there are no counters (tensors made in inference mode).
+    For tensors that have counters, see `versions_of`.
     """
 
     def __init__(self, module: nn.Module):
         self._children, self._tensors, self._ends = [], [], []
-        self.usable = True
         for owner in module.modules():
             self._children += [(owner._modules, n, m) for n, m in owner._modules.items()]
             for held in (owner._parameters, owner._buffers):
@@ -28,9 +35,6 @@ class Stamp:
         self._values = self._read()
 
     def _add(self, held: dict, name: str, p: torch.Tensor) -> None:
-        if p.is_inference():
-            self.usable = False
-            return
         self._tensors.append((held, name, p, p._version, p.data_ptr()))
         plain = p.dtype in (torch.float32, torch.float64) and p.is_contiguous()
         if plain and p.device.type == "cpu" and p.numel():
