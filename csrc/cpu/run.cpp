@@ -11,7 +11,7 @@ namespace {
 
 // Scratch of one tile: about what a second-level cache holds beside a layer's weights.
 constexpr int64_t kScratchFloats = 160 * 1024;
-constexpr int kMaxRows = 96, kMinRows = 12;
+constexpr int kMaxRows = 96, kMinRows = 66;
 // Below this many floating-point operations waking another thread costs more than it gains.
 constexpr double kSerialFlops = 1e6;
 
