@@ -108,6 +108,8 @@ class DiffusionPolicy(nn.Module):
             noise = noise.reshape(self.steps, *rows.shape[:2], self.act_dim)
         return self._denoise(rows, rows.size(1), x_T, noise, generator).reshape(out_shape)
 
+    forward = sample
+
     def _denoise(self, rows, batch, x_T, noise, generator) -> torch.Tensor:
         low = self._programs.get("table")
         rng = None

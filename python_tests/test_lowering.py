@@ -1,5 +1,6 @@
 """Lowered networks against the modules themselves, in float64, and the errors for the rest."""
 
+import copy
 import itertools
 import math
 import operator
@@ -10,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from dom2_fast import lowering, networks, philox, reference
+from dom2_fast import backend, lowering, networks, ops, philox, reference
 from dom2_fast.lowering import LoweringError
 from dom2_fast.program import Op
 
@@ -34,31 +35,54 @@ def stacked(make):
     return networks.stack([make().double() for _ in range(G)])
 
 
-def check(make, modes=("table", "row"), tol=tolerances.NETWORK64, train=False):
-    """Lowers a stack of G networks and compares every mode with the stack itself."""
+def check(make, modes=("table", "row"), tol=tolerances.NETWORK64, train=False, native=True):
+    """Lowers a stack of G networks and compares every mode with the stack itself, in float64; then
+    the kernels with that."""
     stack = stacked(make).train(train)
     inner = stack.template
     x, obs = rand(G, B, inner.act_dim, seed=1), rand(G, B, inner.obs_dim, seed=2)
     lows = {}
     for mode in modes:
         low = lows[mode] = lowering.lower(stack, mode)
-        params = lowering.grouped_params(stack)
-        if mode == "table":
-            times = torch.tensor([1.0, 0.6, 0.25, 0.01], dtype=torch.float64)
-            weights, table = low.hoist(params, times, x)
-            assert table.shape == (S, G, low.program.table_width)
-            for s in range(S):
-                got = reference.run_program(x, obs, weights, table[s : s + 1], low.program)
-                want = stack(x, times[s].expand(G, B), obs)
-                torch.testing.assert_close(got, want, rtol=tol, atol=tol)
-        else:
-            t = torch.rand(G, B, generator=torch.Generator().manual_seed(3)).double()
-            weights, table = low.hoist(params, None, x)
-            rows = low.rows(params, obs, t if mode else None)
-            got = reference.run_program(x, rows, weights, table, low.program)
-            want = stack(x, t, obs) if mode else stack(x, obs)
-            torch.testing.assert_close(got, want, rtol=tol, atol=tol)
+        got = run(stack, low, x, obs, reference)
+        want = plain(stack, mode, x, obs)
+        torch.testing.assert_close(got, want, rtol=tol, atol=tol)
+        if native and backend.available():
+            single = copy.deepcopy(stack).float()
+            args = x.float(), obs.float()
+            torch32 = run(single, low, *args, reference)
+            exact = run(copy.deepcopy(single).double(), low, *(v.double() for v in args), reference)
+            with torch.no_grad():
+                result = run(single, low, *args, ops)
+            tolerances.assert_as_good_as_torch(result, torch32, exact, f"{mode}")
     return lows
+
+
+def times(mode, like):
+    """t [S] of the steps, or t [G, B] of the rows."""
+    g = torch.Generator().manual_seed(3)
+    shape = (S,) if mode == "table" else (G, B)
+    return (0.02 + 0.96 * torch.rand(shape, generator=g)).to(like)
+
+
+def run(stack, low, x, obs, executor):
+    """The lowered network: [S, G, B, out], with S = 1 but for mode "table"."""
+    params = lowering.grouped_params(stack)
+    if low.mode == "table":
+        weights, table = low.hoist(params, times("table", x), x)
+        assert table.shape == (S, G, low.program.table_width)
+        steps = [table[s : s + 1] for s in range(S)]
+        return torch.stack([executor.run_program(x, obs, weights, r, low.program) for r in steps])
+    weights, table = low.hoist(params, None, x)
+    rows = low.rows(params, obs, times("row", x) if low.mode else None)
+    return executor.run_program(x, rows, weights, table, low.program)[None]
+
+
+def plain(stack, mode, x, obs):
+    """The same by the stack itself."""
+    if mode == "table":
+        return torch.stack([stack(x, t.expand(G, B), obs) for t in times("table", x)])
+    return (stack(x, times("row", x), obs) if mode else stack(x, obs))[None]
 
 
 def kinds(low):
@@ -193,6 +217,7 @@ def test_layer_norm_over_a_cat_of_everything():
     assert kinds(low).count(Op.LAYER_NORM) == 3
 
 
+@pytest.mark.filterwarnings("ignore:There is a performance drop")  # of vmap, on a GRU
 def test_time_may_be_transformed_in_any_way():
     class Odd(Net):
         def __init__(self):

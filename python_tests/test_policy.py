@@ -172,7 +172,6 @@ def test_gradients_against_finite_differences():
         state = {f"net.{n}": v for n, v in zip(names, values, strict=True)}
         return torch.func.functional_call(p, state, (), {"obs": obs, "x_T": x_T})
 
-    p.forward = p.sample
     assert torch.autograd.gradcheck(f, (obs, x_T, *leaves))
 
 
@@ -242,6 +241,18 @@ def test_training_mode_drops_and_eval_mode_does_not():
     torch.testing.assert_close(
         p.sample(obs, x_T), plain(p, obs, x_T, None), **tolerances.SAME_FORMULA_64
     )
+
+
+@pytest.mark.skipif(not backend.available(), reason="the compiled extension is not built")
+def test_native_masks_are_the_references():
+    torch.manual_seed(0)
+    unets = networks.stack([networks.UNetNoiseNet(OBS, A, (9, 6, 4), embed=4) for _ in range(G)])
+    native = policy(unets, backend="native", solver="ddpm", schedule="vp")
+    exact = policy(copy.deepcopy(unets).double(), solver="ddpm", schedule="vp")
+    obs = rand(G, B, OBS, dtype=torch.float32)
+    got = native.sample(obs, generator=generator(4))
+    want = exact.sample(obs.double(), generator=generator(4))
+    torch.testing.assert_close(got.double(), want, rtol=0.0, atol=tolerances.DPM1_32)
 
 
 # ---- acting --------------------------------------------------------------------------------------
@@ -379,6 +390,17 @@ def test_inference_mode():
         for _ in range(3):
             assert torch.equal(p.act(obs, generator=generator()), want)
     p.sample(obs).sum().backward()
+
+
+def test_a_network_made_in_inference_mode():
+    with torch.inference_mode():
+        p = policy(act_low=-1e3, act_high=1e3)
+        obs = rand(B, OBS)
+        want = p.act(obs, generator=generator())
+        for q in p.net.parameters():
+            q.mul_(0.5)
+        after = [p.act(obs, generator=generator()) for _ in range(3)]
+    assert p._kept is None and not any(torch.equal(a, want) for a in after)
 
 
 def test_copies_and_pickles_are_whole():

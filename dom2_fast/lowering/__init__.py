@@ -99,8 +99,10 @@ def lower(
     t: "table" for net(x, t, obs) with one t per step (sampling), "row" for one per row (training),
     None for net(x, obs) (critics). x_dim, obs_dim default to module.act_dim, module.obs_dim.
     The result holds for the module's present train/eval flags: dropout is part of the program only
-    in training. Raises LoweringError, naming the node, for what a program can't express, and where
-    the program doesn't reproduce the module on a trial input.
+    in training. It holds for other values of parameters and buffers, but other attributes are taken
+    as constants: register what will change as a buffer.
+    Raises LoweringError, naming the node, for what a program can't express, and where the program
+    doesn't reproduce the module on a trial input.
     """
     if t not in ("table", "row", None):
         raise Dom2Error(f"t is 'table', 'row' or None, got {t!r}")

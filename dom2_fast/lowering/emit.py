@@ -97,8 +97,7 @@ class Emitter:
         from_rows = not p.per_step and self.builder.rows.width > 0
         source = self.builder.rows if from_rows else self.builder.x
         source = Slice(source.buffer, 0, 1)
-        zeros = torch.zeros(p.width, 1, dtype=self.like.dtype, device=self.like.device)
-        weight = self._weight(Weight(Host("const", None, (zeros,), example=zeros), 0, 1))
+        weight = self._weight(Weight(host.number(0.0, 1, self.like, rows=p.width), 0, 1))
         return self.builder.linear(source, weight, table=self._column(p.host()))
 
     def _joined(self, pieces: list[Piece]) -> Slice:

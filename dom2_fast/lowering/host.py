@@ -142,10 +142,10 @@ def columns(a: Host, start: int, width: int) -> Host:
     return apply("lead", lambda v: v[..., start : start + width], a)
 
 
-def number(value: float, width: int, like: torch.Tensor) -> Host:
-    """A Python number as [1, width]."""
-    fill = torch.full((1, width), float(value), dtype=like.dtype, device=like.device)
-    return Host("number", None, (float(value), width), example=fill)
+def number(value: float, width: int, like: torch.Tensor, rows: int = 1) -> Host:
+    """A Python number as [rows, width]; it follows the network to another dtype or device."""
+    fill = like.new_full((rows, width), float(value))
+    return Host("number", None, (float(value), (rows, width)), example=fill)
 
 
 def as_rows(a: Host, width: int, like: torch.Tensor) -> Host:
@@ -217,7 +217,7 @@ class Context:
         if h.kind == "like":
             return self.like
         if h.kind == "number":
-            return self.like.new_full((1, h.args[1]), h.args[0])
+            return self.like.new_full(h.args[1], h.args[0])
         if not h.grouped:
             return self._call(h, self.value, self.flat)
         if h.kind == "lead":
