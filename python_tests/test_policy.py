@@ -1,56 +1,29 @@
-"""The policy against the network called step by step, and its inputs, caches and copies."""
+"""The policy against the network called step by step: samples, losses, actions, compilation."""
 
 import copy
 import math
-import pickle
-import warnings
 
 import pytest
 import tolerances
 import torch
+from policy_problems import (
+    OBS,
+    SCHEDULES,
+    A,
+    B,
+    G,
+    NearTarget,
+    generator,
+    net,
+    plain,
+    policy,
+    rand,
+    stack,
+)
 from torch import nn
 
-from dom2_fast import backend, lowering, networks, ops, schedules
-from dom2_fast.errors import Dom2Error
+from dom2_fast import backend, networks, ops, schedules
 from dom2_fast.policy import DiffusionPolicy, FusedModule, sample_plain
-
-OBS, A, B, G = 5, 2, 4, 3
-SCHEDULES = [schedules.VPSchedule(), schedules.vp(20), schedules.linear(20), schedules.cosine(20)]
-
-
-def net(dtype=torch.float64, seed=0, **kwargs):
-    torch.manual_seed(seed)
-    return networks.MLPNoiseNet(OBS, A, **{"hidden": 12, "time_dim": 6, **kwargs}).to(dtype)
-
-
-def stack(dtype=torch.float64):
-    return networks.stack([net(dtype, seed) for seed in range(G)])
-
-
-def rand(*shape, seed=0, dtype=torch.float64):
-    g = torch.Generator().manual_seed(seed)
-    return torch.randn(shape, generator=g, dtype=torch.float64).to(dtype)
-
-
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
-
-
-def policy(module=None, backend="reference", **kwargs):
-    return DiffusionPolicy(net() if module is None else module, backend=backend, **kwargs)
-
-
-def plain(p, obs, x_T, noise):
-    """The network itself, step by step; for [B, ...] or [G, B, ...]."""
-    grouped = p.groups is not None
-    rows = obs if grouped else obs[None]
-    x_T = x_T if grouped else x_T[None]
-    noise = None if noise is None else noise if grouped else noise[:, None]
-    out = sample_plain(
-        p.net, rows, p._plan, x_T, noise, batch=rows.size(1), out_low=p.act_low, out_high=p.act_high
-    )
-    return out if grouped else out[0]
-
 
 # ---- sampling ------------------------------------------------------------------------------------
 
@@ -258,16 +231,6 @@ def test_native_masks_are_the_references():
 # ---- acting --------------------------------------------------------------------------------------
 
 
-class NearTarget(nn.Module):
-    """Prefers actions near tanh of the first components of obs."""
-
-    obs_dim, act_dim = OBS, A
-
-    def forward(self, act, obs):
-        d = act - torch.tanh(obs[:, :A])
-        return -(d * d)[:, :1] - (d * d)[:, 1:]
-
-
 def test_the_best_candidate_wins():
     p = policy()
     obs = rand(B, OBS)
@@ -307,257 +270,6 @@ def test_temperature_draws_by_the_softmax_of_q():
     same = (hot == cold).all(1).double().mean().item()
     # A fair coin, 400 times: within four standard deviations of one half.
     assert abs(same - 0.5) < 4 * 0.5 / math.sqrt(400)
-
-
-# ---- caches --------------------------------------------------------------------------------------
-
-
-def update_in_place(p):
-    for q in p.net.parameters():
-        q.mul_(0.5)
-
-
-def update_data(p):
-    for q in p.net.parameters():
-        q.data.mul_(0.5)
-
-
-def replace_data(p):
-    for q in p.net.parameters():
-        q.data = q.data * 0.5
-
-
-def replace_parameters(p):
-    for module in p.net.modules():
-        for name, q in list(module._parameters.items()):
-            if q is not None:
-                setattr(module, name, nn.Parameter(q * 0.5))
-
-
-def replace_module(p):
-    p.net.final_layer = copy.deepcopy(p.net.final_layer)
-    p.net.final_layer.weight.mul_(0.5)
-
-
-def load_state(p):
-    p.load_state_dict({k: v * 0.5 for k, v in p.state_dict().items()})
-
-
-def change_buffer(p):
-    p.net.time_mlp[0].freqs.mul_(3.0)
-
-
-def other_solver(p):
-    p.set_solver(steps=3)
-
-
-CHANGES = [
-    update_in_place, update_data, replace_data, replace_parameters, replace_module, load_state,
-    change_buffer, other_solver,
-]  # fmt: skip
-
-
-@torch.no_grad()
-@pytest.mark.parametrize("change", CHANGES)
-@pytest.mark.parametrize("how", ["reference", "auto"])
-def test_act_sees_every_change(change, how):
-    if how == "auto" and not backend.available():
-        pytest.skip("the compiled extension is not built")
-    dtype = torch.float64 if how == "reference" else torch.float32
-    p = policy(net(dtype), backend=how, act_low=-1e3, act_high=1e3)
-    obs = rand(B, OBS, dtype=dtype)
-    before = [p.act(obs, generator=generator()) for _ in range(3)][-1]
-    kept = p._kept[0]
-    p.act(obs)
-    assert p._kept[0] is kept  # the cache is in use
-    change(p)
-    after = p.act(obs, generator=generator())
-    fresh = copy.deepcopy(p).act(obs, generator=generator())
-    assert torch.equal(after, fresh) and not torch.equal(after, before)
-
-
-def test_nothing_is_kept_with_grad():
-    p = policy()
-    p.sample(rand(B, OBS))
-    assert p._kept is None
-
-
-def test_inference_mode():
-    p = policy()
-    obs = rand(B, OBS)
-    want = p.act(obs, generator=generator())
-    with torch.inference_mode():
-        for _ in range(3):
-            assert torch.equal(p.act(obs, generator=generator()), want)
-    p.sample(obs).sum().backward()
-
-
-def test_a_network_made_in_inference_mode():
-    with torch.inference_mode():
-        p = policy(act_low=-1e3, act_high=1e3)
-        obs = rand(B, OBS)
-        want = p.act(obs, generator=generator())
-        for q in p.net.parameters():
-            q.mul_(0.5)
-        after = [p.act(obs, generator=generator()) for _ in range(3)]
-    assert p._kept is None and not any(torch.equal(a, want) for a in after)
-
-
-def test_copies_and_pickles_are_whole():
-    p = policy(stack(), schedule="cosine", solver="ddim")
-    obs = rand(G, B, OBS)
-    want = p.act(obs, generator=generator())
-    p.act(obs, 2, networks.stack([networks.MLPCritic(OBS, A).double() for _ in range(G)]))
-    for q in (copy.deepcopy(p), pickle.loads(pickle.dumps(p))):
-        assert torch.equal(q.act(obs, generator=generator()), want)
-        assert q.net is not p.net and q._programs._module is q.net
-        with torch.no_grad():
-            next(q.parameters()).add_(1.0)
-        assert torch.equal(p.act(obs, generator=generator()), want)
-
-
-def test_the_critic_is_no_part_of_the_policy():
-    p = policy()
-    names = set(p.state_dict())
-    p.act(rand(B, OBS), 2, networks.MLPCritic(OBS, A).double())
-    assert set(p.state_dict()) == names and all(n.startswith("net.") for n in names)
-
-
-# ---- backends ------------------------------------------------------------------------------------
-
-
-class Unlowerable(networks.MLPNoiseNet):
-    def forward(self, x, t, obs):
-        return torch.sigmoid(super().forward(x, t, obs))
-
-
-def test_auto_falls_back_once_and_says_why():
-    with pytest.warns(RuntimeWarning, match="step by step.*sigmoid"):
-        p = policy(Unlowerable(OBS, A, hidden=6).double(), backend="auto")
-    obs, x_T = rand(B, OBS), rand(B, A, seed=1)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        got = p.sample(obs, x_T)
-        p.bc_loss(obs, x_T).backward()
-        p.act(obs)
-    torch.testing.assert_close(got, plain(p, obs, x_T, None))
-
-
-def test_reference_does_not_warn_about_it():
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        p = policy(Unlowerable(OBS, A, hidden=6).double())
-        p.sample(rand(B, OBS))
-
-
-def test_native_refuses_what_it_cannot_run():
-    if not backend.available():
-        with pytest.raises(Dom2Error, match="needs the compiled kernels"):
-            policy(net(), backend="native")
-        return
-    with pytest.raises(lowering.LoweringError, match="sigmoid"):
-        policy(Unlowerable(OBS, A), backend="native")
-    with pytest.raises(Dom2Error, match=r"compiled kernels take torch.float32 on cpu, not torch"):
-        policy(net(), backend="native").sample(rand(B, OBS))
-
-
-# ---- errors --------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("make", "message"),
-    [
-        (lambda: policy(backend="cuda"), "unknown backend 'cuda'"),
-        (lambda: policy(solver="euler"), "unknown solver"),
-        (lambda: policy(schedule="sigmoid"), "unknown schedule"),
-        (lambda: policy(steps=0), "from 1 to 1000, got 0"),
-        (lambda: policy(schedule=schedules.vp(5), steps=6), "6 steps asked"),
-        (lambda: policy(act_low=1.0), "act_low < act_high"),
-        (lambda: policy(act_high=math.inf), "both finite"),
-        (lambda: policy(predict="v"), "'eps' or 'x0'"),
-        (lambda: DiffusionPolicy(nn.Identity()), "no attribute obs_dim"),
-    ],
-)
-def test_bad_settings(make, message):
-    with pytest.raises(Dom2Error, match=message):
-        make()
-
-
-@pytest.mark.parametrize(
-    ("call", "message"),
-    [
-        (lambda p: p.sample(rand(B, OBS + 1)), r"obs has shape \[4, 6\]; \[B, 5\] is needed"),
-        (lambda p: p.sample(rand(2, B, OBS)), r"\[B, 5\] is needed"),
-        (
-            lambda p: p.sample(rand(B, OBS).float()),
-            "obs is torch.float32 on cpu, the network torch",
-        ),
-        (lambda p: p.sample([1.0] * OBS), "must be a tensor, got list"),
-        (lambda p: p.sample(rand(B, OBS), rand(B, A + 1)), r"x_T has shape \[4, 3\]; \[4, 2\]"),
-        (lambda p: p.sample(rand(B, OBS), noise=rand(4, B, A)), r"\[5, 4, 2\] is needed"),
-        (lambda p: p.sample(rand(B, OBS), rand(B, A).float()), "x_T is torch.float32"),
-        (lambda p: p.bc_loss(rand(B, OBS), rand(B + 1, A)), "act has shape"),
-        (lambda p: p.bc_loss(rand(B, OBS), rand(B, A), reduction="sum"), "'mean' or 'group'"),
-        (lambda p: p.act(rand(B, OBS), candidates=0), "candidates is a whole number"),
-        (lambda p: p.act(rand(B, OBS), candidates=2.0), "candidates is a whole number"),
-        (lambda p: p.act(rand(B, OBS), candidates=3), "a critic has to choose"),
-        (lambda p: p.act(rand(B, OBS), 3, NearTarget(), temperature=0.0), "temperature is"),
-        (lambda p: p.act(rand(B, OBS), 3, lambda a, o: a), "the critic returns"),
-    ],
-)
-def test_bad_inputs(call, message):
-    with pytest.raises(Dom2Error, match=message):
-        call(policy())
-
-
-def test_a_stack_names_its_groups():
-    with pytest.raises(Dom2Error, match=r"\[3, B, 5\] is needed"):
-        policy(stack()).sample(rand(B, OBS))
-
-
-# ---- FusedModule ---------------------------------------------------------------------------------
-
-
-def test_fused_critics():
-    critics = networks.stack([networks.MLPCritic(OBS, A, hidden=6).double() for _ in range(G)])
-    fused = FusedModule(critics, "reference")
-    assert next(n for n, _ in fused.named_parameters()).startswith("module.template.")
-    x, obs = rand(G, 6, A).requires_grad_(), rand(G, 2, OBS, seed=1).requires_grad_()
-    got = fused(x, obs)
-    want = critics(x, obs.repeat_interleave(3, 1))
-    torch.testing.assert_close(got, want, **tolerances.SAME_FORMULA_64)
-    leaves = [x, obs, *critics.parameters()]
-    for g, w in zip(
-        torch.autograd.grad(got.square().sum(), leaves),
-        torch.autograd.grad(want.square().sum(), leaves),
-        strict=True,
-    ):
-        torch.testing.assert_close(g, w, **tolerances.SAME_FORMULA_64)
-
-
-def test_fused_plain_module_takes_both_shapes():
-    critic = networks.MLPCritic(OBS, A, hidden=6).double()
-    fused = FusedModule(critic, "reference")
-    x, obs = rand(B, A), rand(B, OBS)
-    torch.testing.assert_close(fused(x, obs), critic(x, obs))
-    assert fused(x[None], obs[None]).shape == (1, B, 1)
-    copied = pickle.loads(pickle.dumps(fused))
-    assert torch.equal(copied(x, obs), fused(x, obs))
-
-
-@pytest.mark.parametrize(
-    ("x", "obs", "message"),
-    [
-        ((G, B, A + 1), (G, B, OBS), r"x has shape \[3, 4, 3\]; \[3, rows, 2\]"),
-        ((G, B, A), (2, B, OBS), r"obs has shape \[2, 4, 5\]; \[3, rows, 5\]"),
-        ((G, B, A), (G, 3, OBS), "4 rows of x need 4 rows of obs, or a divisor: 3"),
-        ((B, A), (B, OBS), "x has shape"),
-    ],
-)
-def test_fused_module_checks_shapes(x, obs, message):
-    critics = networks.stack([networks.MLPCritic(OBS, A, hidden=6).double() for _ in range(G)])
-    with pytest.raises(Dom2Error, match=message):
-        FusedModule(critics, "reference")(rand(*x), rand(*obs))
 
 
 # ---- torch.compile -------------------------------------------------------------------------------
