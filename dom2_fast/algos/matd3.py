@@ -30,7 +30,8 @@ class MATD3Config:
     """Every number of the method, with where it comes from (OMAR: its public code)."""
 
     num_envs: int = _from("tuned here: environments stepped together", 50)
-    steps: int = _from("tuned here: environment steps of all of them, one update each", 12_000)
+    steps: int = _from("tuned here: environment steps of all of them, one update each", 30_000)
+    stop_after: int = _from("tuned here: end after so many of `steps`, 0 for all", 10_000)
     warmup: int = _from("tuned here: steps with uniform actions before the first update", 100)
     capacity: int = _from("OMAR: 1e6 transitions", 1_000_000)
     batch_size: int = _from("OMAR", 1024)
@@ -61,6 +62,11 @@ class MATD3Config:
                      "critic_hidden", "policy_delay"):  # fmt: skip
             if getattr(self, name) < 1:
                 raise Dom2Error(f"MATD3Config.{name} must be at least 1, got {getattr(self, name)}")
+        if not 0 <= self.stop_after <= self.steps:
+            raise Dom2Error(
+                f"MATD3Config.stop_after must be from 0 to steps = {self.steps}, "
+                f"got {self.stop_after}"
+            )
         if not 0 <= self.gamma < 1:
             raise Dom2Error(f"MATD3Config.gamma must be in [0, 1), got {self.gamma}")
         if not 0 < self.tau <= 1:
@@ -209,10 +215,10 @@ class MATD3:
         optim.step()
 
     def fit(self, on_step: Callable[[int], None] = lambda step: None) -> None:
-        """Run `config.steps` environment steps, one update each; `on_step` is called after each."""
+        """Step the environments and update once per step; `on_step` is called after each."""
         cfg, E = self.config, self.config.num_envs
         obs, done = None, True
-        for step in range(1, cfg.steps + 1):
+        for step in range(1, (cfg.stop_after or cfg.steps) + 1):
             if done:
                 obs = self.env.reset()
             left = 1 - step / cfg.steps

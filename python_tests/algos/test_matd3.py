@@ -14,7 +14,16 @@ from dom2_fast.algos.matd3 import MATD3, GroupMLP, MATD3Config
 from dom2_fast.data import behaviours
 from dom2_fast.errors import Dom2Error
 
-SMALL = dict(num_envs=4, steps=30, warmup=5, capacity=300, batch_size=16, hidden=8, critic_hidden=8)
+SMALL = dict(
+    num_envs=4,
+    steps=30,
+    stop_after=0,
+    warmup=5,
+    capacity=300,
+    batch_size=16,
+    hidden=8,
+    critic_hidden=8,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -81,6 +90,9 @@ def test_same_seed_same_run():
     for agent in (first, again, other):
         agent.fit()
     assert first.updates == 25
+    stopped = small(stop_after=12)
+    stopped.fit()
+    assert stopped.updates == 7
     for a, b in zip(first.actor.parameters(), again.actor.parameters(), strict=True):
         assert torch.equal(a, b)
     assert not torch.equal(first.actor.weights[0], other.actor.weights[0])
@@ -105,7 +117,7 @@ class Target:
 
 def test_it_learns_a_task_with_a_known_answer():
     config = MATD3Config(
-        num_envs=16, steps=600, warmup=20, capacity=10_000, batch_size=128, hidden=16,
+        num_envs=16, steps=600, stop_after=0, warmup=20, capacity=10_000, batch_size=128, hidden=16,
         critic_hidden=32, actor_lr=5e-3, critic_lr=5e-3, gamma=0.0, reward_scale=1.0, action_l2=0.0,
     )  # fmt: skip
     env = Target(16)
@@ -120,6 +132,8 @@ def test_it_learns_a_task_with_a_known_answer():
 def test_wrong_settings_are_explained():
     with pytest.raises(Dom2Error, match="batch_size"):
         MATD3Config(batch_size=0)
+    with pytest.raises(Dom2Error, match="stop_after"):
+        MATD3Config(steps=10, stop_after=11)
     with pytest.raises(Dom2Error, match="gamma"):
         MATD3Config(gamma=1.0)
     with pytest.raises(Dom2Error, match="tau"):
