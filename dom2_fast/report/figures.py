@@ -165,6 +165,7 @@ def _figure(width: float, height: float, rows: int, columns: int, **kwargs):
         ax.tick_params(colors=_MUTED, labelsize=8.5, length=0)
         ax.xaxis.label.set_color(_MUTED)
         ax.locator_params(axis="x", nbins=6)
+        ax.ticklabel_format(useOffset=False)
         for side, spine in ax.spines.items():
             spine.set_visible(side == "bottom")
             spine.set_color(_GRID)

@@ -185,6 +185,8 @@ def _rollouts(runs: list[Run]) -> str:
     scenes = [scene(run) | {"index": i} for i, run in enumerate(runs) if run.rollout is not None]
     if not scenes:
         return ""
+    reach = max(made["reach"] for made in scenes)  # one scale, so that the pictures compare
+    scenes = [made | {"reach": reach} for made in scenes]
     boxes = "".join(_scene_box(i, made) for i, made in enumerate(scenes))
     # "<" can't end the script element this way, whatever a run is called.
     data = json.dumps(scenes, separators=(",", ":")).replace("<", "\\u003c")
