@@ -5,7 +5,7 @@ import torch
 EPS32 = torch.finfo(torch.float32).eps
 EPS64 = torch.finfo(torch.float64).eps
 
-# A correct sampler fails a chi-squared test at this level once in 10,000 seeds; the seeds are fixed.
+# A correct sampler fails a chi-squared test at this level once in 10,000 seeds; seeds are fixed.
 CHI2_P = 1e-4
 
 # Required of the environments. Rounding (2e-16) grows by up to 1 / contact margin = 1e3 per
@@ -32,13 +32,13 @@ DPM1_32 = 1e-5
 # Replaying float32 data: 5 steps of a few roundings of coordinates up to 4, without a contact.
 REPLAY32 = 128 * EPS32
 
-# Kernels against the float64 reference: at most twice the error that PyTorch's own float32 path makes on
-# the same problem, or, where that happens to be tiny, a few roundings of the result's size.
+# Kernels against the float64 reference: at most twice the error that PyTorch's own float32 path
+# makes on the same problem, or, where that is tiny, a few roundings of the result's size.
 KERNEL_FACTOR = 2.0
 KERNEL_FLOOR = 16 * EPS32
 
-# Activations element by element: |error| <= ulps * (one ulp of the float64 value) + floor. The floor is the
-# smallest normal float32: results below it may be flushed to zero.
+# Activations element by element: |error| <= ulps * (one ulp of the float64 value) + floor. The
+# floor is the smallest normal float32: results below it may be flushed to zero.
 ACTIVATION_ULPS = 4.0
 # act'(z) adds terms of opposite sign near its zeros, so it is measured against max(|act'|, 1).
 DERIVATIVE_ULPS = 6.0
@@ -46,7 +46,7 @@ TINY32 = torch.finfo(torch.float32).tiny
 
 
 def relative_error(value: torch.Tensor, exact: torch.Tensor) -> float:
-    """Euclidean norm of the difference over that of `exact` (of the difference where exact is 0)."""
+    """Euclidean norm of the difference over that of `exact` (alone where exact is 0)."""
     difference = (value.double() - exact.double()).norm().item()
     size = exact.double().norm().item()
     return difference / size if size > 0 else difference

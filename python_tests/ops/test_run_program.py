@@ -112,8 +112,8 @@ def test_activation_over_the_whole_float_range(isa, act):
     y = ops.run_program(leaf, None, [], torch.zeros(1, 1, 0), program)
     exact = stable(act, x.double())
     ulp = exact.abs() * EPS32
-    # exp(-a) of an argument that carries roundings itself: a ulps per rounding of a. Here a is x^2 / 2
-    # with 1.5 ulps, and 2 u = 1.6 x + 0.072 x^3 with 2.
+    # exp(-a) of an argument that carries roundings itself: a ulps per rounding of a. Here a is
+    # x^2 / 2 with 1.5 ulps, and 2 u = 1.6 x + 0.072 x^3 with 2.
     steep = {
         Act.GELU: 0.75 * x.double() ** 2,
         Act.GELU_TANH: 2 * (0.072 * x.double().abs() ** 3 + 1.6 * x.abs()),
