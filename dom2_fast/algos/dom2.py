@@ -38,8 +38,11 @@ class DOM2Config(PolicyConfig):
     eta: float = setting(
         1.0, "weight of the Q term in the policy's loss", "not published; " + TUNED
     )
+    q_warmup: int = setting(
+        400, "updates at the start in which the policy learns without the Q term", TUNED
+    )
     zeta: float = setting(
-        1.0, "weight of the CQL term (OMAR's cql_alpha)", "OMAR: 0.5 to 5 by data set"
+        0.5, "weight of the CQL term (OMAR's cql_alpha)", "OMAR: 0.5 to 5 by data set"
     )
     cql_actions: int = setting(10, "uniform actions per observation in the CQL term", "OMAR")
     cql_policy_actions: int = setting(
@@ -55,9 +58,9 @@ class DOM2Config(PolicyConfig):
     mask_done: bool = setting(
         False, "don't bootstrap where the data says done", "OMAR's dones are time limits"
     )
-    critic_hidden: int = setting(256, "width of the critics", TUNED)
+    critic_hidden: int = setting(64, "width of the critics", "OMAR, particle tasks")
     critic_depth: int = setting(2, "hidden layers of the critics", "OMAR")
-    critic_lr: float = setting(1e-3, "Adam's learning rate of the critics", TUNED)
+    critic_lr: float = setting(3e-3, "Adam's learning rate of the critics", TUNED)
     candidates: int = setting(
         1,
         "when acting, sample so many actions and take the one with the best Q1",
@@ -67,7 +70,7 @@ class DOM2Config(PolicyConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        at_least(self, 0, "eta", "zeta", "cql_policy_actions")
+        at_least(self, 0, "eta", "zeta", "cql_policy_actions", "q_warmup")
         at_least(
             self, 1, "cql_actions", "critic_hidden", "critic_depth", "actor_every", "candidates"
         )
@@ -186,7 +189,7 @@ class DOM2(DiffusionAgents):
         return -scale * q.mean(1), q
 
     def _policy_step(self, batch: Batch, q_data: torch.Tensor) -> dict[str, torch.Tensor]:
-        if self.config.eta == 0.0:
+        if self.config.eta == 0.0 or self.step < self.config.q_warmup:
             return {"loss/bc": self._actor_step(batch).mean()}
         loss, q = self.q_loss(batch.obs, q_data)
         bc = self._actor_step(batch, loss)

@@ -37,23 +37,23 @@ class PolicyConfig:
     )
     batch_size: int = setting(256, "transitions per agent and update", TUNED)
     network: str = setting("mlp", "noise network: mlp or unet", "Diffusion-QL's MLP; SfBC's U-Net")
-    hidden: int = setting(256, "width of the mlp noise network", "Diffusion-QL")
+    hidden: int = setting(128, "width of the mlp noise network", TUNED + "; Diffusion-QL: 256")
     depth: int = setting(3, "hidden layers of the mlp noise network", "Diffusion-QL")
     time_scale: float = setting(
-        1.0,
-        "factor on t before the mlp's sinusoidal features",
-        "Diffusion-QL has 1 for whole steps",
+        100.0, "factor on t before the mlp's sinusoidal features", TUNED + "; Diffusion-QL: 1"
     )
     solver: str = setting("dpm1", "ddpm, ddim, dpm1 or dpm++2m", "DOM2: first-order DPM-Solver")
     steps: int = setting(5, "denoising steps", "not published; " + TUNED)
     clip_x0: bool = setting(
         False, "clip every step's guess of the action to [-1, 1], not only the last", TUNED
     )
-    lr: float = setting(1e-3, "Adam's learning rate of the policy", TUNED)
+    lr: float = setting(2e-3, "Adam's learning rate of the policy", TUNED)
     grad_clip: float = setting(
         1.0, "largest gradient norm of one agent's network; 0: no clipping", TUNED
     )
-    tau: float = setting(0.005, "Polyak rate of the target networks", "OM2P; DOM2's rho")
+    tau: float = setting(
+        0.02, "Polyak rate of the target networks, DOM2's rho", TUNED + "; OMAR: 0.01"
+    )
     act_with_target: bool = setting(
         True, "act with the Polyak-averaged policy instead of the last one", TUNED
     )
