@@ -125,8 +125,8 @@ def test_resume_needs_nothing_but_the_folder(capsys, work, tmp_path):
     code, shown, err = run(capsys, "train", "--resume", "--out", out, "--steps", "5", "--quiet")
     assert code == 0, err
     assert "bc: 5 steps done" in shown
-    assert "other settings: lr = 0.001 (asked for: 0.5)" in fails(
-        capsys, "train", "--resume", "--out", out, "--steps", "9", "--lr", "0.5"
+    assert "other settings: depth = 3 (asked for: 2)" in fails(
+        capsys, "train", "--resume", "--out", out, "--steps", "9", "--depth", "2"
     )
     assert "--resume" in fails(capsys, *train)
     assert "--algo dom2 was given, but" in fails(
