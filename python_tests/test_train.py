@@ -22,7 +22,7 @@ from dom2_fast.errors import Dom2Error
 
 COMMON = {"weights": "thresholds:0", "batch_size": 4, "hidden": 8, "depth": 1, "steps": 2}
 CONFIGS = {
-    "dom2": DOM2Config(**COMMON, critic_hidden=8, cql_actions=2, actor_every=2),
+    "dom2": DOM2Config(**COMMON, critic_hidden=8, q_warmup=2, cql_actions=2, actor_every=2),
     "bc": BCConfig(**COMMON),
 }
 QUIET = {"progress": False, "tensorboard": False}
@@ -136,7 +136,9 @@ def test_what_a_run_folder_holds(data, tmp_path):
     assert configs.from_dict(DOM2Config, settings["config"]) == CONFIGS["dom2"]
     rows = metrics(tmp_path / "run", times=True)
     first = rows[0]
-    assert {"loss/bc", "loss/td", "loss/cql", "q/data", "q/policy", "rate"} <= first.keys()
+    assert {"loss/bc", "loss/td", "loss/cql", "q/data", "rate"} <= first.keys()
+    assert "q/policy" not in first  # q_warmup
+    assert {"loss/actor", "q/policy"} <= next(row for row in rows if row["step"] == 4).keys()
     assert all(first[f"seconds/{s}"] > 0 for s in ("sample", "critic", "actor", "target"))
     assert [row["step"] for row in rows if "eval/return" in row] == [3, 6]
     assert {"eval/low", "eval/high", "eval/normalised"} <= rows[1].keys()
@@ -215,7 +217,7 @@ def test_refusals_change_nothing(data, tmp_path):
         (r"already holds .*--resume", lambda: train.train(bc, data, run, 4, **QUIET)),
         (r"of algorithm 'bc', 'dom2'", lambda: train.train(dom2, data, run, 4, True, **QUIET)),
         (
-            r"lr = 0.001 \(asked for: 0.5\)",
+            r"lr = 0.002 \(asked for: 0.5\)",
             lambda: train.train(changed, data, run, 4, True, **QUIET),
         ),
         (

@@ -9,7 +9,7 @@ from dom2_fast.algos.dom2 import DOM2, DOM2Config
 from dom2_fast.data.trajectories import TrajectoryDataset
 
 SMALL = {"weights": "uniform", "batch_size": 8, "hidden": 16, "depth": 2, "steps": 3,
-         "backend": "reference"}  # fmt: skip
+         "time_scale": 1.0, "backend": "reference"}  # fmt: skip
 
 
 def test_bc_loss_goes_down_and_targets_follow():
@@ -42,6 +42,7 @@ def two_modes() -> TrajectoryDataset:
     side = np.tile([0, 1], n // 2)
     act = np.zeros((2, n, 2), np.float32)
     act[..., 0] = np.where(side == 1, 0.5, -0.5)
+    act += 0.05 * np.random.default_rng(0).normal(size=act.shape)
     obs = np.ones((2, n, 3), np.float32)
     reward = np.tile(side.astype(np.float32), (2, 1))
     return TrajectoryDataset.from_arrays(obs, act, reward, obs, episode_length=1)
@@ -50,8 +51,8 @@ def two_modes() -> TrajectoryDataset:
 def test_reweighting_moves_the_policy_to_the_better_episodes():
     shares = {}
     for weights in ("uniform", "thresholds:0.5,0.5,0.5,0.5,0.5,0.5,0.5,0.5,0.5"):
-        agents = BC(BCConfig(**{**SMALL, "weights": weights, "batch_size": 64, "hidden": 32,
-                                "lr": 3e-3, "tau": 0.05}), two_modes())  # fmt: skip
+        agents = BC(BCConfig(**{**SMALL, "weights": weights, "batch_size": 256, "hidden": 32,
+                                "steps": 10, "lr": 3e-3, "tau": 0.05}), two_modes())  # fmt: skip
         agents.fit(300)
         obs = [torch.ones(500, 3)] * 2
         act = agents.policies(obs, generator=torch.Generator().manual_seed(0))

@@ -21,7 +21,8 @@ from dom2_fast.data.trajectories import TrajectoryDataset
 from dom2_fast.errors import Dom2Error
 
 SMALL = {"weights": "uniform", "batch_size": 8, "hidden": 16, "depth": 2, "critic_hidden": 16,
-         "steps": 3, "clip_x0": False, "cql_actions": 4, "backend": "reference"}  # fmt: skip
+         "steps": 3, "time_scale": 1.0, "clip_x0": False,
+         "cql_actions": 4, "q_warmup": 0, "backend": "reference"}  # fmt: skip
 
 
 def small(**changes) -> DOM2Config:
