@@ -28,8 +28,8 @@ def demo(
     out: str | Path = "runs/demo",
     *,
     episodes: int = 4000,
-    bc_steps: int = 1500,
-    dom2_steps: int = 1000,
+    bc_steps: int = 2000,
+    dom2_steps: int = 2000,
     eval_episodes: int = 1000,
     seed: int = 0,
 ) -> dict:
