@@ -31,7 +31,7 @@ class MATD3Config:
 
     num_envs: int = _from("tuned here: environments stepped together", 50)
     steps: int = _from("tuned here: environment steps of all of them, one update each", 30_000)
-    stop_after: int = _from("tuned here: end after so many of `steps`, 0 for all", 10_000)
+    stop_after: int = _from("tuned here: end after so many of `steps`, 0 for all", 11_000)
     warmup: int = _from("tuned here: steps with uniform actions before the first update", 100)
     capacity: int = _from("OMAR: 1e6 transitions", 1_000_000)
     batch_size: int = _from("OMAR", 1024)
