@@ -32,19 +32,27 @@ def demo(
     dom2_steps: int = 2000,
     eval_episodes: int = 1000,
     seed: int = 0,
+    threads: int = 1,
 ) -> dict:
     """Run the demo; returns what is in `out/scores.json`.
 
     Args:
         out: a folder that is new, empty, or of an earlier demo.
         episodes: to collect. bc_steps, dom2_steps: updates to train. eval_episodes: per score.
+        threads: CPU threads. One is enough for networks of this size, and takes the same time on a
+            machine that others use, where threads that wait for each other take many times more.
     Raises:
         Dom2Error: `out` holds something that isn't a demo's.
     """
+    import torch
+
     from dom2_fast import algos, evaluate, train
     from dom2_fast.data.collect import collect
     from dom2_fast.report import write_report
 
+    if threads < 1:
+        raise Dom2Error(f"threads is {threads}, it must be at least 1")
+    torch.set_num_threads(threads)
     out = Path(out)
     clock = _Clock()
     with _replacing(out):
