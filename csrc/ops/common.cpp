@@ -117,6 +117,22 @@ void check_weights(const std::vector<Tensor>& weights, const Program& p, int64_t
   }
 }
 
+std::optional<Tensor> check_rows(const std::optional<Tensor>& rows, const Program& p,
+                                 int64_t groups, int64_t batch, const char* op, cpu::Call& call) {
+  call.repeat = 1;
+  const int width = p.buffers[1];
+  if (width == 0) return std::nullopt;
+  STD_TORCH_CHECK(rows.has_value(), op, ": rows are missing; the program reads ", width,
+                  " columns of them");
+  const Tensor kept = checked(*rows, op, "rows", ScalarType::Float, {groups, -1, width});
+  const int64_t given = kept.size(1);
+  STD_TORCH_CHECK(batch == given || (given > 0 && batch % given == 0), op, ": ", given,
+                  " rows can't serve a batch of ", batch, "; it must be a multiple");
+  if (given > 0 && batch > 0) call.repeat = batch / given;
+  call.rows = kept.const_data_ptr<float>();
+  return kept;
+}
+
 void pack_all(const std::vector<Tensor>& weights, const cpu::Exec& e, int64_t groups,
               bool transposed, float* out) {
   const int64_t size = transposed ? e.packed_t_size : e.packed_size;

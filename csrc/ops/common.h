@@ -48,6 +48,11 @@ const Compiled& compiled(const Tensor& program, const char* op);
 void check_weights(const std::vector<Tensor>& weights, const Program& p, int64_t groups,
                    const char* op);
 
+// Checks the row vectors [G, B / repeat, width] and enters them into `call`; returns what keeps
+// their memory alive.
+std::optional<Tensor> check_rows(const std::optional<Tensor>& rows, const Program& p,
+                                 int64_t groups, int64_t batch, const char* op, cpu::Call& call);
+
 // Packs every weight of every group; `transposed` for backward.
 void pack_all(const std::vector<Tensor>& weights, const cpu::Exec& e, int64_t groups,
               bool transposed, float* out);

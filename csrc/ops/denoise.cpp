@@ -10,7 +10,8 @@ constexpr const char* kOp = "dom2_fast::denoise";
 // Arguments that forward and backward share, checked.
 struct Inputs {
   const Compiled* compiled;
-  Tensor rows, table, solver, noise;
+  std::optional<Tensor> rows;
+  Tensor table, solver, noise;
   std::vector<float> padded;
   cpu::Call call{};
 };
@@ -31,17 +32,7 @@ Inputs check(const std::optional<Tensor>& rows, const std::vector<Tensor>& weigh
   in.solver = checked(solver, kOp, "solver", ScalarType::Double, {steps, 8});
   STD_TORCH_CHECK(batch >= 0, kOp, ": batch is ", batch);
   cpu::Call& c = in.call;
-  c.repeat = 1;
-  if (p.buffers[1] > 0) {
-    STD_TORCH_CHECK(rows.has_value(), kOp, ": rows are missing; the program reads ", p.buffers[1],
-                    " columns of them");
-    in.rows = checked(*rows, kOp, "rows", ScalarType::Float, {groups, -1, p.buffers[1]});
-    const int64_t given = in.rows.size(1);
-    STD_TORCH_CHECK(batch == given || (given > 0 && batch % given == 0), kOp, ": ", given,
-                    " rows can't serve a batch of ", batch, "; it must be a multiple");
-    c.repeat = given > 0 && batch > 0 ? batch / given : 1;
-    c.rows = in.rows.const_data_ptr<float>();
-  }
+  in.rows = check_rows(rows, p, groups, batch, kOp, c);
   if (noise) {
     in.noise =
         checked(*noise, kOp, "noise", ScalarType::Float, {steps, groups, batch, p.buffers[0]});

@@ -10,7 +10,8 @@ constexpr const char* kOp = "dom2_fast::run_program";
 
 struct Inputs {
   const Compiled* compiled;
-  Tensor x, rows, table;
+  std::optional<Tensor> rows;
+  Tensor x, table;
   std::vector<float> padded;
   cpu::Call call{};
 };
@@ -28,17 +29,7 @@ Inputs check(const Tensor& x, const std::optional<Tensor>& rows, const std::vect
   in.x = checked(x, kOp, "x", ScalarType::Float, {groups, -1, p.buffers[0]});
   cpu::Call& c = in.call;
   c.batch = in.x.size(1);
-  c.repeat = 1;
-  if (p.buffers[1] > 0) {
-    STD_TORCH_CHECK(rows.has_value(), kOp, ": rows are missing; the program reads ", p.buffers[1],
-                    " columns of them");
-    in.rows = checked(*rows, kOp, "rows", ScalarType::Float, {groups, -1, p.buffers[1]});
-    const int64_t given = in.rows.size(1);
-    STD_TORCH_CHECK(c.batch == given || (given > 0 && c.batch % given == 0), kOp, ": ", given,
-                    " rows can't serve a batch of ", c.batch, "; it must be a multiple");
-    c.repeat = given > 0 && c.batch > 0 ? c.batch / given : 1;
-    c.rows = in.rows.const_data_ptr<float>();
-  }
+  in.rows = check_rows(rows, p, groups, c.batch, kOp, c);
   const Seed seed = checked_seed(rng, p.sites > 0, kOp, "dropout masks");
   const cpu::Plan& plan = backward ? *in.compiled->backward : *in.compiled->forward;
   in.padded.resize(groups * plan.exec.table_ld);

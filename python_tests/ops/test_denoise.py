@@ -145,12 +145,24 @@ def test_rows_do_not_depend_on_their_neighbours(isa):
             assert torch.equal(alone, whole[:, at : at + 1]), at
 
 
-def test_same_bits_from_run_to_run(isa):
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_same_bits_from_run_to_run(isa, threads):
+    torch.set_num_threads(threads)
     p, solver = problem(mlp(2, 18, 64), 3, 300, steps=5).to(torch.float32), solver_table(5)
     first = torch.autograd.grad(run(ops.denoise, p, solver).sum(), p.leaves)
     for _ in range(3):
         again = torch.autograd.grad(run(ops.denoise, p, solver).sum(), p.leaves)
         assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+
+
+@pytest.mark.parametrize("batch", [7, 129, 400])
+def test_threads_share_the_work_and_not_the_result(isa, batch):
+    p, solver = problem(everything(3, 5, 64), 3, batch, steps=3), solver_table(3)
+    check(p, solver)
+    one = run(ops.denoise, p.to(torch.float32), solver)
+    torch.set_num_threads(2)
+    check(p, solver)
+    assert torch.equal(run(ops.denoise, p.to(torch.float32), solver), one)
 
 
 def test_packed_weights(isa):
