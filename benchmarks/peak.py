@@ -1,0 +1,46 @@
+"""Sampling beside the machine's own matrix product, one thread: `python benchmarks/peak.py`."""
+
+import statistics
+import time
+from functools import partial
+
+import torch
+
+from dom2_fast import networks
+from dom2_fast.policy import DiffusionPolicy
+
+
+def median_seconds(run, rounds: int = 30) -> float:
+    run()
+    times = []
+    for _ in range(rounds):
+        begin = time.perf_counter()
+        run()
+        times.append(time.perf_counter() - begin)
+    return statistics.median(times)
+
+
+@torch.no_grad()
+def main() -> None:
+    torch.set_num_threads(1)
+    a = torch.randn(1024, 1024)
+    peak = 2 * 1024**3 / median_seconds(lambda: a @ a) / 1e9
+    print(f"sgemm 1024: {peak:.0f} GFLOP/s\n")
+    print("| network | batch | time | GFLOP/s | of sgemm |\n| --- | --- | --- | --- | --- |")
+    for name, kind in (("MLP", networks.MLPNoiseNet), ("U-Net", networks.UNetNoiseNet)):
+        policy = DiffusionPolicy(kind(18, 2).eval(), steps=5, backend="native")
+        program = policy._programs.get("table").program
+        once = {i.weight for i in program.instrs if i.once and i.weight >= 0}
+        per_row = sum(
+            2 * n * k * (1 if i in once else policy.steps)
+            for i, (n, k) in enumerate(program.weights)
+        )
+        for batch in (1, 32, 256, 1024):
+            obs, x_T = torch.randn(batch, 18), torch.randn(batch, 2)
+            seconds = median_seconds(partial(policy.sample, obs, x_T))
+            rate = batch * per_row / seconds / 1e9
+            print(f"| {name} | {batch} | {seconds * 1e6:.0f} µs | {rate:.0f} | {rate / peak:.0%} |")
+
+
+if __name__ == "__main__":
+    main()
