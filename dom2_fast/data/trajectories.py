@@ -246,12 +246,20 @@ class TrajectoryDataset:
         with atomic_dir(path) as folder:
             for name in FIELDS:
                 for i, tensor in enumerate(getattr(self, name)):
-                    np.save(folder / f"{FILES[name]}_{i}.npy", tensor.numpy())
+                    save_array(folder / f"{FILES[name]}_{i}.npy", tensor.numpy())
             if not same:
-                np.save(folder / LENGTHS, length.numpy())
+                save_array(folder / LENGTHS, length.numpy())
             if meta:
                 (folder / META).write_text(json.dumps(meta, indent=2) + "\n", encoding="utf-8")
         return Path(path)
+
+
+def save_array(path, array: np.ndarray) -> None:
+    """np.save for which a full disk is an OSError with its errno; NumPy's own loses it."""
+    array = np.ascontiguousarray(array)
+    with open(path, "wb") as file:
+        np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array))
+        file.write(array.data)
 
 
 def _read_meta(path: Path) -> dict:
