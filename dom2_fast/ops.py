@@ -24,12 +24,10 @@ else:
 def make_rng(generator: torch.Generator | None = None) -> torch.Tensor:
     """(seed, offset) for one op call: int64 [2] on the CPU, drawn from a CPU generator.
 
-    Advances `generator` (default: torch's own, so `torch.manual_seed` governs). The seed is any
-    64-bit word, the offset 0.
+    Advances `generator` (default: torch's own, so `torch.manual_seed` governs). Both are uniform in
+    [0, 2**32): 64 random bits in one call.
     """
-    rng = torch.zeros(2, dtype=torch.int64)
-    rng[0] = torch.randint(-(2**63), 2**63 - 1, (), generator=generator)
-    return rng
+    return torch.randint(2**32, (2,), dtype=torch.int64, generator=generator)
 
 
 def run_program(
@@ -72,7 +70,8 @@ def denoise(
     """The whole denoising loop in one call: -> [G, B, A].
 
     Arguments and meaning as `reference.denoise`. `packed` is `pack_weights(weights, program)` made
-    before, for calls that reuse the weights. Differentiable once in x_T, rows, weights, table.
+    before, for calls that reuse the weights; where no gradient is taken only it
+    is read. Differentiable once in x_T, rows, weights, table.
     Raises RuntimeError naming the argument whose shape, dtype or device doesn't fit.
     """
     if _NATIVE is None:
@@ -86,11 +85,23 @@ def denoise(
     save_path = torch.is_grad_enabled() and any(
         t is not None and t.requires_grad for t in (x_T, rows, table, *weights)
     )
-    out, _ = _NATIVE.denoise(
+    if packed is not None and not save_path:
+        weights = ()  # not looked at: one tensor is quicker to hand over than many
+    call = _NATIVE.denoise if save_path or torch.compiler.is_compiling() else _without_autograd
+    out, _ = call(
         x_T, rows, list(weights), table, program.encode(), solver, noise, rng, packed,
         [batch, program.x_width], out_low, out_high, save_path,
     )  # fmt: skip
     return out
+
+
+def _without_autograd(*args):
+    """denoise past the autograd wrapper: Python that takes 7 us even where it has no work."""
+    guard = torch._C._AutoDispatchBelowAutograd()
+    try:
+        return _NATIVE.denoise.default(*args)
+    finally:
+        del guard
 
 
 def pack_weights(weights: Sequence[torch.Tensor], program: StepProgram) -> torch.Tensor | None:

@@ -32,6 +32,7 @@ struct Seed {
 };
 Seed checked_seed(const std::optional<Tensor>& rng, bool needed, const char* op, const char* why);
 
+// Uninitialised, contiguous, on the CPU; float32 or int64.
 Tensor empty(const Shape& shape, ScalarType dtype = ScalarType::Float);
 
 cpu::Threads threads();

@@ -11,24 +11,23 @@ constexpr const char* kOp = "dom2_fast::denoise";
 struct Inputs {
   const Compiled* compiled;
   std::optional<Tensor> rows;
-  Tensor table, solver, noise;
+  std::optional<Tensor> table, solver, noise;
   std::vector<float> padded;
   cpu::Call call{};
 };
 
-Inputs check(const std::optional<Tensor>& rows, const std::vector<Tensor>& weights,
-             const Tensor& table, const Tensor& program, const Tensor& solver,
-             const std::optional<Tensor>& noise, const std::optional<Tensor>& rng, bool draws_x,
-             int64_t batch, double out_low, double out_high, bool backward) {
+Inputs check(const std::optional<Tensor>& rows, const Tensor& table, const Tensor& program,
+             const Tensor& solver, const std::optional<Tensor>& noise,
+             const std::optional<Tensor>& rng, bool draws_x, int64_t batch, double out_low,
+             double out_high, bool backward) {
   Inputs in;
   in.compiled = &compiled(program, kOp);
   const Program& p = in.compiled->program;
   in.table = checked(table, kOp, "table", ScalarType::Float, {-1, -1, p.table_width});
-  const int64_t steps = in.table.size(0), groups = in.table.size(1);
+  const int64_t steps = in.table->size(0), groups = in.table->size(1);
   STD_TORCH_CHECK(steps > 0 && groups > 0, kOp, ": table needs at least one step and one group");
   STD_TORCH_CHECK(p.out.width == p.buffers[0], kOp, ": the program returns ", p.out.width,
                   " columns for an x of ", p.buffers[0], "; a noise network returns as many");
-  check_weights(weights, p, groups, kOp);
   in.solver = checked(solver, kOp, "solver", ScalarType::Double, {steps, 8});
   STD_TORCH_CHECK(batch >= 0, kOp, ": batch is ", batch);
   cpu::Call& c = in.call;
@@ -36,15 +35,15 @@ Inputs check(const std::optional<Tensor>& rows, const std::vector<Tensor>& weigh
   if (noise) {
     in.noise =
         checked(*noise, kOp, "noise", ScalarType::Float, {steps, groups, batch, p.buffers[0]});
-    c.noise = in.noise.const_data_ptr<float>();
+    c.noise = in.noise->const_data_ptr<float>();
   }
-  c.solver = in.solver.const_data_ptr<double>();
+  c.solver = in.solver->const_data_ptr<double>();
   bool draws = draws_x || p.sites > 0;
   for (int64_t s = 0; s < steps; ++s) draws |= !noise && c.solver[s * 8 + 5] != 0.0;
   const Seed seed = checked_seed(rng, draws, kOp, "x_T, noise or dropout masks");
   const cpu::Plan& plan = backward ? *in.compiled->backward : *in.compiled->forward;
   in.padded.resize(steps * groups * plan.exec.table_ld);
-  cpu::pad_table(plan, in.table.const_data_ptr<float>(), p.table_width, steps * groups,
+  cpu::pad_table(plan, in.table->const_data_ptr<float>(), p.table_width, steps * groups,
                  in.padded.data());
   c.exec = &plan.exec;
   c.groups = groups;
@@ -66,22 +65,23 @@ std::tuple<Tensor, Tensor> denoise(
     double out_high, bool save_path) {
   STD_TORCH_CHECK(size.size() == 2, kOp, ": size has ", size.size(), " entries, it is [B, A]");
   const int64_t batch = size[0];
-  Inputs in = check(rows, weights, table, program, solver, noise, rng, !x_T.has_value(), batch,
-                    out_low, out_high, false);
+  Inputs in = check(rows, table, program, solver, noise, rng, !x_T.has_value(), batch, out_low,
+                    out_high, false);
   cpu::Call& c = in.call;
   const cpu::Exec& e = *c.exec;
+  if (!packed) check_weights(weights, in.compiled->program, c.groups, kOp);
   STD_TORCH_CHECK(size[1] == e.x_width, kOp, ": size asks for ", size[1],
                   " columns, the program has ", e.x_width);
-  Tensor x;
+  std::optional<Tensor> x;
   if (x_T) {
     x = checked(*x_T, kOp, "x_T", ScalarType::Float, {c.groups, batch, e.x_width});
-    c.x = x.const_data_ptr<float>();
+    c.x = x->const_data_ptr<float>();
   }
   thread_local cpu::Arena arena;
-  Tensor kept;
+  std::optional<Tensor> kept;
   if (packed) {
     kept = checked(*packed, kOp, "packed", ScalarType::Float, {c.groups, e.packed_size});
-    c.packed = kept.const_data_ptr<float>();
+    c.packed = kept->const_data_ptr<float>();
   } else {
     float* room = arena.floats(c.groups * e.packed_size + cpu::kPanel);
     pack_all(weights, e, c.groups, false, room);
@@ -101,10 +101,11 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> denoise_backward(
     const Tensor& solver, const std::optional<Tensor>& noise, const std::optional<Tensor>& rng,
     double out_low, double out_high, bool need_x, bool need_rows, bool need_weights,
     bool need_table) {
-  Inputs in = check(rows, weights, table, program, solver, noise, rng, false, path.size(2), out_low,
-                    out_high, true);
+  Inputs in =
+      check(rows, table, program, solver, noise, rng, false, path.size(2), out_low, out_high, true);
   cpu::Call& c = in.call;
   const cpu::Exec& e = *c.exec;
+  check_weights(weights, in.compiled->program, c.groups, kOp);
   const Tensor go =
       checked(grad_out, kOp, "grad_out", ScalarType::Float, {c.groups, c.batch, e.x_width});
   const Tensor saved =
