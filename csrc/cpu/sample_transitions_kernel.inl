@@ -2,7 +2,8 @@
 // Part of kernels.inl.
 
 constexpr int kLanes = 16;  // blocks of random words made together
-constexpr int kAhead = 8;   // rows fetched ahead: a draw is a cache miss in every field
+constexpr int kAhead =
+    8;  // rows fetched while the ones before are copied: a draw misses every cache
 
 // philox() for kLanes consecutive blocks, written so that the compiler makes vectors of it.
 void philox_lanes(const Rng& rng, uint32_t stream, uint64_t first, uint32_t (&out)[4][kLanes]) {
@@ -33,17 +34,37 @@ void philox_lanes(const Rng& rng, uint32_t stream, uint64_t first, uint32_t (&ou
   }
 }
 
+DOM2_INLINE void copy_row(const float* in, float* out, int64_t width) {
+  if (width < VL) {
+    for (int64_t j = 0; j < width; ++j) out[j] = in[j];
+    return;
+  }
+  for (int64_t j = 0; j + VL < width; j += VL) store(out + j, load(in + j));
+  store(out + width - VL, load(in + width - VL));  // overlaps: nothing beyond the row is touched
+}
+
+DOM2_INLINE void copy_row(const double* in, float* out, int64_t width) {
+  for (int64_t j = 0; j < width; ++j) out[j] = static_cast<float>(in[j]);
+}
+
 template <class T>
-DOM2_INLINE void copy_row(const Field& f, int64_t from, int64_t to) {
-  const T* in = static_cast<const T*>(f.data) + from * f.row;
-  float* out = f.out + to * f.width;
-  for (int64_t j = 0; j < f.width; ++j) out[j] = static_cast<float>(in[j]);
+void gather(const Field& f, const int64_t* index, int64_t row, int64_t count) {
+  const T* data = static_cast<const T*>(f.data);
+  float* out = f.out + row * f.width;
+  if (f.width == 1) {
+    for (int64_t i = 0; i < count; ++i) out[i] = static_cast<float>(data[index[i] * f.row]);
+    return;
+  }
+  for (int64_t i = 0; i < count; ++i, out += f.width)
+    copy_row(data + index[i] * f.row, out, f.width);
 }
 
 DOM2_INLINE void fetch(const Field& f, int64_t row) {
   const int64_t size = f.is_double ? 8 : 4;
   const char* p = static_cast<const char*>(f.data) + row * f.row * size;
-  for (int64_t at = 0; at < f.width * size; at += 64) __builtin_prefetch(p + at);
+  const char* last = p + f.width * size - 1;
+  for (; p < last; p += 64) __builtin_prefetch(p);
+  __builtin_prefetch(last);  // a row rarely starts where a cache line does
 }
 
 void sample(const SampleCall& c, int64_t group, int64_t row, int64_t count) {
@@ -59,14 +80,21 @@ void sample(const SampleCall& c, int64_t group, int64_t row, int64_t count) {
       index[b + i] = draw(table, w);
     }
   }
-  for (int64_t b = row; b < row + count; ++b) {
+  const auto fetch_all = [&](int64_t from) {
+    const int64_t end = from + kAhead < row + count ? from + kAhead : row + count;
+    for (int64_t b = from; b < end; ++b)
+      for (int64_t f = 0; f < c.fields; ++f) fetch(c.field[f * c.groups + group], index[b]);
+  };
+  fetch_all(row);
+  for (int64_t b = row; b < row + count; b += kAhead) {
+    const int64_t n = row + count - b < kAhead ? row + count - b : kAhead;
+    fetch_all(b + kAhead);
     for (int64_t f = 0; f < c.fields; ++f) {
       const Field& field = c.field[f * c.groups + group];
-      if (b + kAhead < row + count) fetch(field, index[b + kAhead]);
       if (field.is_double)
-        copy_row<double>(field, index[b], b);
+        gather<double>(field, index + b, b, n);
       else
-        copy_row<float>(field, index[b], b);
+        gather<float>(field, index + b, b, n);
     }
   }
 }
