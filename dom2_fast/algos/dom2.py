@@ -42,7 +42,7 @@ class DOM2Config(PolicyConfig):
         400, "updates at the start in which the policy learns without the Q term", TUNED
     )
     zeta: float = setting(
-        0.5, "weight of the CQL term (OMAR's cql_alpha)", "OMAR: 0.5 to 5 by data set"
+        0.2, "weight of the CQL term (OMAR's cql_alpha)", TUNED + "; OMAR: 0.5 to 5 by data set"
     )
     cql_actions: int = setting(10, "uniform actions per observation in the CQL term", "OMAR")
     cql_policy_actions: int = setting(

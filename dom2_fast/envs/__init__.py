@@ -1,7 +1,7 @@
 """Batched particle environments under the rules of the public OMAR datasets, and their shifts.
 
-`make` gives E copies stepped together; `pettingzoo_env.parallel_env` is the PettingZoo face of the
-same physics.
+`make` gives E copies stepped together; `parallel_env` is the PettingZoo face of the same physics
+(imported with PettingZoo when first asked for).
 """
 
 import torch
@@ -16,8 +16,16 @@ TASKS = tuple(tasks.TASKS)
 
 __all__ = [
     "EPISODE_LENGTH", "NORMALISATION", "SHIFTS", "TASKS", "ParticleEnv", "episode_score", "make",
-    "normalised_score",
+    "normalised_score", "parallel_env",
 ]  # fmt: skip
+
+
+def __getattr__(name: str):
+    if name == "parallel_env":
+        from dom2_fast.envs.pettingzoo_env import parallel_env
+
+        return parallel_env
+    raise AttributeError(f"module 'dom2_fast.envs' has no attribute {name!r}")
 
 
 def make(

@@ -8,7 +8,7 @@ import torch
 from pettingzoo.test import parallel_api_test, parallel_seed_test
 
 from dom2_fast import envs
-from dom2_fast.envs.pettingzoo_env import parallel_env
+from dom2_fast.envs import parallel_env
 from dom2_fast.errors import Dom2Error
 
 NAMES = {
