@@ -88,6 +88,7 @@ def _denoise_setup(ctx, inputs, output):
     ctx.count, ctx.low, ctx.high = len(weights), low, high
     ctx.needs = _needs(x_T, rows, weights, table)
     ctx.save_for_backward(output[1], rows, table, program, solver, noise, rng, *weights)
+    ctx.mark_non_differentiable(output[1])
     ctx.set_materialize_grads(False)
 
 

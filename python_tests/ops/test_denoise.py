@@ -267,6 +267,16 @@ def test_opcheck():
 
 
 @needs_extension
+def test_the_saved_path_is_no_differentiable_result():
+    p, solver = problem(mlp(2, 4, 8), 1, 3, steps=2).to(torch.float32), solver_table(2)
+    out, path = torch.ops.dom2_fast.denoise(
+        p.x, p.rows, p.weights, p.table, p.program.encode(), solver, None, None, None, [3, 2],
+        -1.0, 1.0, True,
+    )  # fmt: skip
+    assert out.requires_grad and not path.requires_grad
+
+
+@needs_extension
 def test_compiles_in_one_graph():
     p, solver = problem(mlp(2, 4, 24), 2, 6, steps=3).to(torch.float32), solver_table(3)
 
