@@ -38,7 +38,8 @@ class CMakeBuild(build_ext):
         build.mkdir(parents=True, exist_ok=True)
         cmake = shutil.which("cmake") or "cmake"
         configure = [
-            cmake, "-S", str(Path(__file__).resolve().parent), "-B", str(build), "-G", "Ninja",
+            # --fresh: what an earlier, failed try found out must not decide this one
+            cmake, "--fresh", "-S", str(Path(__file__).resolve().parent), "-B", str(build), "-G", "Ninja",
             "-DCMAKE_BUILD_TYPE=Release",
             f"-DPython_EXECUTABLE={sys.executable}",
             f"-DPython_INCLUDE_DIR={sysconfig.get_path('include')}",
