@@ -39,7 +39,8 @@ class CMakeBuild(build_ext):
         cmake = shutil.which("cmake") or "cmake"
         configure = [
             # --fresh: what an earlier, failed try found out must not decide this one
-            cmake, "--fresh", "-S", str(Path(__file__).resolve().parent), "-B", str(build), "-G", "Ninja",
+            cmake, "--fresh", "-G", "Ninja",
+            "-S", str(Path(__file__).resolve().parent), "-B", str(build),
             "-DCMAKE_BUILD_TYPE=Release",
             f"-DPython_EXECUTABLE={sys.executable}",
             f"-DPython_INCLUDE_DIR={sysconfig.get_path('include')}",
