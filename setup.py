@@ -38,8 +38,7 @@ class CMakeBuild(build_ext):
         build.mkdir(parents=True, exist_ok=True)
         cmake = shutil.which("cmake") or "cmake"
         configure = [
-            # --fresh: what an earlier, failed try found out must not decide this one
-            cmake, "--fresh", "-G", "Ninja",
+            cmake, "-G", "Ninja",
             "-S", str(Path(__file__).resolve().parent), "-B", str(build),
             "-DCMAKE_BUILD_TYPE=Release",
             f"-DPython_EXECUTABLE={sys.executable}",
@@ -50,7 +49,12 @@ class CMakeBuild(build_ext):
             f"-DTORCH_VERSION={torch.__version__}",
             *os.environ.get("CMAKE_ARGS", "").split(),
         ]  # fmt: skip
-        subprocess.run(configure, check=True)
+        try:
+            subprocess.run(configure, check=True)
+        except subprocess.CalledProcessError:
+            # What a failed try found out must not decide the next one.
+            (build / "CMakeCache.txt").unlink(missing_ok=True)
+            raise
         subprocess.run([cmake, "--build", str(build)], check=True)
         target.parent.mkdir(parents=True, exist_ok=True)
         (built,) = build.glob("_C*" + sysconfig.get_config_var("EXT_SUFFIX"))
