@@ -11,7 +11,7 @@ from dom2_fast.lowering import FusedModule
 @pytest.mark.parametrize("kind", ["native", "eager"])
 @pytest.mark.parametrize("batch", [256, 1024])
 def bench_critics(benchmark, threads, batch, kind):
-    benchmark.group = f"6 critics, value + gradient, {batch} x 11 actions, {threads} threads"
+    benchmark.group = f"critics + gradient, 6 x {batch} x 11 rows, {threads} threads"
     torch.manual_seed(0)
     critics = networks.stack([networks.MLPCritic(18, 2) for _ in range(6)])
     fused = FusedModule(critics, backend="native")

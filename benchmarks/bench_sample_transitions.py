@@ -22,7 +22,7 @@ def data():
 @pytest.mark.parametrize("kind", ["native", "eager"])
 @pytest.mark.parametrize("batch", [256, 1024])
 def bench_draw_and_gather(benchmark, threads, data, batch, kind):
-    benchmark.group = f"draw + gather {batch} of 1 M transitions, 3 agents, {threads} threads"
+    benchmark.group = f"draw + gather, 3 x {batch} of 1 M rows, {threads} threads"
     fields, weights, starts = data
     tables = ops.alias_table(weights)
     cumulative = weights.cumsum(1)

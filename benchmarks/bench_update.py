@@ -31,7 +31,7 @@ def data():
 @pytest.mark.parametrize("kind", ["native", "reference"])
 @pytest.mark.parametrize("batch", [256, 1024])
 def bench_dom2_update(benchmark, threads, data, batch, kind):
-    benchmark.group = f"DOM2 update, 3 agents, batch {batch}, MLP net, {threads} threads"
+    benchmark.group = f"DOM2 update, mlp, 3 x {batch} rows, {threads} threads"
     config = DOM2Config(batch_size=batch, weights="uniform")
     native, eager = (
         DOM2(dataclasses.replace(config, backend=b), data) for b in ("native", "reference")

@@ -43,5 +43,10 @@ def pytest_benchmark_update_machine_info(config, machine_info):
 
 
 def close(native: torch.Tensor, eager: torch.Tensor) -> None:
-    """Equal up to float32 rounding through a few hundred operations."""
-    torch.testing.assert_close(native, eager, rtol=1e-4, atol=1e-4)
+    """Equal up to float32 rounding through a few hundred operations, as a whole.
+
+    A ReLU whose input rounds to the other side of zero moves a gradient by up to 5e-5, PyTorch's as
+    much as ours (both measured against float64).
+    """
+    error = (native - eager).norm() / eager.norm().clamp(min=1e-6)
+    assert error <= 1e-4, f"relative difference {error:.1e}"

@@ -6,18 +6,39 @@ from functools import partial
 
 import torch
 
-from dom2_fast import networks
+from dom2_fast import networks, ops
 from dom2_fast.policy import DiffusionPolicy
 
 
-def median_seconds(run, rounds: int = 30) -> float:
-    run()
+def median_seconds(run) -> float:
+    """Median over a second of calls, and 20 at least."""
+    for _ in range(3):
+        run()
     times = []
-    for _ in range(rounds):
+    end = time.perf_counter() + 1.0
+    while len(times) < 20 or time.perf_counter() < end:
         begin = time.perf_counter()
         run()
         times.append(time.perf_counter() - begin)
     return statistics.median(times)
+
+
+def call_parts(hidden: int) -> tuple[float, float]:
+    """Seconds of one `sample` of one row, and of the op within it."""
+    policy = DiffusionPolicy(networks.MLPNoiseNet(18, 2, hidden).eval(), steps=5, backend="native")
+    obs, x_T = torch.randn(1, 18), torch.randn(1, 2)
+    calls = []
+    op = ops._without_autograd
+    try:
+        ops._without_autograd = lambda *args: calls.append(args) or op(*args)
+        for _ in range(3):  # the weights are kept, laid out for the kernel, from the second call on
+            policy.sample(obs, x_T)
+    finally:
+        ops._without_autograd = op
+    return (
+        median_seconds(partial(policy.sample, obs, x_T)),
+        median_seconds(partial(op, *calls[-1])),
+    )
 
 
 @torch.no_grad()
@@ -40,6 +61,13 @@ def main() -> None:
             seconds = median_seconds(partial(policy.sample, obs, x_T))
             rate = batch * per_row / seconds / 1e9
             print(f"| {name} | {batch} | {seconds * 1e6:.0f} µs | {rate:.0f} | {rate / peak:.0%} |")
+    sample, op = call_parts(256)
+    _, empty = call_parts(1)
+    print(
+        f"\nOne row, MLP: {sample * 1e6:.0f} µs = Python {(sample - op) * 1e6:.0f} + op "
+        f"{empty * 1e6:.0f} (what it takes with a network of width 1) + network "
+        f"{(op - empty) * 1e6:.0f}"
+    )
 
 
 if __name__ == "__main__":
