@@ -9,13 +9,12 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check
 # A change of these needs a build.
 SOURCES := setup.py CMakeLists.txt pyproject.toml constraints.txt $(shell find csrc -type f 2>/dev/null)
 
-.PHONY: help setup demo test test-all lint format bench clean distclean
+.PHONY: help setup demo test lint format bench clean distclean
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make demo     set up, build, then collect, train, evaluate and report (runs/demo)"
 	@echo "make test     set up, build, then run the test suite"
-	@echo "make test-all ... with the slow tests"
 	@echo "make lint     ruff and clang-format, checking only;  make format changes the files"
 	@echo "make bench    time the native ops against the eager reference"
 	@echo "make clean    remove build files;  make distclean removes $(VENV) too"
@@ -61,9 +60,6 @@ demo: $(VENV)/.built
 
 test: $(VENV)/.built
 	$(BIN)/python -m pytest
-
-test-all: $(VENV)/.built
-	$(BIN)/python -m pytest -m "slow or not slow"
 
 lint: $(VENV)/.tools
 	$(BIN)/ruff check .
