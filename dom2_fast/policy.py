@@ -11,7 +11,7 @@ import math
 import torch
 from torch import nn
 
-from dom2_fast import lowering, ops, philox, schedules, solvers
+from dom2_fast import lowering, ops, reference, schedules, solvers
 from dom2_fast.errors import Dom2Error
 from dom2_fast.lowering.fused import FusedModule, Programs, check_backend, executor
 from dom2_fast.lowering.stamp import Stamp, versions_of
@@ -330,23 +330,12 @@ def sample_plain(
     groups = rows.size(0)
     if rows.size(1) != batch:
         rows = rows.repeat_interleave(batch // rows.size(1), 1)
-    inner = net.template if isinstance(net, StackedModule) else net
-    like = {"dtype": rows.dtype, "device": rows.device}
     if x_T is None:
-        x_T = philox.normals(rng, 0, groups * batch, inner.act_dim, **like)
-        x_T = x_T.reshape(groups, batch, -1)
-    x, previous = x_T, torch.zeros_like(x_T)
-    for s, row in enumerate(plan.table.tolist()):
-        inv_alpha, sigma_over_alpha, c_x, c_x0, c_prev, c_noise, low, high = row
-        t = plan.times[s].to(**like).expand(groups, batch)
-        out = _call_net(net, x, t, rows)
-        x0 = (inv_alpha * x - sigma_over_alpha * out).clamp(low, high)
-        x = c_x * x + c_x0 * x0 + c_prev * previous
-        if c_noise != 0.0:
-            if noise is None:
-                z = philox.normals(rng, 1 + s, x.size(0) * x.size(1), x.size(2), **like)
-            else:
-                z = noise[s]
-            x = x + c_noise * z.reshape(x.shape)
-        previous = x0
-    return x.clamp(out_low, out_high)
+        inner = net.template if isinstance(net, StackedModule) else net
+        x_T = reference.draw_start(rng, groups, batch, inner.act_dim, rows)
+
+    def predict(step: int, x: torch.Tensor) -> torch.Tensor:
+        t = plan.times[step].to(rows.device, rows.dtype).expand(groups, batch)
+        return _call_net(net, x, t, rows)
+
+    return reference.solve(predict, x_T, plan.table, noise, rng, out_low, out_high)

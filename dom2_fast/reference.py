@@ -128,29 +128,38 @@ def denoise(
 
     and the result is clipped to [out_low, out_high].
     """
-    steps, groups = table.shape[:2]
-    width = program.x_width
-    like = table
+    groups, flat = table.size(1), table.size(1) * (batch if x_T is None else x_T.size(1))
     if x_T is None:
-        flat = groups * batch
-        x_T = philox.normals(rng, 0, flat, width, dtype=like.dtype, device=like.device)
-        x_T = x_T.reshape(groups, batch, width)
-    x, flat = x_T, groups * x_T.size(1)
-    env = {ROWS: _repeat_rows(rows, groups, x.size(1), x)}
-    previous = torch.zeros_like(x)
-    for s in range(steps):
-        inv_alpha, sigma_over_alpha, c_x, c_x0, c_prev, c_noise, low, high = solver[s].tolist()
+        x_T = draw_start(rng, groups, batch, program.x_width, table)
+    env = {ROWS: _repeat_rows(rows, groups, x_T.size(1), x_T)}
+
+    def predict(step: int, x: torch.Tensor) -> torch.Tensor:
         env[X] = x
-        eps = _step(program, env, weights, table, s, rng, flat)
-        x0 = torch.clamp(inv_alpha * x - sigma_over_alpha * eps, low, high)
+        return _step(program, env, weights, table, step, rng, flat)
+
+    return solve(predict, x_T, solver, noise, rng, out_low, out_high)
+
+
+def draw_start(rng, groups: int, batch: int, width: int, like: torch.Tensor) -> torch.Tensor:
+    """x_T [G, B, A] from Philox stream 0, in the dtype and on the device of `like`."""
+    x_T = philox.normals(rng, 0, groups * batch, width, dtype=like.dtype, device=like.device)
+    return x_T.reshape(groups, batch, width)
+
+
+def solve(predict, x, solver, noise, rng, out_low: float, out_high: float) -> torch.Tensor:
+    """The loop of `denoise` for any predict(step, x [G, B, A]) -> eps [G, B, A]."""
+    previous = torch.zeros_like(x)
+    for s, row in enumerate(solver.tolist()):
+        inv_alpha, sigma_over_alpha, c_x, c_x0, c_prev, c_noise, low, high = row
+        x0 = torch.clamp(inv_alpha * x - sigma_over_alpha * predict(s, x), low, high)
         x = c_x * x + c_x0 * x0 + c_prev * previous
         if c_noise != 0.0:
             if noise is None:
-                z = philox.normals(rng, 1 + s, flat, width, dtype=x.dtype, device=x.device)
-                z = z.reshape(x.shape)
+                rows, width = x.size(0) * x.size(1), x.size(2)
+                z = philox.normals(rng, 1 + s, rows, width, dtype=x.dtype, device=x.device)
             else:
                 z = noise[s]
-            x = x + c_noise * z
+            x = x + c_noise * z.reshape(x.shape)
         previous = x0
     return torch.clamp(x, out_low, out_high)
 

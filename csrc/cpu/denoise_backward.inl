@@ -176,7 +176,7 @@ void backward(const Call& call, const BackwardCall& b, const Partial& p, int64_t
 
   put_rows(t);
   run_phase(t, true);
-  clear(t, e.g_once_begin, e.g_once_end);
+  clear(t, 0, e.g_once_end);
   for (int r = 0; r < count; ++r)
     for (int j = 0; j < n; ++j) {
       gp[r * n + j] = 0;

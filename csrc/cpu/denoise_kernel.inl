@@ -108,13 +108,10 @@ void run_linear(const Tile& t, const Step& s) {
   float* z = t.v + (s.z >= 0 ? s.z : s.out);
   float* out = t.v + s.out;
   const float* add = s.c >= 0 ? t.v + s.c : nullptr;
-  const Store store_z{z, ld, t.table(s.table), nullptr, pad(w.n), false};
   const float* pre = s.b >= 0 ? t.v + s.b : nullptr;
   const float* packed = t.call.packed + t.group * t.e.packed_size + w.packed;
   const bool last = s.act != 0 || add;
-  // `pre` shares the stride but not the column of z: shift it so that both use one index.
-  Store to = store_z;
-  to.add = pre;
+  const Store to{z, ld, t.table(s.table), pre, pad(w.n), false};
   multiply(t.v + s.a, ld, t.rows, w.k, w.n, packed, to, [&](int r, int n, int col, int cols) {
     if (last) {
       const int64_t o = r * ld + col;

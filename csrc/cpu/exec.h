@@ -34,7 +34,6 @@ struct Exec {
   const Step* steps;  // `once` steps first
   int steps_n, once_n;
   const Weight* weights;
-  int weights_n;
   int64_t packed_size, packed_t_size, grad_size;  // floats per group
   int width;                                      // row stride of the value scratch, floats
   int g_width;                                    // row stride of the gradient scratch
@@ -43,8 +42,8 @@ struct Exec {
   int x_width, rows_width, out_width;
   int table_ld;  // padded table row
   int sites;
-  int g_once_begin, g_once_end;  // gradient columns that collect over the steps
-  const int* zero;               // pairs [begin, end) of gradient columns to clear in every step
+  int g_once_end;   // gradient columns before this one collect over the steps
+  const int* zero;  // pairs [begin, end) of gradient columns to clear in every step
   int zero_n;
 };
 

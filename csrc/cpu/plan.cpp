@@ -110,7 +110,6 @@ std::vector<int> gradient_columns(const Program& p, Exec& e) {
     }
     if (phase) e.g_once_end = at;
   }
-  e.g_once_begin = 0;
   e.g_width = stride(at);
   return column;
 }
@@ -219,7 +218,6 @@ Plan::Plan(const Program& p, bool backward) {
   exec.steps = steps.data();
   exec.steps_n = static_cast<int>(steps.size());
   exec.weights = weights.data();
-  exec.weights_n = static_cast<int>(weights.size());
   exec.width = stride(end);
   exec.x = column[0];
   exec.rows = column[1];

@@ -26,14 +26,6 @@ SMALL = dict(
 )
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def small(**changes):
     config = MATD3Config(**(SMALL | changes))
     return MATD3(envs.make("simple_spread", config.num_envs, seed=0), config)
