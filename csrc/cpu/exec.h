@@ -1,51 +1,9 @@
-// What a CPU executor is given: plain data, no std:: types, so that the files compiled for one
-// instruction set include nothing that the linker could merge into common code. `plan.h` fills it.
+// What a CPU executor is given and the table of its functions. Plain data, see ../core/exec.h.
 #pragma once
-#include <stdint.h>
+#include "../core/exec.h"
 
 namespace dom2 {
 namespace cpu {
-
-// One instruction with buffers resolved to columns of a row's scratch memory (-1: no operand).
-struct Step {
-  int op, act;
-  int width, k;              // columns out; columns of a
-  int out, a, b, c;          // value columns
-  int z;                     // where backward keeps the pre-activation
-  int g_out, g_a, g_b, g_c;  // gradient columns
-  // 1: this is the first contribution (in reverse order) to a whole buffer, so store, don't add.
-  int set_a, set_b, set_c;
-  int table, table2;  // padded table columns
-  int weight, site;
-  float value;         // LayerNorm: eps; dropout: probability of zero
-  int64_t drop_below;  // dropout: random words below this are dropped
-};
-
-struct Weight {
-  int n, k;
-  int64_t packed;    // first float in one group's packed weights (forward)
-  int64_t packed_t;  // the same for the transpose (backward)
-  int64_t grad;      // first float in one group's gradient accumulators, rows padded to `k_pad`
-  int k_pad;
-};
-
-// Everything that is fixed by the program.
-struct Exec {
-  const Step* steps;  // `once` steps first
-  int steps_n, once_n;
-  const Weight* weights;
-  int64_t packed_size, packed_t_size, grad_size;  // floats per group
-  int width;                                      // row stride of the value scratch, floats
-  int g_width;                                    // row stride of the gradient scratch
-  int x, rows, out;                               // value columns
-  int g_x, g_rows, g_out;  // gradient columns; g_rows -1: nothing reads the row vector
-  int x_width, rows_width, out_width;
-  int table_ld;  // padded table row
-  int sites;
-  int g_once_end;   // gradient columns before this one collect over the steps
-  const int* zero;  // pairs [begin, end) of gradient columns to clear in every step
-  int zero_n;
-};
 
 // One call's data. Groups are outermost, rows are contiguous.
 struct Call {
@@ -112,10 +70,6 @@ struct Kernels {
 
 // Columns of a packed panel; every matrix is stored as panels of up to this many columns.
 constexpr int kPanel = 64;
-constexpr int kAlign = 16;  // columns are padded to this many floats
-
-// `static`: a kernel file must not export a function that the linker could use elsewhere.
-static constexpr int pad(int n) { return (n + kAlign - 1) / kAlign * kAlign; }
 
 }  // namespace cpu
 }  // namespace dom2

@@ -4,7 +4,7 @@
 #include <memory>
 
 #include "isa.h"
-#include "plan.h"
+#include "pack.h"
 
 namespace dom2 {
 namespace cpu {

@@ -148,12 +148,12 @@ std::optional<Tensor> check_rows(const std::optional<Tensor>& rows, const Progra
   return kept;
 }
 
-void pack_all(const std::vector<Tensor>& weights, const cpu::Exec& e, int64_t groups,
-              bool transposed, float* out) {
+void pack_all(const std::vector<Tensor>& weights, const Exec& e, int64_t groups, bool transposed,
+              float* out) {
   const int64_t size = transposed ? e.packed_t_size : e.packed_size;
   for (size_t i = 0; i < weights.size(); ++i) {
     const Tensor& t = weights[i];
-    const cpu::Weight& w = e.weights[i];
+    const Weight& w = e.weights[i];
     for (int64_t g = 0; g < groups; ++g) {
       const float* data = t.const_data_ptr<float>() + g * t.stride(0);
       float* to = out + g * size + (transposed ? w.packed_t : w.packed);
@@ -165,12 +165,12 @@ void pack_all(const std::vector<Tensor>& weights, const cpu::Exec& e, int64_t gr
   }
 }
 
-std::tuple<Tensor, Tensor, Tensor, Tensor> run_backward(const Program& p, const cpu::Plan& plan,
+std::tuple<Tensor, Tensor, Tensor, Tensor> run_backward(const Program& p, const Plan& plan,
                                                         cpu::Call& c, const Tensor& grad_out,
                                                         const std::vector<Tensor>& weights,
                                                         bool need_x, bool need_rows,
                                                         bool need_weights, bool need_table) {
-  const cpu::Exec& e = plan.exec;
+  const Exec& e = plan.exec;
   thread_local cpu::Arena arena;
   const int64_t forward_size = c.groups * e.packed_size;
   float* room = arena.floats(forward_size + c.groups * e.packed_t_size + 2 * cpu::kPanel);

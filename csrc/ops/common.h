@@ -41,7 +41,7 @@ cpu::Threads threads();
 struct Compiled {
   std::vector<int64_t> words;
   Program program;
-  std::optional<cpu::Plan> forward, backward;
+  std::optional<Plan> forward, backward;
 };
 const Compiled& compiled(const Tensor& program, const char* op);
 
@@ -55,12 +55,12 @@ std::optional<Tensor> check_rows(const std::optional<Tensor>& rows, const Progra
                                  int64_t groups, int64_t batch, const char* op, cpu::Call& call);
 
 // Packs every weight of every group; `transposed` for backward.
-void pack_all(const std::vector<Tensor>& weights, const cpu::Exec& e, int64_t groups,
-              bool transposed, float* out);
+void pack_all(const std::vector<Tensor>& weights, const Exec& e, int64_t groups, bool transposed,
+              float* out);
 
 // The gradients of one call whose data is checked; `denoise` and `run_program` share it.
 // grad_weights is flat: one [G, N, K] block per weight, in order. Unwanted ones are empty.
-std::tuple<Tensor, Tensor, Tensor, Tensor> run_backward(const Program& p, const cpu::Plan& plan,
+std::tuple<Tensor, Tensor, Tensor, Tensor> run_backward(const Program& p, const Plan& plan,
                                                         cpu::Call& call, const Tensor& grad_out,
                                                         const std::vector<Tensor>& weights,
                                                         bool need_x, bool need_rows,

@@ -41,7 +41,7 @@ Inputs check(const std::optional<Tensor>& rows, const Tensor& table, const Tenso
   bool draws = draws_x || p.sites > 0;
   for (int64_t s = 0; s < steps; ++s) draws |= !noise && c.solver[s * 8 + 5] != 0.0;
   const Seed seed = checked_seed(rng, draws, kOp, "x_T, noise or dropout masks");
-  const cpu::Plan& plan = backward ? *in.compiled->backward : *in.compiled->forward;
+  const Plan& plan = backward ? *in.compiled->backward : *in.compiled->forward;
   in.padded.resize(steps * groups * plan.exec.table_ld);
   cpu::pad_table(plan, in.table->const_data_ptr<float>(), p.table_width, steps * groups,
                  in.padded.data());
@@ -68,7 +68,7 @@ std::tuple<Tensor, Tensor> denoise(
   Inputs in = check(rows, table, program, solver, noise, rng, !x_T.has_value(), batch, out_low,
                     out_high, false);
   cpu::Call& c = in.call;
-  const cpu::Exec& e = *c.exec;
+  const Exec& e = *c.exec;
   if (!packed) check_weights(weights, in.compiled->program, c.groups, kOp);
   STD_TORCH_CHECK(size[1] == e.x_width, kOp, ": size asks for ", size[1],
                   " columns, the program has ", e.x_width);
@@ -104,7 +104,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> denoise_backward(
   Inputs in =
       check(rows, table, program, solver, noise, rng, false, path.size(2), out_low, out_high, true);
   cpu::Call& c = in.call;
-  const cpu::Exec& e = *c.exec;
+  const Exec& e = *c.exec;
   check_weights(weights, in.compiled->program, c.groups, kOp);
   const Tensor go =
       checked(grad_out, kOp, "grad_out", ScalarType::Float, {c.groups, c.batch, e.x_width});
@@ -120,7 +120,7 @@ Tensor pack_weights(const std::vector<Tensor>& weights, const Tensor& program) {
   const Compiled& c = compiled(program, op);
   const int64_t groups = weights.empty() ? 1 : weights[0].size(0);
   check_weights(weights, c.program, groups, op);
-  const cpu::Exec& e = c.forward->exec;
+  const Exec& e = c.forward->exec;
   Tensor out = empty({groups, e.packed_size});
   pack_all(weights, e, groups, false, out.mutable_data_ptr<float>());
   return out;

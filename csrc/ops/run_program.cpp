@@ -31,7 +31,7 @@ Inputs check(const Tensor& x, const std::optional<Tensor>& rows, const std::vect
   c.batch = in.x.size(1);
   in.rows = check_rows(rows, p, groups, c.batch, kOp, c);
   const Seed seed = checked_seed(rng, p.sites > 0, kOp, "dropout masks");
-  const cpu::Plan& plan = backward ? *in.compiled->backward : *in.compiled->forward;
+  const Plan& plan = backward ? *in.compiled->backward : *in.compiled->forward;
   in.padded.resize(groups * plan.exec.table_ld);
   cpu::pad_table(plan, in.table.const_data_ptr<float>(), p.table_width, groups, in.padded.data());
   c.exec = &plan.exec;
@@ -49,7 +49,7 @@ Tensor run_program(const Tensor& x, const std::optional<Tensor>& rows,
                    const std::optional<Tensor>& rng, int64_t out_width) {
   Inputs in = check(x, rows, weights, table, program, rng, false);
   cpu::Call& c = in.call;
-  const cpu::Exec& e = *c.exec;
+  const Exec& e = *c.exec;
   STD_TORCH_CHECK(out_width == e.out_width, kOp, ": out_width is ", out_width,
                   ", the program returns ", e.out_width, " columns");
   thread_local cpu::Arena arena;

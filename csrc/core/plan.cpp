@@ -5,7 +5,6 @@
 #include <map>
 
 namespace dom2 {
-namespace cpu {
 namespace {
 
 // Hands out column ranges; freed ones are used again, lowest first.
@@ -119,11 +118,22 @@ std::vector<int> gradient_columns(const Program& p, Exec& e) {
 Plan::Plan(const Program& p, bool backward) {
   int end = 0;
   const std::vector<const Instr*> order = ordered(p, &exec.once_n);
-  std::vector<int> column(p.buffers.size(), -1);
+  std::vector<int> column(p.buffers.size(), -1), z(order.size(), -1);
   if (backward) {
-    for (size_t b = 0; b < p.buffers.size(); ++b) {
-      column[b] = end;
-      end += pad(std::max(p.buffers[b], 1));
+    // What the `once` phase fills comes first, so that an executor can keep one copy for all steps.
+    for (bool phase : {true, false}) {
+      for (size_t b = 0; b < p.buffers.size(); ++b) {
+        if (early(p, static_cast<int>(b)) != phase) continue;
+        column[b] = end;
+        end += pad(std::max(p.buffers[b], 1));
+      }
+      for (size_t i = 0; i < order.size(); ++i) {
+        const Instr& in = *order[i];
+        if (in.once != phase || in.op != Op::kLinear || in.act == Act::kNone) continue;
+        z[i] = end;
+        end += pad(in.out.width);
+      }
+      if (phase) exec.once_columns = end;
     }
   } else {
     column = reuse_columns(p, order, exec.once_n, &end);
@@ -147,8 +157,8 @@ Plan::Plan(const Program& p, bool backward) {
     w.packed = exec.packed_size;
     w.packed_t = exec.packed_t_size;
     w.grad = exec.grad_size;
-    exec.packed_size += packed_size(w.n, w.k);
-    exec.packed_t_size += packed_size(w.k, w.n);
+    exec.packed_size += static_cast<int64_t>(pad(w.n)) * w.k;
+    exec.packed_t_size += static_cast<int64_t>(pad(w.k)) * w.n;
     exec.grad_size += static_cast<int64_t>(w.n) * w.k_pad;
     weights.push_back(w);
   }
@@ -192,11 +202,7 @@ Plan::Plan(const Program& p, bool backward) {
     s.site = i.site;
     s.value = static_cast<float>(i.value);
     s.drop_below = static_cast<int64_t>(std::nearbyint(i.value * 0x1p32));
-    s.z = -1;
-    if (backward && i.op == Op::kLinear && i.act != Act::kNone) {
-      s.z = end;
-      end += pad(i.out.width);
-    }
+    s.z = z[at];
     if (!written[i.out.buffer] && !early(p, i.out.buffer)) {  // nothing reads this value
       zero.push_back(gradient[i.out.buffer]);
       zero.push_back(gradient[i.out.buffer] + pad(p.buffers[i.out.buffer]));
@@ -208,6 +214,8 @@ Plan::Plan(const Program& p, bool backward) {
     s.set_a = first(i.a);
     s.table = table_column(i.table, i.out.width);
     s.table2 = table_column(i.table2, i.out.width);
+    s.table_from = i.table;
+    s.table2_from = i.table2;
   }
   if (!written[0]) {  // a program that ignores x
     zero.push_back(gradient[0]);
@@ -218,6 +226,7 @@ Plan::Plan(const Program& p, bool backward) {
   exec.steps = steps.data();
   exec.steps_n = static_cast<int>(steps.size());
   exec.weights = weights.data();
+  exec.columns = end;
   exec.width = stride(end);
   exec.x = column[0];
   exec.rows = column[1];
@@ -233,36 +242,4 @@ Plan::Plan(const Program& p, bool backward) {
   exec.zero_n = static_cast<int>(zero.size());
 }
 
-void pad_table(const Plan& plan, const float* table, int table_width, int64_t rows, float* out) {
-  const int64_t ld = plan.exec.table_ld;
-  std::fill(out, out + rows * ld, 0.f);
-  for (int64_t r = 0; r < rows; ++r)
-    for (size_t i = 0; i < plan.table_from.size(); ++i)
-      std::copy_n(table + r * table_width + plan.table_from[i], plan.table_width[i],
-                  out + r * ld + plan.table_to[i]);
-}
-
-void unpad_table(const Plan& plan, const float* padded, int table_width, int64_t rows, float* out) {
-  const int64_t ld = plan.exec.table_ld;
-  for (int64_t r = 0; r < rows; ++r)
-    for (size_t i = 0; i < plan.table_from.size(); ++i)
-      for (int c = 0; c < plan.table_width[i]; ++c)
-        out[r * table_width + plan.table_from[i] + c] += padded[r * ld + plan.table_to[i] + c];
-}
-
-void pack(const Matrix& m, int n, int k, float* out) {
-  for (int first = 0; first < n; first += kPanel) {
-    const int used = std::min(kPanel, n - first), width = pad(used);
-    // Blocks of 16 x 16 keep both sides in cache whatever the strides.
-    for (int k0 = 0; k0 < k; k0 += 16)
-      for (int j0 = 0; j0 < width; j0 += 16)
-        for (int kk = k0; kk < std::min(k0 + 16, k); ++kk)
-          for (int j = j0; j < j0 + 16; ++j)
-            out[static_cast<int64_t>(kk) * width + j] =
-                j < used ? m.data[(first + j) * m.row + kk * m.col] : 0.f;
-    out += static_cast<int64_t>(k) * width;
-  }
-}
-
-}  // namespace cpu
 }  // namespace dom2
