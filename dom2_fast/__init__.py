@@ -17,6 +17,7 @@ _PUBLIC = {
     "BC": "algos.bc",
     "BCConfig": "algos.bc",
     "evaluate": "evaluate",
+    "load_policy": "export",
 }
 _MODULES = (
     "algos", "backend", "data", "envs", "errors", "lowering", "networks", "ops", "policy",

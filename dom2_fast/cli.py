@@ -1,4 +1,4 @@
-"""The command line: `dom2-fast collect | train | evaluate | report | doctor | bench`.
+"""The command line: `dom2-fast collect | train | evaluate | export | report | doctor | bench`.
 
 Options and error messages only; what a command does is in `commands`. A user's error is one line
 and exit code 2 (DOM2_FAST_TRACEBACK=1 shows where it came from), Ctrl-C is exit code 130.
@@ -166,6 +166,12 @@ def _evaluate(parser) -> None:
     add("--threads", type=int, default=SUPPRESS, help="CPU threads (default: PyTorch's own choice)")
 
 
+def _export(parser) -> None:
+    add = parser.add_argument
+    add("run", type=str, help="folder of a trained run")
+    add("--out", type=str, required=True, help="file to write, such as policy.safetensors")
+
+
 def _report(parser) -> None:
     add = parser.add_argument
     add("runs", type=str, nargs="+", help="folders of runs")
@@ -193,6 +199,7 @@ COMMANDS = {
     "collect": ("Play a behaviour policy and write its episodes as a data set.", _collect),
     "train": ("Train on a data set: DOM2, or diffusion behaviour cloning (bc).", _train),
     "evaluate": ("Score a run's policies, on the standard or a shifted task.", _evaluate),
+    "export": ("Write a run's policies to one file that acts without this package.", _export),
     "report": ("Write one HTML page about one or more runs.", _report),
     "doctor": ("Tell what runs where on this machine, and check that it is right.", _doctor),
     "bench": ("Time the native ops against the eager reference (needs a checkout).", _bench),

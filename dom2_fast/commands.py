@@ -44,6 +44,7 @@ def run(command: str, options: dict) -> int:
         "collect": collect,
         "train": train,
         "evaluate": evaluate,
+        "export": export,
         "report": report,
         "doctor": doctor,
         "bench": bench,
@@ -145,6 +146,24 @@ def evaluate(run: str, shift: str | None = None, **options) -> int:
     print(f"{scores['algo']} on {scores['env']}, trained {scores['step']} steps")
     print(tables.scores({scores["algo"]: scores["results"]}))
     print(f"written to {Path(run) / 'scores.json'}; next: dom2-fast report {run} --out report/")
+    return 0
+
+
+def export(run: str, out: str) -> int:
+    from dom2_fast.train import export_run
+
+    policies = export_run(run, out)
+    policy, candidates = policies.policy, policies.candidates
+    size = Path(out).stat().st_size / 1e6
+    print(
+        f"written to {out} ({size:.1f} MB): {policy.groups} agents, observations of "
+        f"{policy.obs_dim}, actions of {policy.act_dim}, {policy.solver} with {policy.steps} steps"
+    )
+    if candidates > 1:
+        print(
+            f"the run acts with the best of {candidates} samples by its critic; the file has the "
+            f"policy alone, without the critic"
+        )
     return 0
 
 

@@ -11,7 +11,7 @@ import math
 import torch
 from torch import nn
 
-from dom2_fast import lowering, ops, reference, schedules, solvers
+from dom2_fast import inputs, lowering, ops, reference, schedules, solvers
 from dom2_fast.errors import Dom2Error
 from dom2_fast.lowering.fused import FusedModule, Programs, check_backend, executor
 from dom2_fast.lowering.stamp import Stamp, versions_of
@@ -100,13 +100,9 @@ class DiffusionPolicy(nn.Module):
         Differentiable in the parameters, obs and x_T. Raises Dom2Error for wrong shapes or dtypes.
         """
         rows, shape = self._grouped(obs)
-        out_shape = (*shape, self.act_dim)
-        if x_T is not None:
-            x_T = self._like(x_T, out_shape, rows, "x_T").reshape(*rows.shape[:2], self.act_dim)
-        if noise is not None:
-            noise = self._like(noise, (self.steps, *out_shape), rows, "noise")
-            noise = noise.reshape(self.steps, *rows.shape[:2], self.act_dim)
-        return self._denoise(rows, rows.size(1), x_T, noise, generator).reshape(out_shape)
+        x_T, noise = inputs.starts(x_T, noise, rows, shape, self.act_dim, self.steps)
+        out = self._denoise(rows, rows.size(1), x_T, noise, generator)
+        return out.reshape(*shape, self.act_dim)
 
     forward = sample
 
@@ -123,10 +119,10 @@ class DiffusionPolicy(nn.Module):
                 out_low=self.act_low, out_high=self.act_high,
             )  # fmt: skip
         run = executor(self.backend, rows)
-        inputs = self._hoist(low, rows, run)
+        made = self._hoist(low, rows, run)
         return run.denoise(
-            x_T, rows, inputs["weights"], inputs["table"], low.program, self._plan.table, noise,
-            batch=batch, rng=rng, out_low=self.act_low, out_high=self.act_high, **inputs["more"],
+            x_T, rows, made["weights"], made["table"], low.program, self._plan.table, noise,
+            batch=batch, rng=rng, out_low=self.act_low, out_high=self.act_high, **made["more"],
         )  # fmt: skip
 
     def _hoist(self, low, rows, run) -> dict:
@@ -202,6 +198,12 @@ class DiffusionPolicy(nn.Module):
             self._fused_critic = (FusedModule(critic, self.backend),)
         return self._fused_critic[0]
 
+    def export(self, path) -> None:
+        """Writes all that `sample` needs to one file, see `export.export`."""
+        from dom2_fast.export import export
+
+        export(self, path)
+
     # ---- training -----------------------------------------------------------------------------
 
     def bc_loss(
@@ -222,7 +224,7 @@ class DiffusionPolicy(nn.Module):
         if reduction not in ("mean", "group"):
             raise Dom2Error(f"reduction is 'mean' or 'group', got {reduction!r}")
         rows, shape = self._grouped(obs)
-        act = self._like(act, (*shape, self.act_dim), rows, "act")
+        act = inputs.like(act, (*shape, self.act_dim), rows, "act")
         act = act.reshape(*rows.shape[:2], self.act_dim)
         where = {"dtype": rows.dtype, "device": rows.device}
         t = self.schedule.training_times(rows.shape[:2], generator, **where)
@@ -250,38 +252,11 @@ class DiffusionPolicy(nn.Module):
 
     def _grouped(self, obs: torch.Tensor):
         """obs as [G, B, O] and the shape of its results without the last dimension."""
-        if not isinstance(obs, torch.Tensor):
-            raise Dom2Error(f"obs must be a tensor, got {type(obs).__name__}")
-        shape = obs.shape
         # The net's dtype and device are its first parameter's; looked up through its owner because
         # `.to()` may replace it.
         want = obs if self._first is None else self._first[0][self._first[1]]
-        if obs.dtype != want.dtype or obs.device != want.device:
-            raise Dom2Error(
-                f"obs is {obs.dtype} on {obs.device}, the network {want.dtype} on {want.device}; "
-                f"convert one of them with .to()"
-            )
-        if shape and shape[-1] == self.obs_dim:
-            if self.groups is None:
-                if len(shape) == 2:
-                    return obs.unsqueeze(0), shape[:1]
-                if len(shape) == 1:
-                    return obs.view(1, 1, -1), ()
-            elif len(shape) == 3 and shape[0] == self.groups:
-                return obs, shape[:2]
-        lead = "B" if self.groups is None else f"{self.groups}, B"
-        raise Dom2Error(f"obs has shape {list(shape)}; [{lead}, {self.obs_dim}] is needed")
-
-    @staticmethod
-    def _like(value, shape, rows, name: str) -> torch.Tensor:
-        if not isinstance(value, torch.Tensor) or value.shape != torch.Size(shape):
-            given = list(value.shape) if isinstance(value, torch.Tensor) else type(value).__name__
-            raise Dom2Error(f"{name} has shape {given}; {list(shape)} is needed")
-        if value.dtype != rows.dtype or value.device != rows.device:
-            raise Dom2Error(
-                f"{name} is {value.dtype} on {value.device}; obs is {rows.dtype} on {rows.device}"
-            )
-        return value
+        dtype, device = getattr(want, "dtype", None), getattr(want, "device", None)
+        return inputs.grouped(obs, self.obs_dim, self.groups, dtype, device, "the network")
 
     # ---- copies -------------------------------------------------------------------------------
 

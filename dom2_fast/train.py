@@ -227,6 +227,18 @@ def evaluate_run(
     return scores
 
 
+def export_run(run, path):
+    """Writes the policies that a run's latest checkpoint acts with to one file.
+
+    Returns: these policies (`algos.base.Policies`).
+    Raises: Dom2Error: see `checkpoint.load` and `export.export`.
+    """
+    state = checkpoint.load(run)
+    policies = algos.algorithm(state["algo"]).from_state(state).policies
+    policies.policy.export(path)
+    return policies
+
+
 def _open_run(out: Path, config, env) -> dict:
     """The checkpoint to go on from, checked against what was asked for."""
     if not (out / checkpoint.NAME).exists():

@@ -46,7 +46,7 @@ class Policies:
     """Decentralised execution: agent i acts on its own observation with its own network.
 
     Called with a list of `[E, obs_i]`, gives actions `[E, G, A]`; `policies[i]` is agent i's
-    `DiffusionPolicy`. No gradients.
+    `DiffusionPolicy`, `policies.policy` the stack of all. No gradients.
 
     Args:
         candidates, critic: of that many sampled actions, agent i's own critic takes the best.
@@ -55,22 +55,22 @@ class Policies:
     def __init__(
         self, policy: DiffusionPolicy, obs_dim: int, agents: int, candidates: int = 1, critic=None
     ):
-        self._policy, self._candidates, self._critic = policy, candidates, critic
+        self.policy, self.candidates, self._critic = policy, candidates, critic
         self.obs_dims = [obs_dim] * agents
 
     def __len__(self) -> int:
         return len(self.obs_dims)
 
     def __call__(self, obs: list, generator: torch.Generator | None = None) -> torch.Tensor:
-        dtype = next(self._policy.net.parameters()).dtype
+        dtype = next(self.policy.net.parameters()).dtype
         stacked = torch.stack([torch.as_tensor(o, dtype=dtype) for o in obs])  # [G, E, O]
-        act = self._policy.act(
-            stacked, candidates=self._candidates, critic=self._critic, generator=generator
+        act = self.policy.act(
+            stacked, candidates=self.candidates, critic=self._critic, generator=generator
         )
         return act.transpose(0, 1)
 
     def __getitem__(self, agent: int) -> DiffusionPolicy:
-        p = self._policy
+        p = self.policy
         return DiffusionPolicy(
             p.net.unstack()[agent], schedule=p.schedule, solver=p.solver, steps=p.steps,
             backend=p.backend, clip_x0=p.clip_x0,
