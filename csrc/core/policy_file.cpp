@@ -1,0 +1,131 @@
+#include "policy_file.h"
+
+#include <cstring>
+#include <fstream>
+
+#include "safetensors.h"
+
+namespace dom2 {
+namespace {
+
+constexpr const char* kFormat = "dom2_fast.policy";
+constexpr const char* kVersion = "1";
+// Columns of all buffers and instructions together. Far more than a network has, far less than
+// would overflow an executor's count of them.
+constexpr int64_t kMaxColumns = int64_t{1} << 22;
+constexpr int64_t kMaxRows = int64_t{1} << 20;  // of the table: agents times steps
+
+std::string shape_text(const std::vector<int64_t>& shape) {
+  std::string s = "[";
+  for (size_t i = 0; i < shape.size(); ++i)
+    s += (i ? ", " : "") + (shape[i] < 0 ? std::string("any") : std::to_string(shape[i]));
+  return s + "]";
+}
+
+const char* dtype_name(const float*) { return "F32"; }
+const char* dtype_name(const double*) { return "F64"; }
+const char* dtype_name(const int64_t*) { return "I64"; }
+
+// Copies the tensor `name`, which must have `shape` (-1: any size); `found` is its own shape.
+template <class T>
+std::string take(Safetensors& file, const std::string& name, const std::vector<int64_t>& shape,
+                 std::vector<T>& out, std::vector<int64_t>* found = nullptr) {
+  const auto at = file.tensors.find(name);
+  if (at == file.tensors.end()) return "it has no tensor '" + name + "'";
+  const TensorView& v = at->second;
+  const std::string dtype = dtype_name(static_cast<const T*>(nullptr));
+  bool fits = v.dtype == dtype && v.shape.size() == shape.size();
+  for (size_t i = 0; fits && i < shape.size(); ++i) fits = shape[i] < 0 || shape[i] == v.shape[i];
+  if (!fits)
+    return name + " is " + v.dtype + " " + shape_text(v.shape) + "; its program needs " + dtype +
+           " " + shape_text(shape);
+  out.resize(static_cast<size_t>(v.bytes) / sizeof(T));
+  if (v.bytes) std::memcpy(out.data(), v.data, static_cast<size_t>(v.bytes));
+  if (found) *found = v.shape;
+  file.tensors.erase(at);
+  return {};
+}
+
+std::string check_notes(const std::map<std::string, std::string>& notes) {
+  const auto note = [&](const char* name) {
+    const auto at = notes.find(name);
+    return at == notes.end() ? std::string() : at->second;
+  };
+  if (note("format") != kFormat)
+    return "its format is '" + note("format") + "', not '" + kFormat + "'";
+  if (note("version") != kVersion)
+    return "it has version '" + note("version") + "' of the format, this program reads version " +
+           kVersion;
+  if (note("stacked") != "true" && note("stacked") != "false")
+    return "stacked is 'true' or 'false', not '" + note("stacked") + "'";
+  return {};
+}
+
+std::string check_program(const Program& p) {
+  if (p.buffers[1] < 1 || p.out.width != p.buffers[0])
+    return "its program makes " + std::to_string(p.out.width) + " columns of " +
+           std::to_string(p.buffers[0]) + " and " + std::to_string(p.buffers[1]) +
+           "; a noise network makes as many as an action has";
+  int64_t columns = 0;
+  for (int width : p.buffers) columns += width;
+  for (const Instr& i : p.instrs) columns += i.out.width;
+  return columns > kMaxColumns ? "its program is too wide" : "";
+}
+
+}  // namespace
+
+std::string PolicyFile::parse(const char* data, size_t size) {
+  const uint16_t one = 1;
+  if (*reinterpret_cast<const unsigned char*>(&one) != 1)
+    return "it is little-endian; this machine isn't";
+  *this = {};
+  Safetensors file;
+  std::string why = parse_safetensors(data, size, file);
+  if (!why.empty() || !(why = check_notes(file.notes)).empty()) return why;
+  notes = file.notes;
+  stacked = notes["stacked"] == "true";
+  std::vector<int64_t> words, shape;
+  std::vector<double> bounds;
+  if (!(why = take(file, "program", {-1}, words)).empty()) return why;
+  why = decode(words.data(), static_cast<int64_t>(words.size()), program);
+  if (!why.empty()) return "its program is not valid: " + why;
+  if (!(why = check_program(program)).empty()) return why;
+  why = take(file, "table", {-1, -1, program.table_width}, table, &shape);
+  if (!why.empty()) return why;
+  steps = shape[0];
+  groups = shape[1];
+  if (steps < 1 || groups < 1 || (!stacked && groups != 1) || groups > kMaxRows / steps)
+    return "it has " + std::to_string(steps) + " steps and " + std::to_string(groups) +
+           " agents: too many or too few";
+  if (!(why = take(file, "solver", {steps, 8}, solver)).empty()) return why;
+  if (!(why = take(file, "bounds", {2}, bounds)).empty()) return why;
+  act_low = bounds[0];
+  act_high = bounds[1];
+  if (!(act_low < act_high)) return "its lower bound is not below the upper one";
+  weights.resize(program.n.size());
+  for (size_t i = 0; i < weights.size(); ++i) {
+    why = take(file, "weights." + std::to_string(i), {groups, program.n[i], program.k[i]},
+               weights[i]);
+    if (!why.empty()) return why;
+  }
+  if (!file.tensors.empty())
+    return "it has a tensor that is no part of a policy: '" + file.tensors.begin()->first + "'";
+  return {};
+}
+
+std::string PolicyFile::load(const std::string& path) {
+  std::ifstream file(path, std::ios::binary | std::ios::ate);
+  const std::streamoff size = file ? static_cast<std::streamoff>(file.tellg()) : -1;
+  if (size < 0) return path + " can't be opened";
+  std::vector<char> bytes;
+  // A folder opens as a file of a size that no file has.
+  if (size < (std::streamoff{1} << 40)) bytes.resize(static_cast<size_t>(size));
+  file.seekg(0);
+  if (!file.read(bytes.data(), static_cast<std::streamsize>(bytes.size())) ||
+      static_cast<std::streamoff>(bytes.size()) != size)
+    return path + " can't be read";
+  const std::string why = parse(bytes.data(), bytes.size());
+  return why.empty() ? why : path + " can't be read as an exported policy: " + why;
+}
+
+}  // namespace dom2

@@ -1,0 +1,54 @@
+// Acting from a policy file, for C++ programs. Torch-free; see ../../examples/act.cpp.
+#pragma once
+#include <memory>
+#include <string>
+
+#include "../core/policy_file.h"
+#include "run.h"
+
+namespace dom2 {
+namespace cpu {
+
+// Where the random numbers of a call come from. Those not given are drawn from (seed, offset): the
+// same pair gives the same actions, so take another offset for each call.
+struct Draws {
+  uint64_t seed = 0;
+  uint32_t offset = 0;
+  const float* x_T = nullptr;    // [G, B, A]: the starting noise
+  const float* noise = nullptr;  // [S, G, B, A]: that of the solver's steps
+};
+
+// Gives what dom2_fast.load_policy(path).sample gives, bit for bit on one instruction set. May be
+// used from several threads at once.
+class Policy {
+ public:
+  // Null where the file can't be used, or DOM2_FAST_ISA names what can't run; `why` says why.
+  static std::unique_ptr<Policy> load(const std::string& path, std::string& why);
+  // The same from a file in memory.
+  static std::unique_ptr<Policy> parse(const char* data, size_t size, std::string& why);
+
+  int64_t agents() const { return file_.groups; }
+  int64_t obs_dim() const { return plan_.exec.rows_width; }
+  int64_t act_dim() const { return plan_.exec.x_width; }
+  int64_t steps() const { return file_.steps; }
+  // What the file says about itself.
+  const std::map<std::string, std::string>& notes() const { return file_.notes; }
+
+  // obs [agents, batch, obs_dim] -> act [agents, batch, act_dim], contiguous.
+  // threads: the caller's pool, see run.h; none by default.
+  void sample(const float* obs, int64_t batch, const Draws& draws, float* act,
+              const Threads& threads = {}) const;
+
+ private:
+  explicit Policy(PolicyFile file);
+  static std::unique_ptr<Policy> make(PolicyFile file, std::string& why);
+
+  PolicyFile file_;  // without weights and table, which are below in the executor's layout
+  Plan plan_;
+  Arena packed_;
+  const float* weights_;
+  std::vector<float> table_;
+};
+
+}  // namespace cpu
+}  // namespace dom2
