@@ -28,7 +28,7 @@ class Arena {
 #ifdef SIMT_TSAN
     release_all();
 #endif
-    if (bytes > size_ || threads != threads_ || shared_bytes != shared_bytes_) map(bytes);
+    if (!base_ || threads != threads_ || shared_bytes != shared_bytes_) map(bytes);
     threads_ = threads;
     shared_bytes_ = shared_bytes;
     Machine& m = machine;
@@ -42,6 +42,7 @@ class Arena {
       m.fibers[i].copies = reinterpret_cast<Copy*>(at) + static_cast<size_t>(i) * kMaxCopies;
     stacks_ = reinterpret_cast<char*>(base_) + before_stacks;
     guard_bytes_ = 2 * kGuardBytes + rounded - shared_bytes;
+    if (!protected_) protect();
   }
 
   // NaN bytes everywhere: in the shared memory, so that reading what nobody wrote shows, and in the
@@ -78,6 +79,16 @@ class Arena {
     if (at == MAP_FAILED) throw std::runtime_error("simt: no memory for the stacks of a block");
     base_ = static_cast<unsigned char*>(at);
     size_ = bytes;
+    protected_ = false;
+  }
+
+  // A stack that grows too far ends the program instead of changing its neighbour. (TSan maps every
+  // block anew; there it would take longer than the block.)
+  void protect() {
+#ifndef SIMT_TSAN
+    for (int i = 0; i < threads_; ++i) mprotect(stack(i), kPage, PROT_NONE);
+#endif
+    protected_ = true;
   }
 
   void release_all() {
@@ -92,6 +103,7 @@ class Arena {
   char* stacks_ = nullptr;
   size_t size_ = 0, shared_bytes_ = 0, guard_bytes_ = 0;
   int threads_ = 0;
+  bool protected_ = false;
 };
 
 inline Arena& arena() {
