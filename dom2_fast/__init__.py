@@ -17,10 +17,11 @@ _PUBLIC = {
     "BC": "algos.bc",
     "BCConfig": "algos.bc",
     "evaluate": "evaluate",
+    "accelerate": "accelerate",
     "load_policy": "export",
 }
 _MODULES = (
-    "algos", "backend", "data", "envs", "errors", "lowering", "networks", "ops", "policy",
+    "algos", "backend", "compat", "data", "envs", "errors", "lowering", "networks", "ops", "policy",
     "program", "reference", "reweight", "schedules", "solvers",
 )  # fmt: skip
 

@@ -20,7 +20,7 @@ from dom2_fast.errors import Dom2Error
 from dom2_fast.lowering.emit import Emitter
 from dom2_fast.lowering.errors import LoweringError
 from dom2_fast.lowering.host import EXAMPLE_BATCH, Context
-from dom2_fast.lowering.trace import Interpreter
+from dom2_fast.lowering.trace import Interpreter, attributes_kept
 from dom2_fast.networks import StackedModule, named_tensors
 from dom2_fast.program import StepProgram
 
@@ -110,7 +110,7 @@ def lower(
     x_dim = width_of(inner, "act_dim", x_dim)
     obs_dim = width_of(inner, "obs_dim", obs_dim)
     params = {name: p.detach()[0] for name, p in grouped_params(module).items()}
-    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+    with torch.no_grad(), torch.random.fork_rng(devices=[]), attributes_kept(inner):
         low = _lower(inner, params, t, x_dim, obs_dim)
         if low.program.sites:  # masks differ from PyTorch's: try it without
             inner = copy.deepcopy(inner).eval()

@@ -34,11 +34,19 @@ BINARY = {
     operator.truediv: "div", operator.itruediv: "div", torch.div: "div", "div": "div",
     torch.true_divide: "div", torch.multiply: "mul", torch.subtract: "sub", torch.divide: "div",
 }  # fmt: skip
+SIGMOID = {torch.sigmoid, F.sigmoid, "sigmoid"}
 CAT = {torch.cat, torch.concat, torch.concatenate}
 ACT_FUNCTIONS = {
     Act.MISH: F.mish, Act.SILU: F.silu, Act.RELU: F.relu, Act.GELU: F.gelu, Act.TANH: torch.tanh,
     Act.GELU_TANH: lambda v: F.gelu(v, approximate="tanh"), Act.SOFTPLUS: F.softplus,
 }  # fmt: skip
+
+
+class Gate:
+    """sigmoid(v), all of whose uses are products with v itself: v sigmoid(v) is SiLU."""
+
+    def __init__(self, v: Rows):
+        self.v = v
 
 
 class Rules:
@@ -79,6 +87,8 @@ class Rules:
             elif len(args) > 1 and target not in (F.relu, F.silu, F.mish):  # there it is `inplace`
                 raise LoweringError("positional options of an activation")
             return self._activation(v, FUNCTION_ACTS[target], **options)
+        if target in SIGMOID and len(args) == 1 and not kwargs:
+            return self._gate(node, args[0])
         if target in BINARY:
             if kwargs or len(args) != 2:
                 raise LoweringError("arithmetic with options (alpha, rounding_mode, out)")
@@ -108,6 +118,12 @@ class Rules:
 
         return v.map(one)
 
+    def _gate(self, node: fx.Node, v: Rows) -> Gate:
+        for user in node.users:
+            if BINARY.get(user.target) != "mul" or set(user.args) != {node, node.args[0]}:
+                raise LoweringError("sigmoid of x or obs, but in v * sigmoid(v)")
+        return Gate(v)
+
     def _dropout_rate(self, p=0.5, training=True, inplace=False, train=None) -> float:
         return p if (training if train is None else train) else 0.0
 
@@ -133,6 +149,9 @@ class Rules:
         return expr.linear(v, weight, bias)
 
     def _binary(self, op: str, a, b):
+        gate = next((v for v in (a, b) if isinstance(v, Gate)), None)
+        if gate is not None:
+            return self._activation(gate.v, Act.SILU)
         if op == "div":
             if isinstance(b, Rows):
                 raise LoweringError("division by a value that depends on x or obs")

@@ -1,0 +1,149 @@
+"""The settings of dpm-solver's `sample` (Lu et al. 2022, 2023) as a solver table.
+
+A noise schedule is anything with `schedule`, `T`, `total_N`, `marginal_log_mean_coeff(t)` and
+`inverse_lambda(lambda)`, as `NoiseScheduleVP` has them; it is asked in float64.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from dom2_fast import solvers
+from dom2_fast.accelerate.tables import Point, Rows
+from dom2_fast.errors import Dom2Error
+
+METHODS = ("multistep", "singlestep", "singlestep_fixed")
+SKIP_TYPES = ("time_uniform", "time_quadratic", "logSNR")
+_SOLVER_TYPES = {"dpmsolver": "midpoint", "dpm_solver": "midpoint", "taylor": "taylor"}
+# Up to this many steps, not included, lower_order_final ends with a step of order 1.
+LOWER_BELOW = 10
+
+
+def looks_like_noise_schedule(obj) -> bool:
+    names = ("schedule", "T", "total_N", "marginal_log_mean_coeff", "inverse_lambda")
+    return all(hasattr(obj, name) for name in names)
+
+
+def model_time(ns, t: float) -> float:
+    """The time that a network is called with: t, or 1000 (t - 1 / N) for a discrete schedule.
+
+    The factor is 1000 for every N, as in dpm-solver: a network of N steps meets times
+    0 .. 1000 (N - 1) / N.
+    """
+    return (t - 1.0 / ns.total_N) * 1000.0 if ns.schedule == "discrete" else t
+
+
+def points(ns, times: torch.Tensor) -> list[Point]:
+    log_alpha = ns.marginal_log_mean_coeff(times).double().reshape(-1)
+    alpha, sigma = torch.exp(log_alpha), torch.sqrt(-torch.expm1(2.0 * log_alpha))
+    return [Point(*p) for p in zip(times.tolist(), alpha.tolist(), sigma.tolist(), strict=True)]
+
+
+def grid(ns, skip_type: str, start: float, end: float, n: int) -> torch.Tensor:
+    """n + 1 times from start to end, uniform in t, in sqrt(t) or in lambda: float64."""
+    if skip_type == "logSNR":
+        ends = points(ns, torch.tensor([start, end], dtype=torch.float64))
+        lam = torch.linspace(ends[0].lam, ends[1].lam, n + 1, dtype=torch.float64)
+        return ns.inverse_lambda(lam).double().reshape(-1)
+    if skip_type == "time_quadratic":
+        return torch.linspace(start**0.5, end**0.5, n + 1, dtype=torch.float64) ** 2
+    return torch.linspace(start, end, n + 1, dtype=torch.float64)
+
+
+def check_settings(steps, order, skip_type, method, solver_type) -> None:
+    """Raises Dom2Error for settings that a solver table can't hold, and says why."""
+    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
+        raise Dom2Error(f"steps is a whole number of 1 or more, got {steps!r}")
+    if method == "adaptive":
+        raise Dom2Error(
+            "method='adaptive' chooses its steps by the samples, and a solver table is made before "
+            f"there are any; choose one of {list(METHODS)}"
+        )
+    if method not in METHODS:
+        raise Dom2Error(f"method is one of {list(METHODS)}, got {method!r}")
+    if order == 3:
+        raise Dom2Error(
+            "order 3 needs two earlier guesses, and a row of a solver table has one; choose order "
+            "1 or 2"
+        )
+    if order not in (1, 2):
+        raise Dom2Error(f"order is 1 or 2, got {order!r}")
+    if skip_type not in SKIP_TYPES:
+        raise Dom2Error(f"skip_type is one of {list(SKIP_TYPES)}, got {skip_type!r}")
+    if solver_type not in _SOLVER_TYPES:
+        raise Dom2Error(f"solver_type is 'dpmsolver' or 'taylor', got {solver_type!r}")
+    if method == "multistep" and steps < order:
+        raise Dom2Error(f"method='multistep' of order {order} takes {order} steps or more")
+    if method == "singlestep_fixed" and steps < order:
+        raise Dom2Error(f"one step of order {order} calls the network {order} times: more steps")
+
+
+def sample_plan(
+    ns, kind: str, predict: str, *, steps=20, t_start=None, t_end=None, order=2,
+    skip_type="time_uniform", method="multistep", lower_order_final=True, denoise_to_zero=False,
+    solver_type="dpmsolver", lower_below: int = LOWER_BELOW,
+) -> solvers.SolverPlan:  # fmt: skip
+    """The walk that `DPM_Solver.sample` does with these settings.
+
+    kind: "data" (dpmsolver++) or "noise" (dpmsolver). predict: see `tables.guess`.
+    Raises Dom2Error, see `check_settings`, and for times that aren't positive.
+    """
+    check_settings(steps, order, skip_type, method, solver_type)
+    end = 1.0 / ns.total_N if t_end is None else float(t_end)
+    start = float(ns.T) if t_start is None else float(t_start)
+    if not (start > 0.0 and end > 0.0) or start == end:
+        raise Dom2Error(f"t_start and t_end must be positive and differ, got {start}, {end}")
+    rows = Rows(kind, predict, _SOLVER_TYPES[solver_type])
+    if method == "multistep":
+        _multistep(rows, points(ns, grid(ns, skip_type, start, end, steps)), order,
+                   lower_order_final and steps < lower_below)  # fmt: skip
+    else:
+        _singlestep(rows, ns, method, steps, order, skip_type, start, end)
+    if denoise_to_zero:
+        rows.clean(points(ns, torch.tensor([end], dtype=torch.float64))[0])
+    rows.times = [model_time(ns, t) for t in rows.times]
+    return rows.plan(f"dpm-solver {kind} {method} {order}")
+
+
+def _multistep(rows: Rows, at: list[Point], order: int, lower_last: bool) -> None:
+    for i in range(len(at) - 1):
+        if order == 1 or i == 0 or (lower_last and i == len(at) - 2):
+            rows.first(at[i], at[i + 1])
+        else:
+            rows.multistep(at[i - 1], at[i], at[i + 1])
+
+
+def _singlestep(rows: Rows, ns, method, steps, order, skip_type, start, end) -> None:
+    if method == "singlestep_fixed":
+        orders = [order] * (steps // order)
+        outer = grid(ns, skip_type, start, end, len(orders))
+    else:
+        orders = [order] * (steps // order) + [1] * (steps % order)
+        if skip_type == "logSNR":  # there the orders share the range evenly
+            outer = grid(ns, skip_type, start, end, 1 if order == 1 else len(orders))
+        else:
+            ends = torch.cumsum(torch.tensor([0, *orders]), 0)
+            outer = grid(ns, skip_type, start, end, steps)[ends]
+    if len(outer) != len(orders) + 1:
+        raise Dom2Error(
+            "method='singlestep' of order 1 with skip_type='logSNR' is one step whatever `steps` "
+            "is, by dpm-solver's rule, and fails there for more; choose method='multistep'"
+        )
+    for k, n in enumerate(orders):
+        at = points(ns, grid(ns, skip_type, outer[k].item(), outer[k + 1].item(), n))
+        if n == 1:
+            rows.first(at[0], at[1])
+        else:
+            # The time between is found by its lambda, which is that of the inner grid.
+            rows.singlestep(at[0], at[1], at[2])
+
+
+def named_plan(ns, solver: str, steps: int, predict: str) -> solvers.SolverPlan:
+    """A solver by one of our names on a schedule of dpm-solver's kind, uniform in t."""
+    name = solvers.canonical(solver)
+    if name == "ddpm":
+        raise Dom2Error(
+            "solver='ddpm' needs a schedule of this package; on this one: ddim, dpm1, dpm++2m"
+        )
+    order = 2 if name == "dpm++2m" else 1
+    return sample_plan(ns, "data", predict, steps=steps, order=order)

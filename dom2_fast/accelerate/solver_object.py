@@ -1,0 +1,330 @@
+"""dpm-solver's `DPM_Solver` objects, and SfBC's score networks (Chen et al. 2023)."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import types
+
+import torch
+from torch import nn
+
+from dom2_fast.accelerate import dpm
+from dom2_fast.accelerate.planned import (
+    ACT_NAMES,
+    OBS_NAMES,
+    Called,
+    PlannedPolicy,
+    check_agrees,
+    check_lowers,
+    width,
+)
+from dom2_fast.accelerate.tables import PREDICTS
+from dom2_fast.accelerate.twin import Twin, twin
+from dom2_fast.errors import Dom2Error
+from dom2_fast.lowering.trace import attributes_kept
+
+_PREDICT = {"noise": "eps", "x_start": "x0", "v": "v", "score": "score"}
+_SETTINGS = ("steps", "t_start", "t_end", "order", "skip_type", "method", "lower_order_final",
+             "denoise_to_zero", "solver_type")  # fmt: skip
+
+
+def looks_like_solver(obj) -> bool:
+    ns = getattr(obj, "noise_schedule", None)
+    return not isinstance(obj, nn.Module) and dpm.looks_like_noise_schedule(ns)
+
+
+def looks_like_score_net(obj) -> bool:
+    has = isinstance(obj, nn.Module) and callable(getattr(obj, "marginal_prob_std", None))
+    return has and looks_like_solver(getattr(obj, "dpm_solver", None))
+
+
+class Walks:
+    """Samples one network by dpm-solver's settings; a policy is kept for each of them.
+
+    kind, predict: see `dpm.sample_plan`. backend: see `DiffusionPolicy`.
+    """
+
+    def __init__(self, net: nn.Module, ns, kind: str, predict: str, backend: str = "auto"):
+        if predict not in PREDICTS:
+            raise Dom2Error(f"predict is one of {list(PREDICTS)}, got {predict!r}")
+        self.net, self.ns, self.kind, self.predict, self.backend = net, ns, kind, predict, backend
+        self.lower_below = dpm.LOWER_BELOW
+        self._policies: dict = {}
+
+    def sample(self, x: torch.Tensor, obs: torch.Tensor | None, **settings) -> torch.Tensor:
+        """x [B, A] at t_start -> x [B, A] at t_end. obs [B, O], or [1, O] for all rows."""
+        if not isinstance(x, torch.Tensor) or x.dim() != 2:
+            found = list(x.shape) if isinstance(x, torch.Tensor) else type(x).__name__
+            raise Dom2Error(f"x must be a tensor [B, act_dim], got {found}")
+        if obs is None:
+            obs = x.new_zeros(x.size(0), 1)
+        if obs.dim() == 2 and obs.size(0) == 1:
+            obs = obs.expand(x.size(0), -1)
+        # The schedule is part of the key by its identity: it is read once.
+        key = (x.size(1), obs.size(-1), id(self.ns), *sorted(settings.items()))
+        policy = self._policies.get(key)
+        if policy is None:
+            policy = self._policies[key] = self._make(x.size(1), obs.size(-1), settings)
+        return policy.sample(obs, x)
+
+    def _make(self, act_dim: int, obs_dim: int, settings) -> PlannedPolicy:
+        name = settings.pop("solver", None)
+        if name is not None:
+            plan = dpm.named_plan(self.ns, name, settings["steps"], self.predict)
+        else:
+            settings = {"lower_below": self.lower_below, **settings}
+            plan = dpm.sample_plan(self.ns, self.kind, self.predict, **settings)
+        for (a, o, *_), policy in self._policies.items():
+            if (a, o) == (act_dim, obs_dim):
+                return policy.with_plan(plan)
+        return PlannedPolicy(self.net, plan, obs_dim, act_dim, backend=self.backend)
+
+    def __getstate__(self):
+        return {**self.__dict__, "_policies": {}}
+
+
+# ---- what a solver object was made of ------------------------------------------------------------
+
+
+def variables(fn, depth: int = 4) -> dict:
+    """Names and values that a function closes over, through the functions among them."""
+    if isinstance(fn, types.FunctionType):
+        cells = zip(fn.__code__.co_freevars, fn.__closure__ or (), strict=False)
+        found = {name: cell.cell_contents for name, cell in cells}
+    else:
+        found = dict(getattr(fn, "__dict__", {}))
+    for value in list(found.values()) if depth else ():
+        if callable(value) and not isinstance(value, (nn.Module, type)):
+            found = {**variables(value, depth - 1), **found}
+    return found
+
+
+def network_of(model_fn, what: str):
+    """(Called network, obs tensor or None, predict) of what `model_wrapper` made.
+
+    Raises Dom2Error for guidance, several conditions and functions that weren't made by it.
+    """
+    v = variables(model_fn)
+    net, kind = v.get("model"), v.get("model_type")
+    if not isinstance(net, nn.Module) or kind not in _PREDICT:
+        raise Dom2Error(
+            f"can't accelerate {what}: its model function doesn't show its network; make it by "
+            f"model_wrapper(net, noise_schedule, model_type, ...) with net a torch.nn.Module and "
+            f"model_type one of {list(_PREDICT)}"
+        )
+    guidance, scale = v.get("guidance_type", "uncond"), v.get("guidance_scale", 1.0)
+    if guidance == "classifier":
+        raise Dom2Error(
+            f"can't accelerate {what}: guidance_type='classifier' takes a gradient in every step, "
+            f"and a step program has none"
+        )
+    guided = guidance == "classifier-free"
+    if guided and scale != 1.0 and v.get("unconditional_condition") is not None:
+        raise Dom2Error(
+            f"can't accelerate {what}: guidance_scale is {scale}; 1 is accepted, where the network "
+            f"is called once in a step"
+        )
+    kwargs = dict(v.get("model_kwargs") or {})
+    tensors = {k: x for k, x in kwargs.items() if isinstance(x, torch.Tensor)}
+    condition = v.get("condition") if guided else None
+    if len(tensors) + (condition is not None) > 1:
+        raise Dom2Error(
+            f"can't accelerate {what}: its network takes {len(tensors) + (condition is not None)} "
+            f"conditions; one tensor [B, width] is accepted: join them"
+        )
+    if condition is not None:
+        return Called(net, Positional(kwargs)), condition, _PREDICT[kind]
+    name = next(iter(tensors), None)
+    fixed = {k: x for k, x in kwargs.items() if k != name}
+    return Called(net, Keyword(name, fixed)), tensors.get(name), _PREDICT[kind]
+
+
+class Positional:
+    """net(x, t, obs, **fixed)."""
+
+    def __init__(self, fixed: dict):
+        self.fixed = fixed
+
+    def __call__(self, net, x, t, obs):
+        return net(x, t, obs, **self.fixed)
+
+
+class Keyword:
+    """net(x, t, name=obs, **fixed), or net(x, t, **fixed) without a name."""
+
+    def __init__(self, name: str | None, fixed: dict):
+        self.name, self.fixed = name, fixed
+
+    def __call__(self, net, x, t, obs):
+        named = {} if self.name is None else {self.name: obs}
+        return net(x, t, **named, **self.fixed)
+
+
+def kind_of(solver, what: str) -> str:
+    """ "data" or "noise"; Dom2Error for corrections of the guesses, which aren't affine."""
+    for name in ("correcting_x0_fn", "correcting_xt_fn", "thresholding"):
+        if getattr(solver, name, None):
+            raise Dom2Error(
+                f"can't accelerate {what}: {name} is set; a step can clip a guess to fixed bounds, "
+                f"no more"
+            )
+    algorithm = getattr(solver, "algorithm_type", None)
+    if algorithm is None:
+        return "data" if getattr(solver, "predict_x0", False) else "noise"
+    if algorithm not in ("dpmsolver", "dpmsolver++"):
+        raise Dom2Error(
+            f"can't accelerate {what}: algorithm_type is {algorithm!r}; 'dpmsolver' and "
+            f"'dpmsolver++' are accepted"
+        )
+    return "data" if algorithm == "dpmsolver++" else "noise"
+
+
+def settings_of(original, args, kwargs) -> dict:
+    """The settings of a call of `original`, a `sample(self, x, ...)`, with its own defaults."""
+    bound = inspect.signature(original).bind(None, None, *args, **kwargs)
+    bound.apply_defaults()
+    given = dict(bound.arguments)
+    if given.get("return_intermediate"):
+        raise Dom2Error("return_intermediate=True: the steps aren't kept; take the original for it")
+    given.setdefault("denoise_to_zero", given.get("denoise", False))
+    given.setdefault("lower_order_final", False)
+    return {k: given[k] for k in _SETTINGS if k in given}
+
+
+# ---- twins ---------------------------------------------------------------------------------------
+
+
+class SolverTwin(Twin):
+    """A DPM_Solver that samples in one op call; everything else is its original's."""
+
+    def sample(self, x, *args, **kwargs):
+        """As the original, for orders 1 and 2. Differentiable where torch's grad mode is on."""
+        settings = settings_of(self._original.sample, args, kwargs)
+        return self._walks.sample(x, self._obs, **settings)
+
+
+def accelerate_solver(solver, *, act_dim=None, backend="auto"):
+    """A twin of a DPM_Solver made with `model_wrapper`, see `accelerate`."""
+    what = type(solver).__name__
+    kind = kind_of(solver, what)
+    called, obs, predict = network_of(getattr(solver, "model", None), what)
+    act_dim = width(called.net, act_dim, ACT_NAMES, "act_dim")
+    obs_dim = 1 if obs is None else _obs_width(obs, what)
+    check_lowers(called, obs_dim, act_dim, what)
+    walks = Walks(called, solver.noise_schedule, kind, predict, backend)
+    trial = Walks(called, solver.noise_schedule, kind, predict, "reference")
+    with attributes_kept(called):
+        called.eval()
+        walks.lower_below = _check_algorithm(solver, trial, obs, act_dim, what)
+    return twin(solver, SolverTwin, _walks=walks, _obs=obs)
+
+
+def _obs_width(obs, what: str) -> int:
+    if obs.dim() != 2:
+        raise Dom2Error(
+            f"can't accelerate {what}: its condition has shape {list(obs.shape)}; [B, width] is "
+            f"needed"
+        )
+    return obs.size(1)
+
+
+@torch.no_grad()
+def _check_algorithm(solver, trial: Walks, obs, act_dim: int, what: str) -> int:
+    """Compares a few calls; returns the number of steps below which it lowers its last order."""
+    first = next(iter(trial.net.parameters()), torch.zeros(()))
+    rows = 3 if obs is None else obs.size(0)
+    x = torch.linspace(-1.0, 1.0, rows * act_dim).reshape(rows, act_dim).to(first)
+    sample = type(solver).sample
+    how = "its sample is not dpm-solver's; give its network and schedule instead of it"
+
+    def compare(**call):
+        settings = settings_of(sample, (), call)
+        check_agrees(trial.sample(x, obs, **settings), solver.sample(x, **call), what, how)
+
+    call = {"order": 2, "skip_type": "time_uniform"}
+    compare(steps=3, method="singlestep", **call)
+    compare(steps=3, method="multistep", **call)
+    if "lower_order_final" not in inspect.signature(sample).parameters:
+        return dpm.LOWER_BELOW
+    for below in (dpm.LOWER_BELOW, 15):  # versions of dpm-solver differ
+        trial.lower_below, trial._policies = below, {}
+        try:
+            compare(steps=12, method="multistep", **call)
+        except Dom2Error:
+            if below == 15:
+                raise
+        else:
+            return below
+    raise AssertionError
+
+
+class BoundSolver:
+    """Stands in for `net.dpm_solver`: samples net with the condition that it holds at the time."""
+
+    def __init__(self, net, walks: Walks, original, solver: str | None):
+        self.net, self.walks, self.original, self.solver = net, walks, original, solver
+        self.noise_schedule = walks.ns
+
+    def sample(self, x, *args, **kwargs):
+        settings = settings_of(self.original, args, kwargs)
+        if self.solver is not None:
+            settings = {"steps": settings["steps"], "solver": self.solver}
+        return self.walks.sample(x, self.net.condition, **settings)
+
+
+class ScoreTwin(Twin):
+    """A score network whose sampling is one op call; everything else is its original's."""
+
+    def train(self, mode: bool = True):
+        self.dpm_solver.walks.net.train(mode)
+        return super().train(mode)
+
+
+class _Recorder(BoundSolver):
+    def __init__(self, original):
+        self.original = original
+
+    def sample(self, x, *args, **kwargs):
+        s = settings_of(self.original, args, kwargs)
+        dpm.check_settings(*[s[k] for k in ("steps", "order", "skip_type", "method")],
+                           s["solver_type"])  # fmt: skip
+        return torch.zeros_like(x)
+
+
+def accelerate_score_net(net, *, solver=None, obs_dim=None, act_dim=None, backend="auto"):
+    """A twin of an SfBC score network: net(x, t, condition), dpm_solver, marginal_prob_std."""
+    what = type(net).__name__
+    kind = kind_of(net.dpm_solver, what)
+    obs_dim = width(net, obs_dim, OBS_NAMES, "obs_dim")
+    act_dim = width(net, act_dim, ACT_NAMES, "act_dim")
+    original = type(net.dpm_solver).sample
+    if solver is not None:
+        dpm.named_plan(net.noise_schedule, solver, 5, "score")  # raises for an unknown name
+    check_lowers(net, obs_dim, act_dim, what)
+    try:
+        other = copy.deepcopy(net).eval()
+    except Exception as error:
+        raise Dom2Error(f"can't accelerate {what}: no copy for a trial: {error}") from error
+    first = next(iter(other.parameters()))
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        other.condition = torch.linspace(-0.8, 0.8, 3 * obs_dim).reshape(3, obs_dim).to(first)
+        trial = Walks(other, net.dpm_solver.noise_schedule, kind, "score", "reference")
+        _check_algorithm(other.dpm_solver, trial, other.condition, act_dim, what)
+        if solver is None and hasattr(other, "sample"):
+            other.dpm_solver = _Recorder(original)
+            try:
+                other.sample(torch.zeros(1, obs_dim).numpy())
+            except Dom2Error as error:
+                raise Dom2Error(
+                    f"can't accelerate {what}: its sample asks for what a solver table can't hold: "
+                    f"{error}. Give solver='dpm1' or 'dpm++2m' to sample it by that one instead"
+                ) from error
+            except Exception as error:
+                raise Dom2Error(
+                    f"can't accelerate {what}: its sample fails on a trial: {error}"
+                ) from error
+    walks = Walks(net, net.dpm_solver.noise_schedule, kind, "score", backend)
+    made = twin(net, ScoreTwin)
+    made.__dict__["dpm_solver"] = BoundSolver(made, walks, original, solver)
+    return made
