@@ -42,7 +42,9 @@ cudaError_t launch(void (*kernel)(P...), dim3 grid, dim3 block, size_t shared_by
       return error;
     }
   }
-  kernel<<<grid, block, shared_bytes, stream> > >(std::forward<A>(args)...);
+  // clang-format off
+  kernel<<<grid, block, shared_bytes, stream>>>(std::forward<A>(args)...);
+  // clang-format on
   return cudaGetLastError();
 }
 
