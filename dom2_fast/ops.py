@@ -11,23 +11,44 @@ from collections.abc import Sequence
 import torch
 
 from dom2_fast import backend, reference
+from dom2_fast.errors import Dom2Error
 from dom2_fast.program import StepProgram
 
 if backend.available():
-    from dom2_fast import _register  # noqa: F401  fake kernels and autograd
+    from dom2_fast import _register
 
+    _register.register()  # fake kernels and autograd
     _NATIVE = torch.ops.dom2_fast
 else:
     _NATIVE = None
 
 
-def make_rng(generator: torch.Generator | None = None) -> torch.Tensor:
-    """(seed, offset) for one op call: int64 [2] on the CPU, drawn from a CPU generator.
+# Of the matrix products on tensor cores; the CPU's are float32 whatever is asked for.
+PRECISIONS = {"fp32": 0, "bf16": 1}
 
-    Advances `generator` (default: torch's own, so `torch.manual_seed` governs). Both are uniform in
-    [0, 2**32): 64 random bits in one call.
+
+def check_precision(precision: str) -> int:
+    """The number that the ops take for a precision; raises Dom2Error for an unknown one."""
+    try:
+        return PRECISIONS[precision]
+    except (KeyError, TypeError):
+        raise Dom2Error(
+            f"precision is {precision!r}; it must be one of {', '.join(map(repr, PRECISIONS))}"
+        ) from None
+
+
+def make_rng(
+    generator: torch.Generator | None = None, device: torch.device | None = None
+) -> torch.Tensor:
+    """(seed, offset) for one op call: int64 [2], each uniform in [0, 2**32), 64 bits in one call.
+
+    Drawn from `generator`, on its device; by default from torch's own for `device` (the CPU), so
+    that `torch.manual_seed` governs. On a GPU the default stays there and a captured CUDA graph
+    draws anew in every replay; a CPU generator gives the CPU's numbers, fixed once captured.
     """
-    return torch.randint(2**32, (2,), dtype=torch.int64, generator=generator)
+    if generator is not None:
+        device = generator.device
+    return torch.randint(2**32, (2,), dtype=torch.int64, generator=generator, device=device)
 
 
 def run_program(
@@ -37,19 +58,23 @@ def run_program(
     table: torch.Tensor,
     program: StepProgram,
     rng: torch.Tensor | None = None,
+    *,
+    precision: str = "fp32",
 ) -> torch.Tensor:
     """One pass of a step program: [G, B, x_width] -> [G, B, out width].
 
     Arguments and meaning as `reference.run_program`. Differentiable once in x, rows, weights and
-    table.
+    table. precision: "fp32", or "bf16" for matrix products with bf16 operands and float32 sums on
+    a GPU's tensor cores.
     Raises RuntimeError naming the argument whose shape, dtype or device doesn't fit.
     """
     if _NATIVE is None:
         backend.warn_if_missing()
         return reference.run_program(x, rows, weights, table, program, rng)
     return _NATIVE.run_program(
-        x, rows, list(weights), table, program.encode(), rng, program.out.width
-    )
+        x, rows, list(weights), table, program.encode(), rng, program.out.width,
+        check_precision(precision),
+    )  # fmt: skip
 
 
 def denoise(
@@ -66,12 +91,14 @@ def denoise(
     out_low: float = -float("inf"),
     out_high: float = float("inf"),
     packed: torch.Tensor | None = None,
+    precision: str = "fp32",
 ) -> torch.Tensor:
     """The whole denoising loop in one call: -> [G, B, A].
 
     Arguments and meaning as `reference.denoise`. `packed` is `pack_weights(weights, program)` made
-    before, for calls that reuse the weights; where no gradient is taken only it
-    is read. Differentiable once in x_T, rows, weights, table.
+    before, with the same precision, for calls that reuse the weights; where no gradient is taken
+    only it is read. Differentiable once in x_T, rows, weights, table. precision: as in
+    `run_program`.
     Raises RuntimeError naming the argument whose shape, dtype or device doesn't fit.
     """
     if _NATIVE is None:
@@ -90,7 +117,7 @@ def denoise(
     call = _NATIVE.denoise if save_path or torch.compiler.is_compiling() else _without_autograd
     out, _ = call(
         x_T, rows, list(weights), table, program.encode(), solver, noise, rng, packed,
-        [batch, program.x_width], out_low, out_high, save_path,
+        [batch, program.x_width], out_low, out_high, save_path, check_precision(precision),
     )  # fmt: skip
     return out
 
@@ -104,18 +131,27 @@ def _without_autograd(*args):
         del guard
 
 
-def pack_weights(weights: Sequence[torch.Tensor], program: StepProgram) -> torch.Tensor | None:
+def pack_weights(
+    weights: Sequence[torch.Tensor], program: StepProgram, precision: str = "fp32"
+) -> torch.Tensor | None:
     """The weights in the native executor's own layout, for `denoise(packed=...)`.
 
-    Opaque, [G, n] float32; valid as long as the weights don't change. None without an extension.
+    Opaque, [G, n] float32; valid as long as the weights don't change, on the device and for the
+    precision that it was made for. None without an extension.
     """
-    return None if _NATIVE is None else _NATIVE.pack_weights(list(weights), program.encode())
+    number = check_precision(precision)
+    return (
+        None if _NATIVE is None else _NATIVE.pack_weights(list(weights), program.encode(), number)
+    )
 
 
 def alias_table(weights: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Alias tables of weights [G, n] >= 0, each row's sum > 0. See `reference.alias_table`."""
-    weights = weights.double()
-    return reference.alias_table(weights) if _NATIVE is None else _NATIVE.alias_table(weights)
+    """Alias tables of weights [G, n] >= 0, each row's sum > 0. See `reference.alias_table`.
+
+    Made on the CPU, returned where `weights` are.
+    """
+    made = (reference if _NATIVE is None else _NATIVE).alias_table(weights.double().cpu())
+    return made if weights.is_cpu else tuple(t.to(weights.device) for t in made)
 
 
 def sample_transitions(

@@ -82,6 +82,8 @@ def run_program(
     table: torch.Tensor,  # [1, G, table_width]
     program: StepProgram,
     rng: torch.Tensor | None = None,  # int64 [2]; needed if the program has dropout
+    *,
+    precision: str = "fp32",  # of the executors; here the tensors' dtype counts
 ) -> torch.Tensor:  # [G, B, out width]
     """One pass of a step program."""
     groups, batch = x.shape[:2]
@@ -117,6 +119,7 @@ def denoise(
     rng: torch.Tensor | None = None,  # int64 [2]: (seed, offset)
     out_low: float = -float("inf"),
     out_high: float = float("inf"),
+    precision: str = "fp32",  # of the executors; here the tensors' dtype counts
 ) -> torch.Tensor:  # [G, B, A]
     """The whole denoising loop.
 

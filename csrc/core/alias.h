@@ -3,6 +3,8 @@
 #pragma once
 #include <stdint.h>
 
+#include "host_device.h"
+
 namespace dom2 {
 namespace {
 
@@ -14,7 +16,7 @@ struct AliasTable {
 };
 
 // The transition that four random words stand for.
-inline int64_t draw(const AliasTable& t, const uint32_t* w) {
+DOM2_HD inline int64_t draw(const AliasTable& t, const uint32_t* w) {
   const int64_t column = static_cast<int64_t>((uint64_t{w[0]} * static_cast<uint64_t>(t.n)) >> 32);
   const int64_t j = int64_t{w[1]} < t.threshold[column] ? column : t.alias[column];
   const uint64_t length = static_cast<uint64_t>(t.starts[j + 1] - t.starts[j]);

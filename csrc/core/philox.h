@@ -4,6 +4,8 @@
 #include <math.h>
 #include <stdint.h>
 
+#include "host_device.h"
+
 namespace dom2 {
 namespace {
 
@@ -18,7 +20,7 @@ struct Words {
   uint32_t w[4];
 };
 
-inline Words philox(const Rng& rng, uint32_t stream, uint64_t block) {
+DOM2_HD inline Words philox(const Rng& rng, uint32_t stream, uint64_t block) {
   uint32_t k0 = static_cast<uint32_t>(rng.seed), k1 = static_cast<uint32_t>(rng.seed >> 32);
   uint32_t c0 = static_cast<uint32_t>(block), c1 = static_cast<uint32_t>(block >> 32);
   uint32_t c2 = stream, c3 = rng.offset;
@@ -35,7 +37,7 @@ inline Words philox(const Rng& rng, uint32_t stream, uint64_t block) {
 }
 
 // Two standard normals from two words (Box-Muller), in double and rounded once.
-inline void normal_pair(uint32_t a, uint32_t b, float* out) {
+DOM2_HD inline void normal_pair(uint32_t a, uint32_t b, float* out) {
   const double radius = sqrt(-2.0 * log((a + 0.5) * 0x1p-32));
   const double angle = 6.283185307179586476925 * ((b + 0.5) * 0x1p-32);
   out[0] = static_cast<float>(radius * cos(angle));
@@ -44,8 +46,8 @@ inline void normal_pair(uint32_t a, uint32_t b, float* out) {
 
 // Columns [first, first + count) of row `row` of an array [rows, width] of standard normals;
 // `first` is a multiple of four.
-inline void normal_columns(const Rng& rng, uint32_t stream, uint64_t row, int width, int first,
-                           int count, float* out) {
+DOM2_HD inline void normal_columns(const Rng& rng, uint32_t stream, uint64_t row, int width,
+                                   int first, int count, float* out) {
   const uint64_t block = row * ((static_cast<uint64_t>(width) + 3) / 4) + first / 4;
   for (int j = 0; j < count; j += 4) {
     const Words w = philox(rng, stream, block + j / 4);

@@ -14,6 +14,13 @@ std::string shape_text(const Tensor& t) {
 
 namespace {
 
+// The emulated executors of the tests take CPU memory for the device's.
+#if defined(DOM2_SIMT)
+constexpr bool kEmulated = true;
+#else
+constexpr bool kEmulated = false;
+#endif
+
 const char* dtype_name(ScalarType t) {
   switch (t) {
     case ScalarType::Float:
@@ -29,9 +36,36 @@ const char* dtype_name(ScalarType t) {
 
 }  // namespace
 
+Place cpu_place() { return {aoti_torch_device_type_cpu(), 0}; }
+
+Place place_of(const Tensor& t) {
+  if (t.is_cpu()) return cpu_place();
+  Place p{};
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(t.get(), &p.type));
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_index(t.get(), &p.index));
+  return p;
+}
+
+namespace {
+
+std::string place_text(const Place& p) {
+  if (p.type == aoti_torch_device_type_cpu()) return "the CPU";
+  if (p.type == aoti_torch_device_type_cuda()) return "cuda:" + std::to_string(p.index);
+  return "another device";
+}
+
+}  // namespace
+
+void check_place(const Tensor& t, const char* op, const std::string& name, const Place& place) {
+  if (t.is_cpu() && place.type == aoti_torch_device_type_cpu()) return;
+  const Place given = place_of(t);
+  STD_TORCH_CHECK(given == place, op, ": ", name, " is on ", place_text(given), ", it must be on ",
+                  place_text(place), "; move it with .to()");
+}
+
 Tensor checked(const Tensor& t, const char* op, const char* name, ScalarType dtype,
-               const Shape& shape) {
-  STD_TORCH_CHECK(t.is_cpu(), op, ": ", name, " must be on the CPU in this build");
+               const Shape& shape, const Place& place) {
+  check_place(t, op, name, place);
   STD_TORCH_CHECK(t.scalar_type() == dtype, op, ": ", name, " is ", dtype_name(t.scalar_type()),
                   ", it must be ", dtype_name(dtype),
                   "; other dtypes run on the reference path (backend=\"reference\")");
@@ -48,20 +82,27 @@ Tensor checked(const Tensor& t, const char* op, const char* name, ScalarType dty
   return t.is_contiguous() ? t : torch::stable::contiguous(t);
 }
 
-Seed checked_seed(const std::optional<Tensor>& rng, bool needed, const char* op, const char* why) {
+Seed checked_seed(const std::optional<Tensor>& rng, bool needed, const char* op, const char* why,
+                  const Place& place) {
   Seed s;
   if (!rng) {
     STD_TORCH_CHECK(!needed, op, ": rng is missing; it is needed to draw ", why);
     return s;
   }
-  const Tensor t = checked(*rng, op, "rng", ScalarType::Long, {2});
+  if (!rng->is_cpu() || kEmulated) {
+    s.on_device = checked(*rng, op, "rng", ScalarType::Long, {2}, place);
+    return s;
+  }
+  const Tensor t = checked(*rng, op, "rng", ScalarType::Long, {2}, cpu_place());
   const int64_t* v = t.const_data_ptr<int64_t>();
   STD_TORCH_CHECK(v[1] >= 0 && v[1] < (int64_t{1} << 32), op, ": the offset in rng is ", v[1],
                   ", it must lie in [0, 2**32)");
-  return {static_cast<uint64_t>(v[0]), static_cast<uint32_t>(v[1])};
+  s.seed = static_cast<uint64_t>(v[0]);
+  s.offset = static_cast<uint32_t>(v[1]);
+  return s;
 }
 
-Tensor empty(const Shape& shape, ScalarType dtype) {
+Tensor empty(const Shape& shape, const Place& place, ScalarType dtype) {
   // The C function, not torch::stable::empty: that one goes through the dispatcher, 2 us a call.
   Shape strides(shape.size());
   int64_t step = 1;
@@ -74,25 +115,14 @@ Tensor empty(const Shape& shape, ScalarType dtype) {
   AtenTensorHandle handle;
   STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(static_cast<int64_t>(shape.size()),
                                                          shape.data(), strides.data(), code,
-                                                         aoti_torch_device_type_cpu(), 0, &handle));
+                                                         place.type, place.index, &handle));
   return Tensor(handle);
-}
-
-cpu::Threads threads() {
-  cpu::Threads t;
-  t.count = static_cast<int>(torch::stable::get_num_threads());
-  t.run = [](int64_t n, const std::function<void(int64_t)>& body) {
-    torch::stable::parallel_for(0, n, 1, [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) body(i);
-    });
-  };
-  return t;
 }
 
 const Compiled& compiled(const Tensor& program, const char* op) {
   constexpr size_t kKept = 64;
   thread_local std::list<Compiled> kept;  // most recent first
-  const Tensor t = checked(program, op, "program", ScalarType::Long, {-1});
+  const Tensor t = checked(program, op, "program", ScalarType::Long, {-1}, cpu_place());
   const int64_t* words = t.const_data_ptr<int64_t>();
   const size_t n = static_cast<size_t>(t.numel());
   for (auto it = kept.begin(); it != kept.end(); ++it)
@@ -114,13 +144,13 @@ const Compiled& compiled(const Tensor& program, const char* op) {
 }
 
 void check_weights(const std::vector<Tensor>& weights, const Program& p, int64_t groups,
-                   const char* op) {
+                   const char* op, const Place& place) {
   STD_TORCH_CHECK(weights.size() == p.n.size(), op, ": the program has ", p.n.size(),
                   " weights, given are ", weights.size());
   for (size_t i = 0; i < weights.size(); ++i) {
     const Tensor& w = weights[i];
     const std::string name = "weights[" + std::to_string(i) + "]";
-    STD_TORCH_CHECK(w.is_cpu(), op, ": ", name, " must be on the CPU in this build");
+    check_place(w, op, name, place);
     STD_TORCH_CHECK(w.scalar_type() == ScalarType::Float, op, ": ", name, " is ",
                     dtype_name(w.scalar_type()),
                     ", it must be float32; other dtypes run on the "
@@ -132,67 +162,84 @@ void check_weights(const std::vector<Tensor>& weights, const Program& p, int64_t
   }
 }
 
-std::optional<Tensor> check_rows(const std::optional<Tensor>& rows, const Program& p,
-                                 int64_t groups, int64_t batch, const char* op, cpu::Call& call) {
-  call.repeat = 1;
-  const int width = p.buffers[1];
-  if (width == 0) return std::nullopt;
+namespace {
+
+// The row vectors [G, B / repeat, width] and `repeat`.
+void check_rows(const std::optional<Tensor>& rows, const char* op, Arguments& a) {
+  const int width = a.program().buffers[1];
+  if (width == 0) return;
   STD_TORCH_CHECK(rows.has_value(), op, ": rows are missing; the program reads ", width,
                   " columns of them");
-  const Tensor kept = checked(*rows, op, "rows", ScalarType::Float, {groups, -1, width});
-  const int64_t given = kept.size(1);
-  STD_TORCH_CHECK(batch == given || (given > 0 && batch % given == 0), op, ": ", given,
-                  " rows can't serve a batch of ", batch, "; it must be a multiple");
-  if (given > 0 && batch > 0) call.repeat = batch / given;
-  call.rows = kept.const_data_ptr<float>();
-  return kept;
+  a.rows = checked(*rows, op, "rows", ScalarType::Float, {a.groups, -1, width}, a.place);
+  const int64_t given = a.rows->size(1);
+  STD_TORCH_CHECK(a.batch == given || (given > 0 && a.batch % given == 0), op, ": ", given,
+                  " rows can't serve a batch of ", a.batch, "; it must be a multiple");
+  if (given > 0 && a.batch > 0) a.repeat = a.batch / given;
 }
 
-void pack_all(const std::vector<Tensor>& weights, const Exec& e, int64_t groups, bool transposed,
-              float* out) {
-  const int64_t size = transposed ? e.packed_t_size : e.packed_size;
-  for (size_t i = 0; i < weights.size(); ++i) {
-    const Tensor& t = weights[i];
-    const Weight& w = e.weights[i];
-    for (int64_t g = 0; g < groups; ++g) {
-      const float* data = t.const_data_ptr<float>() + g * t.stride(0);
-      float* to = out + g * size + (transposed ? w.packed_t : w.packed);
-      if (transposed)
-        cpu::pack({data, t.stride(2), t.stride(1)}, w.k, w.n, to);
-      else
-        cpu::pack({data, t.stride(1), t.stride(2)}, w.n, w.k, to);
-    }
-  }
+}  // namespace
+
+Arguments check_denoise(const char* op, const std::optional<Tensor>& rows, const Tensor& table,
+                        const Tensor& program, const Tensor& solver,
+                        const std::optional<Tensor>& noise, const std::optional<Tensor>& rng,
+                        bool draws_x, int64_t batch) {
+  Arguments a{};
+  a.compiled = &compiled(program, op);
+  a.place = place_of(table);
+  a.batch = batch;
+  const Program& p = a.program();
+  a.table = checked(table, op, "table", ScalarType::Float, {-1, -1, p.table_width}, a.place);
+  a.steps = a.table->size(0);
+  a.groups = a.table->size(1);
+  STD_TORCH_CHECK(a.steps > 0 && a.groups > 0, op, ": table needs at least one step and one group");
+  STD_TORCH_CHECK(p.out.width == p.buffers[0], op, ": the program returns ", p.out.width,
+                  " columns for an x of ", p.buffers[0], "; a noise network returns as many");
+  a.solver = checked(solver, op, "solver", ScalarType::Double, {a.steps, 8}, cpu_place());
+  STD_TORCH_CHECK(batch >= 0, op, ": batch is ", batch);
+  check_rows(rows, op, a);
+  if (noise)
+    a.noise = checked(*noise, op, "noise", ScalarType::Float,
+                      {a.steps, a.groups, batch, p.buffers[0]}, a.place);
+  const double* c = a.solver->const_data_ptr<double>();
+  bool draws = draws_x || p.sites > 0;
+  for (int64_t s = 0; s < a.steps; ++s) draws |= !noise && c[s * 8 + 5] != 0.0;
+  a.seed = checked_seed(rng, draws, op, "x_T, noise or dropout masks", a.place);
+  return a;
 }
 
-std::tuple<Tensor, Tensor, Tensor, Tensor> run_backward(const Program& p, const Plan& plan,
-                                                        cpu::Call& c, const Tensor& grad_out,
-                                                        const std::vector<Tensor>& weights,
-                                                        bool need_x, bool need_rows,
-                                                        bool need_weights, bool need_table) {
-  const Exec& e = plan.exec;
-  thread_local cpu::Arena arena;
-  const int64_t forward_size = c.groups * e.packed_size;
-  float* room = arena.floats(forward_size + c.groups * e.packed_t_size + 2 * cpu::kPanel);
-  pack_all(weights, e, c.groups, false, room);
-  pack_all(weights, e, c.groups, true, room + forward_size);
-  c.packed = room;
-  int64_t weights_size = 0;
-  for (size_t i = 0; i < p.n.size(); ++i) weights_size += c.groups * p.n[i] * p.k[i];
-  Tensor gx = empty({need_x ? c.groups : 0, c.batch, e.x_width});
-  Tensor grows = empty({need_rows ? c.groups : 0, c.batch, e.rows_width});
-  Tensor gw = empty({need_weights ? weights_size : 0});
-  Tensor gt = empty({need_table ? c.steps : 0, c.groups, p.table_width});
-  if (need_table) torch::stable::zero_(gt);
-  cpu::BackwardCall b{};
-  b.grad_out = grad_out.const_data_ptr<float>();
-  b.packed_t = room + forward_size;
-  b.grad_x = need_x ? gx.mutable_data_ptr<float>() : nullptr;
-  b.grad_rows = need_rows ? grows.mutable_data_ptr<float>() : nullptr;
-  cpu::Gradients out{need_weights ? gw.mutable_data_ptr<float>() : nullptr,
-                     need_table ? gt.mutable_data_ptr<float>() : nullptr, p.table_width};
-  cpu::denoise_backward(cpu::active(), plan, c, b, out, threads());
-  return {gx, grows, gw, gt};
+Input check_program(const char* op, const Tensor& x, const std::optional<Tensor>& rows,
+                    const std::vector<Tensor>& weights, const Tensor& table, const Tensor& program,
+                    const std::optional<Tensor>& rng) {
+  Arguments a{};
+  a.compiled = &compiled(program, op);
+  a.place = place_of(table);
+  a.steps = 1;
+  const Program& p = a.program();
+  a.table = checked(table, op, "table", ScalarType::Float, {1, -1, p.table_width}, a.place);
+  a.groups = a.table->size(1);
+  STD_TORCH_CHECK(a.groups > 0, op, ": table needs at least one group");
+  check_weights(weights, p, a.groups, op, a.place);
+  Tensor in = checked(x, op, "x", ScalarType::Float, {a.groups, -1, p.buffers[0]}, a.place);
+  a.batch = in.size(1);
+  check_rows(rows, op, a);
+  a.seed = checked_seed(rng, p.sites > 0, op, "dropout masks", a.place);
+  return {std::move(a), std::move(in)};
+}
+
+void check_size(const char* op, const std::vector<int64_t>& size, int64_t precision) {
+  STD_TORCH_CHECK(size.size() == 2, op, ": size has ", size.size(), " entries, it is [B, A]");
+  STD_TORCH_CHECK(precision == 0 || precision == 1, op, ": precision is ", precision,
+                  ", it must be 0 (fp32) or 1 (bf16)");
+}
+
+void check_width(const char* op, const std::vector<int64_t>& size, int64_t x_width) {
+  STD_TORCH_CHECK(size[1] == x_width, op, ": size asks for ", size[1], " columns, the program has ",
+                  x_width);
+}
+
+void check_out_width(const char* op, int64_t given, int64_t width) {
+  STD_TORCH_CHECK(given == width, op, ": out_width is ", given, ", the program returns ", width,
+                  " columns");
 }
 
 }  // namespace ops

@@ -9,7 +9,12 @@
 #include <tuple>
 #include <vector>
 
-#include "../cpu/run.h"
+#include "../core/plan.h"
+
+// The namespace in torch.ops. Tests build the CUDA implementations, emulated, under another.
+#if !defined(DOM2_OPS)
+#define DOM2_OPS dom2_fast
+#endif
 
 namespace dom2 {
 namespace ops {
@@ -21,21 +26,32 @@ using Shape = std::vector<int64_t>;
 // "[3, 256, 2]"
 std::string shape_text(const Tensor& t);
 
+// A device, as torch numbers them. The ops of one call want all their tensors in one place; small
+// control tensors (program, solver) are always on the CPU.
+struct Place {
+  int32_t type, index;
+  bool operator==(const Place& o) const { return type == o.type && index == o.index; }
+};
+Place cpu_place();
+Place place_of(const Tensor& t);
+
 // Checks device, dtype and shape (-1: any size) and returns `t` contiguous.
 Tensor checked(const Tensor& t, const char* op, const char* name, ScalarType dtype,
-               const Shape& shape);
+               const Shape& shape, const Place& place);
+// The device alone.
+void check_place(const Tensor& t, const char* op, const std::string& name, const Place& place);
 
-// (seed, offset) of an int64 [2] CPU tensor.
+// (seed, offset): an int64 [2] CPU tensor, read now, or one on the device, read by the kernel.
 struct Seed {
   uint64_t seed = 0;
   uint32_t offset = 0;
+  std::optional<Tensor> on_device;
 };
-Seed checked_seed(const std::optional<Tensor>& rng, bool needed, const char* op, const char* why);
+Seed checked_seed(const std::optional<Tensor>& rng, bool needed, const char* op, const char* why,
+                  const Place& place);
 
-// Uninitialised, contiguous, on the CPU; float32 or int64.
-Tensor empty(const Shape& shape, ScalarType dtype = ScalarType::Float);
-
-cpu::Threads threads();
+// Uninitialised and contiguous; float32 or int64.
+Tensor empty(const Shape& shape, const Place& place, ScalarType dtype = ScalarType::Float);
 
 // A program with its two layouts; kept per thread, so that decoding costs a comparison.
 struct Compiled {
@@ -47,24 +63,38 @@ const Compiled& compiled(const Tensor& program, const char* op);
 
 // Checks weights [G, N, K] against the program. They may be strided.
 void check_weights(const std::vector<Tensor>& weights, const Program& p, int64_t groups,
-                   const char* op);
+                   const char* op, const Place& place);
 
-// Checks the row vectors [G, B / repeat, width] and enters them into `call`; returns what keeps
-// their memory alive.
-std::optional<Tensor> check_rows(const std::optional<Tensor>& rows, const Program& p,
-                                 int64_t groups, int64_t batch, const char* op, cpu::Call& call);
+// What forward and backward of `denoise` and `run_program` share, checked and contiguous.
+struct Arguments {
+  const Compiled* compiled;
+  Place place;
+  int64_t groups, batch, steps, repeat = 1;  // repeat: rows of x that one row vector serves
+  std::optional<Tensor> rows, table, solver, noise;
+  Seed seed;
 
-// Packs every weight of every group; `transposed` for backward.
-void pack_all(const std::vector<Tensor>& weights, const Exec& e, int64_t groups, bool transposed,
-              float* out);
+  const Program& program() const { return compiled->program; }
+  const float* rows_data() const { return rows ? rows->const_data_ptr<float>() : nullptr; }
+  const float* noise_data() const { return noise ? noise->const_data_ptr<float>() : nullptr; }
+};
 
-// The gradients of one call whose data is checked; `denoise` and `run_program` share it.
-// grad_weights is flat: one [G, N, K] block per weight, in order. Unwanted ones are empty.
-std::tuple<Tensor, Tensor, Tensor, Tensor> run_backward(const Program& p, const Plan& plan,
-                                                        cpu::Call& call, const Tensor& grad_out,
-                                                        const std::vector<Tensor>& weights,
-                                                        bool need_x, bool need_rows,
-                                                        bool need_weights, bool need_table);
+Arguments check_denoise(const char* op, const std::optional<Tensor>& rows, const Tensor& table,
+                        const Tensor& program, const Tensor& solver,
+                        const std::optional<Tensor>& noise, const std::optional<Tensor>& rng,
+                        bool draws_x, int64_t batch);
+
+struct Input {
+  Arguments arguments;
+  Tensor x;
+};
+Input check_program(const char* op, const Tensor& x, const std::optional<Tensor>& rows,
+                    const std::vector<Tensor>& weights, const Tensor& table, const Tensor& program,
+                    const std::optional<Tensor>& rng);
+
+// The arguments that only tell what comes back: [B, A], checked in two steps around the program.
+void check_size(const char* op, const std::vector<int64_t>& size, int64_t precision);
+void check_width(const char* op, const std::vector<int64_t>& size, int64_t x_width);
+void check_out_width(const char* op, int64_t given, int64_t width);
 
 }  // namespace ops
 }  // namespace dom2

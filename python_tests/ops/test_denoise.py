@@ -227,7 +227,7 @@ def test_a_program_that_would_leave_its_memory_is_refused():
     args = bad()
     good = args["program"].encode()
     native = torch.ops.dom2_fast.denoise
-    tail = (None, None, None, [6, 2], -1.0, 1.0, False)
+    tail = (None, None, None, [6, 2], -1.0, 1.0, False, 0)
     refused = 0
     for at in range(len(good)):
         for value in (-5, 1 << 40, 7):
@@ -248,7 +248,7 @@ def test_opcheck():
     q = p.to(torch.float32)
     args = (
         q.x, q.rows, q.weights, q.table, q.program.encode(), solver, None, RNG, None, [6, 3],
-        -1.0, 1.0, True,
+        -1.0, 1.0, True, 0,
     )  # fmt: skip
     torch.library.opcheck(torch.ops.dom2_fast.denoise.default, args)
     path = torch.ops.dom2_fast.denoise(*args)[1].detach()
@@ -256,13 +256,13 @@ def test_opcheck():
         torch.ops.dom2_fast.denoise_backward.default,
         (
             torch.ones(2, 6, 3), path, q.rows.detach(), [w.detach() for w in q.weights],
-            q.table.detach(), q.program.encode(), solver, None, RNG, -1.0, 1.0, True, True, True,
-            True,
+            q.table.detach(), q.program.encode(), solver, None, RNG, -1.0, 1.0, 0, True, True,
+            True, True,
         ),
     )  # fmt: skip
     torch.library.opcheck(
         torch.ops.dom2_fast.pack_weights.default,
-        ([w.detach() for w in q.weights], q.program.encode()),
+        ([w.detach() for w in q.weights], q.program.encode(), 0),
     )
 
 
@@ -271,7 +271,7 @@ def test_the_saved_path_is_no_differentiable_result():
     p, solver = problem(mlp(2, 4, 8), 1, 3, steps=2).to(torch.float32), solver_table(2)
     out, path = torch.ops.dom2_fast.denoise(
         p.x, p.rows, p.weights, p.table, p.program.encode(), solver, None, None, None, [3, 2],
-        -1.0, 1.0, True,
+        -1.0, 1.0, True, 0,
     )  # fmt: skip
     assert out.requires_grad and not path.requires_grad
 

@@ -171,14 +171,14 @@ def test_bad_arguments_are_named(change, words):
 @needs_extension
 def test_opcheck():
     p = problem(everything(3, 5, 21, dropout=0.5), 2, 6).to(torch.float32)
-    args = (p.x, p.rows, p.weights, p.table, p.program.encode(), RNG, 3)
+    args = (p.x, p.rows, p.weights, p.table, p.program.encode(), RNG, 3, 0)
     torch.library.opcheck(torch.ops.dom2_fast.run_program.default, args)
     plain = p.to(torch.float32, requires_grad=False)
     torch.library.opcheck(
         torch.ops.dom2_fast.run_program_backward.default,
         (
             torch.ones(2, 6, 3), plain.x, plain.rows, plain.weights, plain.table,
-            plain.program.encode(), RNG, True, True, True, True,
+            plain.program.encode(), RNG, 0, True, True, True, True,
         ),
     )  # fmt: skip
 

@@ -1,0 +1,89 @@
+#include "cpu.h"
+
+namespace dom2 {
+namespace ops {
+
+cpu::Threads threads() {
+  cpu::Threads t;
+  t.count = static_cast<int>(torch::stable::get_num_threads());
+  t.run = [](int64_t n, const std::function<void(int64_t)>& body) {
+    torch::stable::parallel_for(0, n, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) body(i);
+    });
+  };
+  return t;
+}
+
+CpuCall cpu_call(const Arguments& a, bool backward, double out_low, double out_high) {
+  CpuCall out;
+  const Plan& plan = backward ? *a.compiled->backward : *a.compiled->forward;
+  const int64_t rows = a.steps * a.groups;
+  out.padded.resize(rows * plan.exec.table_ld);
+  cpu::pad_table(plan, a.table->const_data_ptr<float>(), a.program().table_width, rows,
+                 out.padded.data());
+  cpu::Call& c = out.call;
+  c.exec = &plan.exec;
+  c.groups = a.groups;
+  c.batch = a.batch;
+  c.steps = a.steps;
+  c.repeat = a.repeat;
+  c.rows = a.rows_data();
+  c.noise = a.noise_data();
+  c.table = out.padded.data();
+  c.solver = a.solver ? a.solver->const_data_ptr<double>() : nullptr;
+  c.seed = a.seed.seed;
+  c.offset = a.seed.offset;
+  c.out_low = out_low;
+  c.out_high = out_high;
+  return out;
+}
+
+void pack_all(const std::vector<Tensor>& weights, const Exec& e, int64_t groups, bool transposed,
+              float* out) {
+  const int64_t size = transposed ? e.packed_t_size : e.packed_size;
+  for (size_t i = 0; i < weights.size(); ++i) {
+    const Tensor& t = weights[i];
+    const Weight& w = e.weights[i];
+    for (int64_t g = 0; g < groups; ++g) {
+      const float* data = t.const_data_ptr<float>() + g * t.stride(0);
+      float* to = out + g * size + (transposed ? w.packed_t : w.packed);
+      if (transposed)
+        cpu::pack({data, t.stride(2), t.stride(1)}, w.k, w.n, to);
+      else
+        cpu::pack({data, t.stride(1), t.stride(2)}, w.n, w.k, to);
+    }
+  }
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor> run_backward(const Program& p, const Plan& plan,
+                                                        cpu::Call& c, const Tensor& grad_out,
+                                                        const std::vector<Tensor>& weights,
+                                                        bool need_x, bool need_rows,
+                                                        bool need_weights, bool need_table) {
+  const Exec& e = plan.exec;
+  thread_local cpu::Arena arena;
+  const int64_t forward_size = c.groups * e.packed_size;
+  float* room = arena.floats(forward_size + c.groups * e.packed_t_size + 2 * cpu::kPanel);
+  pack_all(weights, e, c.groups, false, room);
+  pack_all(weights, e, c.groups, true, room + forward_size);
+  c.packed = room;
+  int64_t weights_size = 0;
+  for (size_t i = 0; i < p.n.size(); ++i) weights_size += c.groups * p.n[i] * p.k[i];
+  Tensor gx = empty({need_x ? c.groups : 0, c.batch, e.x_width}, cpu_place());
+  Tensor grows = empty({need_rows ? c.groups : 0, c.batch, e.rows_width}, cpu_place());
+  Tensor gw = empty({need_weights ? weights_size : 0}, cpu_place());
+  Tensor gt = empty({need_table ? c.steps : 0, c.groups, p.table_width}, cpu_place());
+  if (need_table) torch::stable::zero_(gt);
+  cpu::BackwardCall b{};
+  b.grad_out = grad_out.const_data_ptr<float>();
+  b.packed_t = room + forward_size;
+  b.grad_x = need_x ? gx.mutable_data_ptr<float>() : nullptr;
+  b.grad_rows = need_rows ? grows.mutable_data_ptr<float>() : nullptr;
+  cpu::Gradients out{need_weights ? gw.mutable_data_ptr<float>() : nullptr,
+                     need_table ? gt.mutable_data_ptr<float>() : nullptr, p.table_width};
+  cpu::denoise_backward(cpu::active(), plan, c, b, out, threads());
+  return {gx, grows, gw, gt};
+}
+
+}  // namespace ops
+}  // namespace dom2

@@ -1,0 +1,28 @@
+// The ops' schemas. Implementations register in the file of each op and device.
+#include "common.h"
+
+STABLE_TORCH_LIBRARY_FRAGMENT(DOM2_OPS, m) {
+  m.def(
+      "denoise(Tensor? x_T, Tensor? rows, Tensor[] weights, Tensor table, Tensor program, "
+      "Tensor solver, Tensor? noise, Tensor? rng, Tensor? packed, SymInt[] size, float out_low, "
+      "float out_high, bool save_path, int precision) -> (Tensor out, Tensor path)");
+  m.def(
+      "denoise_backward(Tensor grad_out, Tensor path, Tensor? rows, Tensor[] weights, "
+      "Tensor table, Tensor program, Tensor solver, Tensor? noise, Tensor? rng, float out_low, "
+      "float out_high, int precision, bool need_x, bool need_rows, bool need_weights, "
+      "bool need_table) -> "
+      "(Tensor grad_x, Tensor grad_rows, Tensor grad_weights, Tensor grad_table)");
+  m.def("pack_weights(Tensor[] weights, Tensor program, int precision) -> Tensor");
+  m.def(
+      "run_program(Tensor x, Tensor? rows, Tensor[] weights, Tensor table, Tensor program, "
+      "Tensor? rng, int out_width, int precision) -> Tensor");
+  m.def(
+      "run_program_backward(Tensor grad_out, Tensor x, Tensor? rows, Tensor[] weights, "
+      "Tensor table, Tensor program, Tensor? rng, int precision, bool need_x, bool need_rows, "
+      "bool need_weights, bool need_table) -> "
+      "(Tensor grad_x, Tensor grad_rows, Tensor grad_weights, Tensor grad_table)");
+  m.def(
+      "sample_transitions(Tensor[] fields, Tensor threshold, Tensor alias, Tensor starts, "
+      "Tensor rng, SymInt batch, bool check) -> (Tensor[] outs, Tensor index)");
+  m.def("alias_table(Tensor weights) -> (Tensor threshold, Tensor alias)");
+}
