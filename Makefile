@@ -64,13 +64,13 @@ test: $(VENV)/.built
 lint: $(VENV)/.tools
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	find csrc examples -name '*.h' -o -name '*.inl' -o -name '*.cpp' -o -name '*.cu' | \
+	find csrc examples python_tests -name '*.h' -o -name '*.inl' -o -name '*.cpp' -o -name '*.cu' | \
 	  xargs $(BIN)/clang-format --dry-run -Werror
 
 format: $(VENV)/.tools
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
-	find csrc examples -name '*.h' -o -name '*.inl' -o -name '*.cpp' -o -name '*.cu' | xargs $(BIN)/clang-format -i
+	find csrc examples python_tests -name '*.h' -o -name '*.inl' -o -name '*.cpp' -o -name '*.cu' | xargs $(BIN)/clang-format -i
 
 bench: $(VENV)/.built
 	$(BIN)/python -m pytest benchmarks --benchmark-only

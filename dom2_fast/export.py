@@ -21,6 +21,9 @@ from dom2_fast.program import StepProgram
 
 __all__ = ["ExportedPolicy", "export", "load_policy"]
 
+# As in csrc/core/policy_file.cpp: far more than a network has, far less than a kernel can count.
+_MAX_COLUMNS = 1 << 22
+
 
 def export(policy, path: str | os.PathLike) -> None:
     """Writes a `DiffusionPolicy`, single or a stack, to `path`; exactly what `eval()` would act by.
@@ -32,6 +35,12 @@ def export(policy, path: str | os.PathLike) -> None:
         Dom2Error: the network can't be lowered (the message names the node); a parameter is not
             finite; `path` is a folder or holds something else; no space is left.
     """
+    for name, p in policy.named_parameters():
+        if not p.isfinite().all():
+            raise Dom2Error(
+                f"the policy can't act: {name} is not finite. Nothing was written; export an "
+                f"earlier checkpoint, or train anew with a lower lr"
+            )
     low, weights, table = _hoisted(policy)
     plan = policy._plan
     tensors = {
@@ -41,12 +50,6 @@ def export(policy, path: str | os.PathLike) -> None:
         "table": table.float(),
         **{f"weights.{i}": w.float() for i, w in enumerate(weights)},
     }
-    for name, tensor in tensors.items():
-        if name.startswith(("table", "weights")) and not tensor.isfinite().all():
-            raise Dom2Error(
-                "the policy's parameters give values that are not finite numbers, so it can't act: "
-                "nothing was written. Go back to an earlier checkpoint"
-            )
     notes = {
         "stacked": str(policy.groups is not None).lower(),
         # For people; what is acted by is in the tensors.
@@ -128,6 +131,8 @@ class ExportedPolicy:
                 f"its program makes {p.out.width} columns of {p.x_width} and {p.rows_width}; a "
                 f"noise network makes as many as an action has"
             )
+        if sum(p.buffers) + sum(i.out.width for i in p.instrs) > _MAX_COLUMNS:
+            raise Dom2Error("its program is too wide")
         self._table = _part(tensors, "table", torch.float32, (None, None, p.table_width))
         self.steps, groups = self._table.shape[:2]
         if not self.steps or not groups:
@@ -159,7 +164,7 @@ class ExportedPolicy:
         zero = torch.zeros(self.steps, groups, 1, self.act_dim)
         rows = torch.zeros(groups, 1, self.obs_dim)
         try:
-            self._denoise(rows, zero[0], zero, None)
+            self._denoise(rows, zero[0], zero, torch.Generator())  # not torch's own: no trace
             self._packed = ops.pack_weights(self._weights, self._program)
         except (RuntimeError, ValueError, LookupError, TypeError) as error:
             raise Dom2Error((str(error).splitlines() or ["it can't run"])[0]) from None

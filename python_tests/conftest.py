@@ -5,6 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from dom2_fast import backend
+
 REPO = Path(__file__).resolve().parents[1]
 
 
@@ -18,6 +20,17 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(params=backend.isas_runnable() or ["none"])
+def isa(request):
+    """Runs the test once per instruction set that this machine has."""
+    if request.param == "none":
+        pytest.skip(f"no compiled extension: {backend.reason()}")
+    before = backend.isa_active()
+    backend.set_isa(request.param)
+    yield request.param
+    backend.set_isa(before)
 
 
 @pytest.fixture(scope="session")
