@@ -154,9 +154,9 @@ def export(run: str, out: str) -> int:
 
     policies = export_run(run, out)
     policy, candidates = policies.policy, policies.candidates
-    size = Path(out).stat().st_size / 1e6
+    size = Path(out).stat().st_size / 1e3
     print(
-        f"written to {out} ({size:.1f} MB): {policy.groups} agents, observations of "
+        f"written to {out} ({size:,.0f} kB): {policy.groups} agents, observations of "
         f"{policy.obs_dim}, actions of {policy.act_dim}, {policy.solver} with {policy.steps} steps"
     )
     if candidates > 1:

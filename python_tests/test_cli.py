@@ -150,6 +150,27 @@ def test_evaluate_writes_scores_and_prints_them(capsys, work):
     assert (work / "bc" / "rollout.npz").is_file()
 
 
+def test_export_of_a_run_acts_as_the_run(capsys, work, tmp_path):
+    import torch
+
+    from dom2_fast import algos, load_policy
+
+    out = tmp_path / "p.safetensors"
+    code, shown, err = run(capsys, "export", str(work / "bc"), "--out", str(out))
+    assert code == 0, err
+    assert f"written to {out}" in shown and "3 agents" in shown and "best of" not in shown
+    policy = algos.algorithm("bc").load(work / "bc").policies.policy.eval()
+    obs = torch.zeros(3, 4, policy.obs_dim)
+    acts = [
+        p.act(obs, generator=torch.Generator().manual_seed(0)) for p in (policy, load_policy(out))
+    ]
+    assert torch.equal(*acts)
+    many = ["train", "--config", str(work / "dom2" / "config.yaml"), "--out", str(tmp_path / "r")]
+    assert run(capsys, *many, "--candidates", "3", "--steps", "1", "--quiet")[0] == 0
+    shown = run(capsys, "export", str(tmp_path / "r"), "--out", str(out))[1]  # replaces it
+    assert "best of 3" in shown and "without the critic" in shown
+
+
 def test_report_of_real_runs(capsys, work, tmp_path):
     code, _, err = run(
         capsys, "report", str(work / "bc"), str(work / "dom2"), "--out", str(tmp_path / "report")
@@ -184,6 +205,10 @@ def test_report_of_real_runs(capsys, work, tmp_path):
         ("evaluate {tmp}/absent", "checkpoint"),
         ("evaluate {work}/bc --shift gravity", "gravity"),
         ("evaluate {work}/bc --env simple_tag", "simple_tag"),
+        ("export {tmp}/absent --out {tmp}/p", "checkpoint"),
+        ("export {work}/bc", "out"),
+        ("export {work}/bc --out {work}", "is a folder"),
+        ("export {work}/bc --out {work}/bc/config.yaml", "holds something else"),
         ("report {tmp}/absent --out {tmp}/report", "no run folder"),
         ("report", "runs"),
     ],
