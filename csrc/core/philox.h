@@ -39,9 +39,16 @@ DOM2_HD inline Words philox(const Rng& rng, uint32_t stream, uint64_t block) {
 // Two standard normals from two words (Box-Muller), in double and rounded once.
 DOM2_HD inline void normal_pair(uint32_t a, uint32_t b, float* out) {
   const double radius = sqrt(-2.0 * log((a + 0.5) * 0x1p-32));
+#if defined(__CUDA_ARCH__)
+  // Arguments in units of pi need no reduction, whose tables would go to local memory.
+  double sine, cosine;
+  sincospi((b + 0.5) * 0x1p-31, &sine, &cosine);
+#else
   const double angle = 6.283185307179586476925 * ((b + 0.5) * 0x1p-32);
-  out[0] = static_cast<float>(radius * cos(angle));
-  out[1] = static_cast<float>(radius * sin(angle));
+  const double sine = sin(angle), cosine = cos(angle);
+#endif
+  out[0] = static_cast<float>(radius * cosine);
+  out[1] = static_cast<float>(radius * sine);
 }
 
 // Columns [first, first + count) of row `row` of an array [rows, width] of standard normals;

@@ -62,7 +62,7 @@ __device__ void start(const Forward& p, const Tile& t, int64_t row, double* x, d
     const int64_t at = (t.flat + r) * n + j;
     const bool real = row + r < d.batch, later = p.solver.first > 0;
     if (real && !later) {
-      if (!d.x) normal_columns(t.rng, 0, t.flat + r, n, j, count, z);
+      if (!d.x) normal_columns(rng_of(d), 0, t.flat + r, n, j, count, z);
       for (int i = 0; d.x && i < count; ++i) z[i] = d.x[at + i];
     }
     for (int i = 0; i < count; ++i) {
@@ -84,7 +84,7 @@ __device__ void advance(const Forward& p, const Tile& t, int64_t row, const doub
     const double c_noise = c[5];
     if (c_noise != 0.0 && row + r < d.batch) {
       if (!d.noise)
-        normal_columns(t.rng, static_cast<uint32_t>(1 + t.step), t.flat + r, n, j, count, z);
+        normal_columns(rng_of(d), static_cast<uint32_t>(1 + t.step), t.flat + r, n, j, count, z);
       for (int i = 0; d.noise && i < count; ++i)
         z[i] = d.noise[t.step * slab + (t.flat + r) * n + j + i];
     }
@@ -135,9 +135,13 @@ __global__ void __launch_bounds__(kThreads, 1) denoise_kernel(DOM2_GRID_CONSTANT
   unsigned char* rest =
       reinterpret_cast<unsigned char*>(ring) + ring_bytes(M::kPrecision, kResident);
   const int n = code.x_width;
-  if (p.scratch)
-    rest = reinterpret_cast<unsigned char*>(p.scratch + (blockIdx.y * gridDim.x + blockIdx.x) *
-                                                            tile_floats(code.ld, n, R));
+  // Not with resident weights, whose tiles always fit: the compiler then knows that values are in
+  // shared memory.
+  if constexpr (!kResident) {
+    const int64_t block = int64_t{blockIdx.y} * gridDim.x + blockIdx.x;
+    if (p.scratch)
+      rest = reinterpret_cast<unsigned char*>(p.scratch + block * tile_floats(code.ld, n, R));
+  }
   double* x = reinterpret_cast<double*>(rest);
   double* previous = x + R * n;
   Tile t{reinterpret_cast<float*>(rest) + x_floats(n, R),
@@ -146,7 +150,7 @@ __global__ void __launch_bounds__(kThreads, 1) denoise_kernel(DOM2_GRID_CONSTANT
          resident,
          nullptr,
          nullptr,
-         rng_of(d),
+         &d,
          0,
          0};
   t.packed = static_cast<const uint4*>(d.packed) + group * code.packets;

@@ -49,10 +49,15 @@ struct Gradients {
   float* table;           // [S, G, table_width]
 };
 
+// Rows and steps are cut into as many launches as `workspace_bytes` asks for, but for what one tile
+// of rows and one step need.
+constexpr int64_t kWorkspaceBytes = int64_t{128} << 20;
+
 // Bit-equal from run to run: all sums have a fixed order, on cards of the same kind.
 std::string denoise_backward(const Context& context, const Code& code, Precision precision,
                              const Data& data, const double* solver, double out_low,
-                             double out_high, const Gradients& gradients);
+                             double out_high, const Gradients& gradients,
+                             int64_t workspace_bytes = kWorkspaceBytes);
 
 }  // namespace cuda
 }  // namespace dom2

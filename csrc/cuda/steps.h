@@ -8,6 +8,7 @@
 
 namespace dom2 {
 namespace cuda {
+namespace {  // as what it is made of: core/philox.h
 
 // What a block works on. Values are rows of `ld` floats, in shared memory or in a scratch buffer.
 struct Tile {
@@ -17,11 +18,12 @@ struct Tile {
   const uint4* resident;
   const uint4* packed;  // the group's weights
   const float* table;   // the group's row of the table, of the present step
-  Rng rng;
+  const Data* data;
   int64_t flat;  // first row, counted over all groups
-  int64_t step;
+  int step;
 };
 
+// Read where it is needed: registers are short.
 __device__ __forceinline__ Rng rng_of(const Data& d) {
   if (!d.rng) return Rng{d.seed, d.offset};
   return Rng{static_cast<uint64_t>(d.rng[0]), static_cast<uint32_t>(d.rng[1])};
@@ -107,7 +109,8 @@ __device__ __forceinline__ void for_mask(const Tile& t, const Code& code, const 
   const uint32_t stream = kStreamDropout + static_cast<uint32_t>(t.step) * code.sites + s.site;
   const int blocks = (s.width + 3) / 4;
   for_elements<R>(blocks, [&](int r, int block) {
-    const Words w = philox(t.rng, stream, static_cast<uint64_t>(t.flat + r) * blocks + block);
+    const Words w =
+        philox(rng_of(*t.data), stream, static_cast<uint64_t>(t.flat + r) * blocks + block);
 #pragma unroll
     for (int i = 0; i < 4; ++i)
       if (block * 4 + i < s.width) f(r, block * 4 + i, w.w[i] >= s.drop_below);
@@ -186,5 +189,6 @@ __device__ __forceinline__ void put_rows(float* v, int ld, int width, const Data
   });
 }
 
+}  // namespace
 }  // namespace cuda
 }  // namespace dom2
