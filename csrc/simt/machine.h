@@ -103,6 +103,7 @@ struct Barrier {
   int votes[2], participants[2];
   Op op;
   uint64_t keys[2];
+  uint64_t start_key;  // the order of a block after what the host did before
 };
 
 // One cp.async that has not landed.
@@ -310,6 +311,7 @@ SIMT_INTERNAL inline void exit_thread() {
 
 SIMT_INTERNAL inline void fiber_entry() {
   arrived(self().context, machine.main);
+  acquire(&machine.barrier->start_key);
   machine.body(machine.arguments);
   exit_thread();
 }

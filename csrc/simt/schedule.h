@@ -54,7 +54,7 @@ class Arena {
     poison(machine.shared + shared_bytes_, guard_bytes_ - kGuardBytes);
   }
 
-  void check_guards() {
+  SIMT_INTERNAL void check_guards() {
     unpoison(base_, guard_bytes_ + shared_bytes_);
     const unsigned char* shared = machine.shared;
     for (size_t i = 0; i < guard_bytes_ + shared_bytes_; ++i) {
@@ -111,29 +111,54 @@ inline Arena& arena() {
   return one;
 }
 
-// TSan takes threads with one id for the same thread, and gives the ids of finished ones away: so
-// that a block isn't taken for an earlier one, its fibers live until the launch ends (or there are
-// nearly as many as TSan can hold).
-struct TsanFibers {
-  std::vector<void*> all;
-  SIMT_INTERNAL void add([[maybe_unused]] Context& context) {
+// TSan's fibers: no two blocks of a launch share one, or their accesses would seem to be in order.
+// They are kept from launch to launch, which are in order, because making one takes a millisecond.
+// Where a launch has more threads than are kept, the oldest are replaced; TSan then may take a
+// thread for one that has ended.
+class TsanFibers {
+ public:
+  ~TsanFibers() { forget(); }
+  void begin_launch() { used_ = 0; }
+  SIMT_INTERNAL void assign([[maybe_unused]] Context& context, [[maybe_unused]] uint3 thread) {
 #ifdef SIMT_TSAN
-    if (all.size() >= 6000) {
-      for (size_t i = 0; i < 2048; ++i) __tsan_destroy_fiber(all[i]);
-      all.erase(all.begin(), all.begin() + 2048);
+    void*& fiber = all_[used_ % kKept];
+    if (fiber && used_ >= kKept) {
+      __tsan_destroy_fiber(fiber);
+      fiber = nullptr;
     }
-    context.tsan = __tsan_create_fiber(0);
-    all.push_back(context.tsan);
+    if (!fiber) fiber = __tsan_create_fiber(0);
+    context.tsan = fiber;
+    ++used_;
+    char name[96];
+    std::snprintf(name, sizeof name, "block (%u,%u,%u) thread (%u,%u,%u)", blockIdx.x, blockIdx.y,
+                  blockIdx.z, thread.x, thread.y, thread.z);
+    __tsan_set_fiber_name(fiber, name);
 #endif
   }
-  ~TsanFibers() {
+  // Also after a launch that failed, when some have stopped in the middle.
+  void forget() {
 #ifdef SIMT_TSAN
-    for (void* fiber : all) __tsan_destroy_fiber(fiber);
+    for (void*& fiber : all_) {
+      if (fiber) __tsan_destroy_fiber(fiber);
+      fiber = nullptr;
+    }
 #endif
   }
+
+ private:
+  static constexpr size_t kKept = 2048;  // of about a megabyte; at least two blocks
+  size_t used_ = 0;
+#ifdef SIMT_TSAN
+  void* all_[kKept] = {};
+#endif
 };
 
-SIMT_INTERNAL inline void begin_block(uint3 index, dim3 block, TsanFibers& tsan) {
+inline TsanFibers& tsan_fibers() {
+  static TsanFibers one;
+  return one;
+}
+
+SIMT_INTERNAL inline void begin_block(uint3 index, dim3 block) {
   Machine& m = machine;
   blockIdx = index;
   arena().prepare(m.threads, m.shared_bytes);
@@ -156,8 +181,9 @@ SIMT_INTERNAL inline void begin_block(uint3 index, dim3 block, TsanFibers& tsan)
     // Tops at one distance would all fall into the same few lines of the cache.
     const size_t skew = n % 61 * 192;
     prepare(f.context, arena().stack(i), Arena::kStackBytes - skew, fiber_entry);
-    tsan.add(f.context);
+    tsan_fibers().assign(f.context, f.index);
   }
+  release(&m.barrier->start_key);
 }
 
 SIMT_INTERNAL inline void switch_thread(int thread) {
@@ -176,8 +202,11 @@ class Picker {
         return after(last);
       case Schedule::reverse:
         return before(last);
-      case Schedule::random:
-        return any(random_warp());
+      case Schedule::random: {
+        // Mostly on in the same warp, so that warps get far apart.
+        const bool stay = last >= 0 && machine.warp[last / 32].ready && machine.random.below(16);
+        return any(stay ? last / 32 : random_warp());
+      }
       case Schedule::greedy:
         break;
     }
@@ -276,7 +305,10 @@ struct InUse {
     machine.failed = false;
     machine.current = -1;
   }
-  ~InUse() { std::atomic_ref<bool>(machine.in_use).store(false); }
+  ~InUse() {
+    if (machine.failed) tsan_fibers().forget();
+    std::atomic_ref<bool>(machine.in_use).store(false);
+  }
 };
 
 inline cudaError_t run_grid(dim3 grid, dim3 block, size_t shared_bytes, void (*body)(const void*),
@@ -304,7 +336,7 @@ inline cudaError_t run_grid(dim3 grid, dim3 block, size_t shared_bytes, void (*b
   if (m.schedule == Schedule::reverse) std::reverse(order.begin(), order.end());
   if (m.schedule == Schedule::random || m.schedule == Schedule::greedy)
     for (uint64_t i = blocks; i > 1; --i) std::swap(order[i - 1], order[random.next() % i]);
-  TsanFibers tsan;
+  tsan_fibers().begin_launch();
   uint64_t end_key = 0;
   m.end_key = &end_key;
 #ifdef SIMT_TSAN
@@ -315,7 +347,7 @@ inline cudaError_t run_grid(dim3 grid, dim3 block, size_t shared_bytes, void (*b
     const uint3 index = {static_cast<unsigned>(n % grid.x),
                          static_cast<unsigned>(n / grid.x % grid.y),
                          static_cast<unsigned>(n / grid.x / grid.y)};
-    begin_block(index, block, tsan);
+    begin_block(index, block);
     run_block();
   }
   acquire(&end_key);  // what the blocks did comes before what the host does next
@@ -332,7 +364,9 @@ cudaError_t launch(void (*kernel)(P...), dim3 grid, dim3 block, size_t shared_by
     void (*kernel)(P...);
     std::tuple<P...> parameters;
   };
-  const Call call{kernel, std::tuple<P...>(static_cast<P>(args)...)};
+  // The conversions that a call makes, once, when launched.
+  const auto convert = [](P... parameters) { return std::tuple<P...>(parameters...); };
+  const Call call{kernel, convert(std::forward<A>(args)...)};
   return detail::run_grid(
       grid, block, shared_bytes,
       [](const void* context) {

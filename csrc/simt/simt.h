@@ -23,7 +23,7 @@
 // program order, all at once. Spinning until another thread or block does something never ends
 // here. It is stricter than the hardware about exited lanes: every lane of a mask must be alive.
 // TSan takes an atomic after a __threadfence() for a release of all its thread did until the
-// atomic, not only until the fence, and it holds about 6000 threads of a launch apart.
+// atomic, not only until the fence, and it holds the last 2048 threads of a launch apart.
 //
 // An error aborts with the place in the grid and the kernel's line, or where DOM2_SIMT_THROW is
 // defined is thrown from the launch as std::runtime_error. One host thread at a time may launch.

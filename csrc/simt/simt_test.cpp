@@ -33,6 +33,7 @@ int run_correct(const char* name, unsigned seeds) {
   CORRECT(pipeline);
   CORRECT(count);
   CORRECT(wide);
+  CORRECT(many);
 #undef CORRECT
   if (std::strcmp(name, "host")) return 2;
   correct::check_host();

@@ -195,7 +195,7 @@ SIMT_WIDE(8)
 template <class... P, class... A>
 cudaError_t launch(void (*kernel)(P...), dim3 grid, dim3 block, size_t shared_bytes,
                    cudaStream_t /*stream*/, A&&... args) {
-  return simt::launch(kernel, grid, block, shared_bytes, args...);
+  return simt::launch(kernel, grid, block, shared_bytes, std::forward<A>(args)...);
 }
 
 }  // namespace dom2::cuda

@@ -5,7 +5,7 @@
 #include <cmath>
 #include <memory>
 
-#include "test_kernels.h"
+#include "test_correct.h"
 
 namespace planted {
 
@@ -198,6 +198,21 @@ __global__ void misaligned_copy(const float* x, float* out) {
   out[t] = x[t];
 }
 
+// A thread's copies need not land when it leaves without waiting for them.
+template <bool kBug>
+__global__ void exit_without_wait(const float* x, float* out) {
+  DOM2_DYNAMIC_SHARED(raw);
+  float* s = reinterpret_cast<float*>(raw);
+  const int t = threadIdx.x;
+  cp_async4(s + t, x + t);
+  cp_async_commit();
+  if (t >= 64 || !kBug) cp_async_wait<0>();
+  __syncthreads();
+  if (t < 64) return;
+  __syncthreads();
+  out[t] = s[t - 64];
+}
+
 template <bool kBug>
 __global__ void overwritten_source(float* x, float* out) {
   DOM2_DYNAMIC_SHARED(raw);
@@ -313,6 +328,7 @@ bool run(const char* name) {
   PLANTED(misaligned_load, 1, 0);
   PLANTED(misaligned_store, 1, kQuad);
   PLANTED(misaligned_copy, 1, kQuad);
+  PLANTED(exit_without_wait, 1, kWord);
   PLANTED(overwritten_source, 1, kQuad);
   PLANTED(overwritten_destination, 1, kWord);
   PLANTED(global_bounds, 1, 0);
