@@ -166,8 +166,12 @@ class ExportedPolicy:
         try:
             self._denoise(rows, zero[0], zero, torch.Generator())  # not torch's own: no trace
             self._packed = ops.pack_weights(self._weights, self._program)
+            if self._packed is not None:
+                self._weights = []  # only the packed ones are read where no gradient is taken
         except (RuntimeError, ValueError, LookupError, TypeError) as error:
-            raise Dom2Error((str(error).splitlines() or ["it can't run"])[0]) from None
+            # An op's error begins with the place in its source.
+            first = (str(error).splitlines() or [type(error).__name__])[0]
+            raise Dom2Error(f"a trial fails: {first.rpartition('dom2_fast::')[2]}") from None
 
     @torch.no_grad()
     def sample(

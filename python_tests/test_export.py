@@ -14,7 +14,7 @@ from policy_problems import OBS, A, B, G, generator, rand
 from torch import nn
 
 import dom2_fast as d2
-from dom2_fast import backend, networks, policy_file, schedules
+from dom2_fast import backend, networks, ops, policy_file, schedules
 from dom2_fast.errors import Dom2Error
 
 F32 = {"dtype": torch.float32}
@@ -310,10 +310,13 @@ def test_no_such_file(tmp_path):
         d2.load_policy(tmp_path)
 
 
-def test_a_damaged_file_gives_an_error_or_a_policy(tmp_path, small):
+@pytest.mark.parametrize("native", [True, False], ids=["native", "reference"])
+def test_a_damaged_file_gives_an_error_or_a_policy(tmp_path, small, monkeypatch, native):
+    if not native:
+        monkeypatch.setattr(ops, "_NATIVE", None)
     draw, counts = random.Random(0), {True: 0, False: 0}
     front = 8 + int.from_bytes(small[:8], "little")
-    for _ in range(400):
+    for _ in range(400 if native else 200):
         data = bytearray(small)
         where = draw.choice([front, front + 1200, len(data)])
         data[draw.randrange(where)] = draw.randrange(256)

@@ -125,7 +125,8 @@ std::string PolicyFile::load(const std::string& path) {
       static_cast<std::streamoff>(bytes.size()) != size)
     return path + " can't be read";
   const std::string why = parse(bytes.data(), bytes.size());
-  return why.empty() ? why : path + " can't be read as an exported policy: " + why;
+  if (why.empty()) return why;
+  return path + " can't be read as an exported policy: " + why + "; copy it again, or export anew";
 }
 
 }  // namespace dom2
