@@ -29,6 +29,11 @@ SAME_FORMULA_64 = {"rtol": 1e5 * EPS64, "atol": 1e5 * EPS64}
 # left is the network's rounding (1e-7), magnified by 1 / alpha_1 = 150 at most.
 DPM1_32 = 1e-5
 
+# Required of accelerated samples and gradients, as a whole (relative_error), against a plain loop
+# in float64 from the same float32 numbers. Rounding of the network (1e-7) is magnified by 150,
+# 1 / alpha_1, at most; but where nothing clips, so are the samples. Measured 2e-6 at most.
+ACCELERATED_32 = 1e-5
+
 # Replaying float32 data: 5 steps of a few roundings of coordinates up to 4, without a contact.
 REPLAY32 = 128 * EPS32
 

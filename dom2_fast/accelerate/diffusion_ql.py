@@ -175,7 +175,9 @@ def accelerate_diffusion(d, *, solver=None, steps=None, obs_dim=None, backend="a
     else:
         other = None
         _check_algorithm(d, obs_dim, what)
-    return twin(d, DiffusionTwin, _other=other, _obs_dim=obs_dim, _backend=backend)
+    made = twin(d, DiffusionTwin, _other=other, _obs_dim=obs_dim, _backend=backend)
+    made._policy()  # lowered now, not in the first call
+    return made
 
 
 def _check_structure(d, what: str) -> None:

@@ -1,0 +1,571 @@
+"""accelerate on diffusions, agents and networks, against plain loops that it never sees."""
+
+import copy
+import pickle
+
+import pytest
+import tolerances
+import torch
+from foreign import (
+    OBS,
+    A,
+    LNResnet,
+    MultistepScheduler,
+    QLAgent,
+    QLNet,
+    QLPolicy,
+    StepsVP,
+    ql_betas,
+    rand,
+)
+from torch import nn
+
+import dom2_fast
+from dom2_fast import backend, networks, ops, schedules
+from dom2_fast.accelerate import accelerate
+from dom2_fast.errors import Dom2Error
+
+F32, F64 = torch.float32, torch.float64
+native = pytest.mark.skipif(not backend.available(), reason="the extension is not built")
+
+
+def diffusion(n=5, dtype=F32, seed=0, **kwargs):
+    torch.manual_seed(seed)
+    return QLPolicy(QLNet(), ql_betas(n), **kwargs).to(dtype)
+
+
+def draws(n, batch=7, dtype=F32):
+    return rand(batch, OBS, dtype=dtype), rand(batch, A, seed=1, dtype=dtype), rand(
+        n, batch, A, seed=2, dtype=dtype
+    )  # fmt: skip
+
+
+def close(got, want):
+    if want.dtype == got.dtype == F64:
+        torch.testing.assert_close(got, want, **tolerances.SAME_FORMULA_64)
+    else:
+        error = tolerances.relative_error(got, want)
+        assert error <= tolerances.ACCELERATED_32, error
+
+
+def snapshot(obj):
+    """Everything of an object that could be touched, for comparison with ==."""
+    modules = list(obj.modules()) if isinstance(obj, nn.Module) else [obj]
+    held = [(id(v), k) for m in modules for k, v in vars(m).items() if not isinstance(v, dict)]
+    inner = [(id(v), k) for m in modules for d in vars(m).values() if isinstance(d, dict)
+             for k, v in d.items()]  # fmt: skip
+    flags = [m.training for m in modules if isinstance(m, nn.Module)]
+    values = obj.state_dict() if isinstance(obj, nn.Module) else {}
+    tensors = [(k, v.sum().item(), v._version) for k, v in values.items()]
+    return type(obj), held, inner, flags, tensors, torch.get_rng_state().sum().item()
+
+
+def refused(obj, message, **options):
+    """Asserts the very words of a refusal, and that the original is as it was."""
+    before = snapshot(obj)
+    with pytest.raises(Dom2Error) as error:
+        accelerate(obj, **options)
+    assert str(error.value) == message
+    assert snapshot(obj) == before
+
+
+# ---- Diffusion-QL --------------------------------------------------------------------------------
+
+KINDS = [
+    {"n": 5},
+    {"n": 20, "max_action": 0.4},
+    {"n": 5, "clip_denoised": False},
+    {"n": 5, "predict_epsilon": False},
+]
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=repr)
+@pytest.mark.parametrize("dtype", [F64, pytest.param(F32, marks=native)])
+def test_a_diffusion_samples_as_its_own_loop_does(kind, dtype):
+    d = diffusion(dtype=dtype, **kind)
+    fast = accelerate(d, backend="reference" if dtype == F64 else "native")
+    state, x_T, noise = draws(d.n_timesteps, dtype=dtype)
+    exact = copy.deepcopy(d).double()
+    want, _ = exact.walk(state.double(), x_T.double(), noise.double())
+    want = want.clamp(-d.max_action, d.max_action)
+    assert (want.abs() < d.max_action).any()  # else nothing is compared
+    got = fast.sample(state, x_T=x_T, noise=noise)
+    close(got, want)
+    assert torch.equal(fast(state, x_T=x_T, noise=noise), got)
+    if d.clip_denoised:
+        assert torch.equal(fast.p_sample_loop(state, (7, A), x_T=x_T, noise=noise), got)
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=repr)
+@pytest.mark.parametrize("dtype", [F64, pytest.param(F32, marks=native)])
+def test_gradients_are_those_of_its_own_loop(kind, dtype):
+    d = diffusion(dtype=dtype, **kind)
+    fast = accelerate(d, backend="reference" if dtype == F64 else "native")
+    exact = copy.deepcopy(d).double()
+    state, x_T, noise = draws(d.n_timesteps, dtype=dtype)
+    state.requires_grad_()
+    exact_state = state.detach().double().requires_grad_()
+    fast.sample(state, x_T=x_T, noise=noise).square().sum().backward()
+    want, _ = exact.walk(exact_state, x_T.double(), noise.double())
+    want.clamp(-d.max_action, d.max_action).square().sum().backward()
+    close(state.grad, exact_state.grad)
+    for p, q in zip(d.parameters(), exact.parameters(), strict=True):  # the original has them
+        assert q.grad.norm() > 0
+        close(p.grad, q.grad)
+
+
+def test_the_losses_and_their_gradients_are_the_originals_draw_for_draw():
+    d = diffusion(dtype=F64)
+    fast = accelerate(copy.deepcopy(d), backend="reference")
+    x, state, _ = rand(9, A).tanh(), rand(9, OBS, seed=1), None
+    weights = rand(9, 1, seed=2).exp()
+    results = []
+    for one in (d, fast):
+        torch.manual_seed(5)
+        loss = one.loss(x, state, weights)
+        loss.backward()
+        results.append((loss.detach(), [p.grad for p in one.parameters()], torch.rand(())))
+    (a, a_grads, a_next), (b, b_grads, b_next) = results
+    close(b, a)
+    assert torch.equal(a_next, b_next)
+    for g, w in zip(b_grads, a_grads, strict=True):
+        close(g, w)
+
+
+def test_it_behaves_as_the_original():
+    d = diffusion()
+    fast = accelerate(d)
+    assert isinstance(fast, QLPolicy)
+    assert list(fast.state_dict()) == list(d.state_dict())
+    assert [id(p) for p in fast.parameters()] == [id(p) for p in d.parameters()]
+    state, x_T, noise = draws(5)
+    _, path = fast.sample(state, return_diffusion=True)
+    assert path.shape == (7, 6, A)
+    one = fast.step(x_T, 4, state, noise[0])
+    assert torch.equal(one, d.step(x_T, 4, state, noise[0]))
+
+
+@native
+def test_a_sample_is_one_op_call_and_no_call_of_the_network(monkeypatch):
+    d = diffusion()
+    fast = accelerate(d)
+    calls = []
+    denoise = ops.denoise
+    monkeypatch.setattr(ops, "denoise", lambda *a, **k: calls.append(1) or denoise(*a, **k))
+    monkeypatch.setattr(QLNet, "forward", lambda *a: pytest.fail("the network was called"))
+    fast.sample(rand(3, OBS, dtype=F32))
+    assert calls == [1]
+
+
+def test_training_the_accelerated_trains_the_original():
+    d = diffusion()
+    fast = accelerate(d)
+    state, x_T, noise = draws(5)
+    before = d.walk(state, x_T, noise)[0].detach()
+    optimiser = torch.optim.SGD(fast.parameters(), lr=0.5)
+    fast.loss(x_T.tanh(), state).backward()
+    optimiser.step()
+    after = d.walk(state, x_T, noise)[0].detach()
+    assert (after - before).abs().max() > 1e-3
+    close(fast.sample(state, x_T=x_T, noise=noise), after.clamp(-1, 1))
+
+
+def test_another_checkpoint_brings_another_schedule():
+    d = diffusion()
+    fast = accelerate(d)
+    state, x_T, noise = draws(5)
+    first = fast.sample(state, x_T=x_T, noise=noise)
+    other = QLPolicy(QLNet(), torch.full((5,), 0.3))
+    fast.load_state_dict(other.state_dict())
+    got = fast.sample(state, x_T=x_T, noise=noise)
+    assert (got - first).abs().max() > 1e-3
+    close(got, other.walk(state, x_T, noise)[0].clamp(-1, 1))
+
+
+@pytest.mark.parametrize(
+    "again", [copy.deepcopy, lambda v: pickle.loads(pickle.dumps(v))], ids=["deepcopy", "pickle"]
+)
+def test_copies_and_pickles_stand_alone(again):
+    d = diffusion()
+    fast = accelerate(d)
+    state, x_T, noise = draws(5)
+    want = fast.sample(state, x_T=x_T, noise=noise)
+    other = again(fast)
+    assert isinstance(other, QLPolicy)
+    with torch.no_grad():
+        for p in d.parameters():
+            p.zero_()
+    assert torch.equal(other.sample(state, x_T=x_T, noise=noise), want)
+    assert not torch.equal(fast.sample(state, x_T=x_T, noise=noise), want)
+
+
+def test_torchs_seed_governs():
+    fast, state = accelerate(diffusion()), rand(3, OBS, dtype=F32)
+    torch.manual_seed(1)
+    a = fast.sample(state)
+    torch.manual_seed(1)
+    assert torch.equal(fast.sample(state), a)
+    assert not torch.equal(fast.sample(state), a)
+
+
+def test_the_draws_have_the_distribution_of_the_originals():
+    d, state = diffusion(), rand(1, OBS, dtype=F32).repeat(4000, 1)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        a, b = d.sample(state), accelerate(d).sample(state)
+    error = ((a.var(0) + b.var(0)) / 4000).sqrt()
+    assert ((a.mean(0) - b.mean(0)).abs() <= tolerances.SIGMAS * error).all()
+    # The standard error of a bounded variable's deviation is below its own / sqrt(n).
+    assert ((a.std(0) - b.std(0)).abs() <= tolerances.SIGMAS * a.std(0) / 4000**0.5).all()
+
+
+def test_another_solver_in_place_of_its_own():
+    d = diffusion(20, F64)
+    fast = accelerate(d, solver="dpm1", steps=4, backend="reference")
+    state, x, _ = draws(20, dtype=F64)
+    got = fast.sample(state, x_T=x)
+    bar = d.alphas_cumprod
+    for i, j in [(19, 13), (13, 6), (6, 0), (0, None)]:  # DDIM on four of twenty steps
+        eps = d.model(x, torch.full((7,), i), state)
+        x0 = ((x - (1 - bar[i]).sqrt() * eps) / bar[i].sqrt()).clamp(-1, 1)
+        eps = (x - bar[i].sqrt() * x0) / (1 - bar[i]).sqrt()
+        x = x0 if j is None else bar[j].sqrt() * x0 + (1 - bar[j]).sqrt() * eps
+    close(got, x.clamp(-1, 1))
+    with pytest.raises(Dom2Error, match="another solver's steps aren't returned"):
+        fast.sample(state, return_diffusion=True)
+
+
+class Smaller(QLPolicy):
+    """A fork: noise of 0.9 times the size."""
+
+    def step(self, x, i, state, z):
+        return super().step(x, i, state, 0.9 * z)
+
+
+class Branching(QLNet):
+    def forward(self, x, time, state):
+        return super().forward(x, time, state) if x.sum() > 0 else x
+
+
+WITHOUT = (
+    "A Diffusion-QL diffusion has model(x, t, state), action_dim, max_action, n_timesteps and the "
+    "buffers ['betas', 'sqrt_recip_alphas_cumprod', 'sqrt_recipm1_alphas_cumprod', "
+    "'posterior_mean_coef1', 'posterior_mean_coef2', 'posterior_log_variance_clipped']"
+)
+
+
+def set_(name, value):
+    def change(d):
+        setattr(d, name, value)
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (set_("model", None), "its attribute model is no torch.nn.Module"),
+        (set_("n_timesteps", 5.0), "its n_timesteps is 5.0, no whole number"),
+        (set_("n_timesteps", 4), "betas is [5], not a tensor [4]"),
+        (set_("posterior_mean_coef1", None), "posterior_mean_coef1 is NoneType, not a tensor [5]"),
+        (set_("action_dim", None), "its action_dim is None, no whole number"),
+        (
+            set_("max_action", torch.ones(2)),
+            "its max_action is not one number, the bound of every component",
+        ),
+        (set_("max_action", 0.0), "its max_action is 0.0, no bound"),
+    ],
+    ids=lambda v: v if isinstance(v, str) else "",
+)
+def test_diffusions_that_lack_something_are_refused(change, why):
+    d = diffusion()
+    change(d)
+    refused(d, f"can't accelerate QLPolicy: {why}. {WITHOUT}")
+
+
+def test_other_refusals_of_diffusions():
+    d = diffusion()
+    d.state_dim = None
+    refused(
+        d,
+        "can't accelerate QLPolicy: it has none of the attributes ['obs_dim', 'state_dim', "
+        "'observation_dim', 'o_dim', 's_dim'] that say how wide that input is; give obs_dim=",
+    )
+    refused(diffusion(), "accelerate(QLPolicy) takes the options ['solver', 'steps', 'obs_dim', "
+            "'backend'], not ['schedule']", schedule="vp")  # fmt: skip
+    refused(diffusion(), "unknown backend 'gpu'; choose from ['auto', 'native', 'reference']",
+            backend="gpu")  # fmt: skip
+    with pytest.raises(Dom2Error, match="6 steps asked of a schedule that has 5"):
+        accelerate(diffusion(), steps=6)
+    fast = accelerate(diffusion())
+    refused(fast, "AcceleratedQLPolicy is accelerated already; use it as it is")
+    for state, found in [(torch.zeros(5), "[5]"), (None, "NoneType")]:
+        with pytest.raises(Dom2Error) as error:
+            fast.sample(state)
+        assert str(error.value) == f"state must be a tensor [B, 5], got {found}"
+
+
+def test_forks_that_sample_otherwise_are_refused():
+    torch.manual_seed(0)
+    d = Smaller(QLNet(), ql_betas())
+    before = snapshot(d)
+    with pytest.raises(Dom2Error) as error:
+        accelerate(d)
+    assert snapshot(d) == before
+    head, _, tail = str(error.value).partition(" differ by ")
+    assert head == "can't accelerate Smaller: on a trial its samples"
+    assert tail.partition(" ")[2] == (
+        "from what its attributes say; give solver= and steps= to sample it by a solver of this "
+        "package instead"
+    )
+    accelerate(d, solver="dpm1", steps=3)
+
+
+def test_networks_that_cannot_be_lowered_are_refused():
+    d = QLPolicy(Branching(), ql_betas())
+    before = snapshot(d)
+    with pytest.raises(Dom2Error) as error:
+        accelerate(d)
+    assert snapshot(d) == before
+    assert str(error.value).startswith(
+        "can't accelerate QLPolicy: its network can't be lowered: can't trace Branching: "
+    )
+    assert str(error.value).endswith(
+        "Its forward must be a straight line of tensor operations, the same for every input"
+    )
+
+
+# ---- agents --------------------------------------------------------------------------------------
+
+
+def test_an_agent_keeps_its_methods_and_shares_its_networks():
+    torch.manual_seed(0)
+    agent = QLAgent(ql_betas())
+    fast = accelerate(agent)
+    assert isinstance(fast, QLAgent) and type(agent.actor) is QLPolicy
+    assert fast.critic is agent.critic and fast.actor_optimizer is agent.actor_optimizer
+    assert fast.actor is not fast.ema_model
+    before = copy.deepcopy(agent)
+    state = rand(6, OBS, dtype=F32)
+    fast.train(state, rand(6, A, seed=1, dtype=F32).tanh())
+    for name in ("actor", "ema_model"):
+        moved = [
+            (p - q).abs().max().item()
+            for p, q in zip(
+                getattr(agent, name).parameters(), getattr(before, name).parameters(), strict=True
+            )
+        ]
+        assert min(moved) > 0.0, name
+    _, x_T, noise = draws(5, 6)
+    for one in (agent.actor, agent.ema_model):
+        twin = fast.actor if one is agent.actor else fast.ema_model
+        want = one.walk(state, x_T, noise)[0].clamp(-1, 1)
+        close(twin.sample(state, x_T=x_T, noise=noise), want)
+    assert fast.sample_action(state[0].numpy()).shape == (A,)
+
+
+def test_target_networks_that_are_written_through_data_are_noticed():
+    torch.manual_seed(0)
+    fast = accelerate(QLAgent(ql_betas()))
+    state, x_T, noise = draws(5)
+    with torch.no_grad():
+        for _ in range(3):  # enough for the parameters to be kept between calls
+            first = fast.ema_model.sample(state, x_T=x_T, noise=noise)
+        for p in fast.ema_model.parameters():
+            p.data = 0.5 * p.data
+        got = fast.ema_model.sample(state, x_T=x_T, noise=noise)
+        want = fast.ema_model.walk(state, x_T, noise)[0].clamp(-1, 1)
+    assert (got - first).abs().max() > 1e-3
+    close(got, want)
+
+
+def test_refusals_of_agents_name_the_attribute():
+    agent = QLAgent(ql_betas())
+    agent.actor.max_action = 0.0
+    why = "can't accelerate QLPolicy: its max_action is 0.0, no bound"
+    refused(agent, f"QLAgent.actor: {why}. {WITHOUT}")
+
+
+# ---- networks ------------------------------------------------------------------------------------
+
+
+class Net(networks.MLPNoiseNet):
+    pass
+
+
+def net(dtype=F64, **kwargs):
+    torch.manual_seed(0)
+    return Net(OBS, A, **{"hidden": 12, "time_dim": 6, **kwargs}).to(dtype)
+
+
+BIG = {"act_low": -1e6, "act_high": 1e6, "backend": "reference"}
+
+
+def as_eps(predict, out, x, a, s):
+    return {
+        "eps": out, "x0": (x - a * out) / s, "v": a * out + s * x, "score": -s * out,
+    }[predict]  # fmt: skip
+
+
+@pytest.mark.parametrize("predict", ["eps", "x0", "v", "score"])
+def test_a_network_samples_by_dpm_solver_whatever_it_predicts(predict):
+    n = net()
+    fast = accelerate(n, steps=6, predict=predict, **BIG)
+    obs, x, _ = draws(6, dtype=F64)
+    got = fast.sample(obs, x_T=x)
+    t = torch.linspace(1.0, 1e-3, 7, dtype=F64)
+    alpha, sigma = schedules.VPSchedule().alpha_sigma(t)
+    lam = torch.log(alpha / sigma)
+    for s in range(6):
+        eps = as_eps(predict, n(x, t[s].expand(7), obs), x, alpha[s], sigma[s])
+        h = lam[s + 1] - lam[s]
+        x = alpha[s + 1] / alpha[s] * x - sigma[s + 1] * torch.expm1(h) * eps
+    close(got, x)
+
+
+def test_a_network_keeps_its_forward_and_its_keys():
+    n = net(F32)
+    fast = accelerate(n)
+    assert isinstance(fast, Net) and list(fast.state_dict()) == list(n.state_dict())
+    obs, x_T, _ = draws(5)
+    t = torch.full((7,), 0.3)
+    assert torch.equal(fast(x_T, t, obs), n(x_T, t, obs))
+    policy = dom2_fast.DiffusionPolicy(n, steps=5)
+    assert torch.equal(fast.sample(obs, x_T), policy.sample(obs, x_T))
+    g = torch.Generator()
+    losses = [p.bc_loss(obs, x_T, g.manual_seed(1)) for p in (fast, policy)]
+    assert torch.equal(*losses)
+    losses[0].backward()
+    with torch.no_grad():
+        for p in fast.parameters():
+            p -= 0.1 * p.grad
+    close(fast.sample(obs, x_T), policy.sample(obs, x_T))
+    assert fast.act(obs[0]).shape == (A,)
+
+
+@pytest.mark.parametrize("dtype", [F64, pytest.param(F32, marks=native)])
+def test_idql_networks_with_their_own_order_of_arguments(dtype):
+    torch.manual_seed(0)
+    n = LNResnet().to(dtype)
+    call = lambda net, x, t, obs: net(obs, x, t[:, None])  # noqa: E731
+    options = {"schedule": "vp", "solver": "ddpm", "obs_dim": OBS, "act_dim": A, "call": call}
+    fast = accelerate(n, backend="reference" if dtype == F64 else "native", **options)
+    obs, x_T, noise = draws(5, dtype=dtype)
+    assert not torch.equal(fast.sample(obs, x_T, noise), fast.sample(obs, x_T, noise))  # dropout
+    fast.eval()
+    assert not n.training and not n.blocks[0].dropout.training
+    got = fast.sample(obs, x_T, noise)
+    exact = copy.deepcopy(n).double()
+    plain = QLPolicy(None, schedules.vp(5).betas)
+    plain.model = lambda x, t, state: exact(state, x, t[:, None].to(x.dtype))
+    want, _ = plain.double().walk(obs.double(), x_T.double(), noise.double())
+    close(got, want)
+    assert list(fast.state_dict()) == list(n.state_dict())
+
+
+SCHEDULERS = [
+    {},
+    {"solver_order": 1},
+    {"solver_type": "heun", "final_sigmas_type": "sigma_min", "lower_order_final": False},
+    {"algorithm_type": "dpmsolver", "final_sigmas_type": "sigma_min"},
+    {"algorithm_type": "dpmsolver", "final_sigmas_type": "sigma_min", "solver_type": "heun"},
+    {"algorithm_type": "sde-dpmsolver++"},
+    {"algorithm_type": "sde-dpmsolver++", "solver_type": "heun", "final_sigmas_type": "sigma_min"},
+    {"algorithm_type": "sde-dpmsolver", "final_sigmas_type": "sigma_min"},
+    {"algorithm_type": "sde-dpmsolver", "final_sigmas_type": "sigma_min", "solver_type": "heun"},
+    {"prediction_type": "sample"},
+    {"prediction_type": "v_prediction"},
+]
+
+
+@pytest.mark.parametrize("config", SCHEDULERS, ids=repr)
+@pytest.mark.parametrize("steps", [1, 5, 16])
+def test_schedulers_of_diffusers_kind(config, steps):
+    n, scheduler = net(), MultistepScheduler(**config)
+    before = scheduler.timesteps
+    fast = accelerate(n, schedule=scheduler, steps=steps, **BIG)
+    assert scheduler.timesteps is before
+    obs, x_T, noise = draws(steps, dtype=F64)
+    scheduler.set_timesteps(steps)
+    want = scheduler.walk(n, obs, x_T, noise)
+    close(fast.sample(obs, x_T, noise), want)
+    as_set = accelerate(n, schedule=scheduler, **BIG)  # without steps: as it is set
+    assert torch.equal(as_set.sample(obs, x_T, noise), fast.sample(obs, x_T, noise))
+
+
+def test_refusals_of_schedulers():
+    cases = [
+        ({"solver_order": 3}, "its solver_order is 3; 1 and 2 are accepted: order 3 needs two "
+         "earlier guesses, and a row of a solver table has one"),
+        ({"algorithm_type": "deis"}, "its algorithm_type is 'deis'; accepted are ['dpmsolver++', "
+         "'dpmsolver', 'sde-dpmsolver++', 'sde-dpmsolver']"),
+        ({"thresholding": True}, "thresholding is on; a step can clip a guess to fixed bounds, no "
+         "more"),
+        ({"variance_type": "learned"}, "variance_type says that the network returns a variance, "
+         "too"),
+        ({"solver_type": "bh1"}, "its solver_type is none of ['midpoint', 'heun']"),
+        ({"use_flow_sigmas": True}, "use_flow_sigmas: alpha^2 + sigma^2 is not 1"),
+        ({"prediction_type": "flow"}, "its prediction_type is none of ['epsilon', 'sample', "
+         "'v_prediction']"),
+    ]  # fmt: skip
+    for config, why in cases:
+        message = f"can't use the scheduler MultistepScheduler: {why}"
+        refused(net(), message, schedule=MultistepScheduler(**config), steps=5)
+    scheduler = MultistepScheduler()
+    refused(
+        net(), "a scheduler says itself what the solver is; leave out solver=",
+        schedule=scheduler, solver="ddpm",
+    )  # fmt: skip
+    refused(
+        net(), "the scheduler has 100 timesteps and 100 sigmas, which should be one more; call "
+        "set_timesteps, or give steps=", schedule=scheduler,
+    )  # fmt: skip
+    refused(
+        net(), "algorithm_type='dpmsolver' can't end at sigma 0; set "
+        "final_sigmas_type='sigma_min'", schedule=MultistepScheduler(algorithm_type="dpmsolver"),
+        steps=5,
+    )  # fmt: skip
+    refused(
+        net(), "predict='v', but the scheduler's prediction_type means 'eps'", schedule=scheduler,
+        predict="v", steps=5,
+    )  # fmt: skip
+
+
+def test_refusals_of_networks():
+    refused(net(), "predict is one of ['eps', 'x0', 'v', 'score'], got 'noise'", predict="noise")
+    refused(net(), "act_low < act_high, both finite, are needed: 1.0, 1.0", act_low=1.0)
+    refused(
+        LNResnet(), "can't accelerate LNResnet: it has none of the attributes ['act_dim', "
+        "'action_dim', 'output_dim', 'a_dim'] that say how wide that input is; give act_dim=",
+        obs_dim=OBS,
+    )  # fmt: skip
+    refused(
+        net(), "solver='ddpm' needs a schedule of this package; on this one: ddim, dpm1, dpm++2m",
+        schedule=StepsVP([0.1, 0.2]), solver="ddpm",
+    )  # fmt: skip
+    fast = accelerate(net(), predict="v", **BIG)
+    with pytest.raises(Dom2Error) as error:
+        fast.bc_loss(rand(2, OBS), rand(2, A))
+    assert str(error.value) == (
+        "bc_loss is for networks that predict eps or x0 on a schedule of this package; train this "
+        "one by its own loss: the parameters are shared"
+    )
+
+
+ACCEPTED = (
+    "accepted are a torch.nn.Module that is called net(x, t, obs); a Diffusion of Diffusion-QL's "
+    "kind (betas, p_sample_loop) or an agent that holds one; an SfBC score network "
+    "(marginal_prob_std, dpm_solver); a DPM_Solver (noise_schedule, model)"
+)
+
+
+def test_everything_else_is_refused():
+    for obj, name in [(3, "a int"), (QLPolicy, "the class QLPolicy"), (object(), "a object")]:
+        with pytest.raises(Dom2Error) as error:
+            accelerate(obj)
+        assert str(error.value) == f"can't accelerate {name}; {ACCEPTED}"
+
+
+def test_the_package_is_callable_too():
+    assert dom2_fast.accelerate(net(F32)).sample(torch.zeros(2, OBS)).shape == (2, A)
+    assert dom2_fast.accelerate(net(F32)).sample(torch.zeros(2, OBS)).shape == (2, A)
