@@ -41,7 +41,8 @@ constexpr int64_t backward_fixed_bytes(Precision p, int rows) {
   return ring_bytes(p, false) + int64_t{8} * rows;
 }
 
-// rows: of a tile, 8 or 16.
+// rows: of a tile, 8 or 16; with a scratch always kScratchRows.
+constexpr int kScratchRows = 16;
 int launch_denoise_backward(const Backward& b, Precision precision, int rows, int64_t shared_bytes,
                             void* stream);
 

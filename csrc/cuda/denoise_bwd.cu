@@ -131,7 +131,9 @@ __device__ void seed(const Backward& p, const GradientTile& t, const double* c, 
   });
 }
 
-template <class M, int R>
+// kScratch: values and gradients are in global memory. A parameter of the template, so that the
+// compiler knows where they are.
+template <class M, int R, bool kScratch>
 __global__ void __launch_bounds__(kThreads, 1)
     denoise_backward_kernel(DOM2_GRID_CONSTANT const Backward p) {
   DOM2_DYNAMIC_SHARED(shared);
@@ -142,7 +144,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   unsigned char* rest = shared + ring_bytes(M::kPrecision, false);
   Moments* moments = reinterpret_cast<Moments*>(rest);
   rest += R * sizeof(Moments);
-  if (p.scratch)
+  if constexpr (kScratch)
     rest = reinterpret_cast<unsigned char*>(
         p.scratch + (group * gridDim.x + blockIdx.x) * backward_floats(code.ld, code.g_ld, n, R));
   double *gx = reinterpret_cast<double*>(rest), *gx0 = gx + R * n;
@@ -197,23 +199,27 @@ __global__ void __launch_bounds__(kThreads, 1)
   finish<R>(p, t, gx, gx0);
 }
 
-template <class M, int R>
+template <class M, int R, bool kScratch>
 cudaError_t start_kernel(const Backward& b, int64_t shared_bytes, void* stream) {
   const unsigned tiles = static_cast<unsigned>((b.rows + R - 1) / R);
-  return launch(denoise_backward_kernel<M, R>, dim3(tiles, static_cast<unsigned>(b.data.groups)),
-                dim3(kThreads), static_cast<size_t>(shared_bytes),
-                static_cast<cudaStream_t>(stream), b);
+  return launch(denoise_backward_kernel<M, R, kScratch>,
+                dim3(tiles, static_cast<unsigned>(b.data.groups)), dim3(kThreads),
+                static_cast<size_t>(shared_bytes), static_cast<cudaStream_t>(stream), b);
+}
+
+template <class M>
+cudaError_t start_kernel(const Backward& b, int rows, int64_t shared_bytes, void* stream) {
+  if (b.scratch) return start_kernel<M, kScratchRows, true>(b, shared_bytes, stream);
+  if (rows == 8) return start_kernel<M, 8, false>(b, shared_bytes, stream);
+  return start_kernel<M, 16, false>(b, shared_bytes, stream);
 }
 
 }  // namespace
 
 int launch_denoise_backward(const Backward& b, Precision precision, int rows, int64_t shared_bytes,
                             void* stream) {
-  if (precision == Precision::kBf16)
-    return rows == 8 ? start_kernel<Bf16, 8>(b, shared_bytes, stream)
-                     : start_kernel<Bf16, 16>(b, shared_bytes, stream);
-  return rows == 8 ? start_kernel<Fp32, 8>(b, shared_bytes, stream)
-                   : start_kernel<Fp32, 16>(b, shared_bytes, stream);
+  return precision == Precision::kBf16 ? start_kernel<Bf16>(b, rows, shared_bytes, stream)
+                                       : start_kernel<Fp32>(b, rows, shared_bytes, stream);
 }
 
 }  // namespace cuda

@@ -133,7 +133,7 @@ std::string denoise_backward(const Context& context, const Code& code, Precision
   const int64_t limit = context.device.shared_bytes;
   const bool many = ceil_div(data.batch, 8) * groups > context.device.multiprocessors;
   const bool scratch = shared(8) > limit;
-  const int tile_rows = many && (scratch || shared(16) <= limit) ? 16 : 8;
+  const int tile_rows = scratch ? kScratchRows : many && shared(16) <= limit ? 16 : 8;
   const int64_t shared_bytes =
       scratch ? backward_fixed_bytes(precision, tile_rows) : shared(tile_rows);
   const Workspace w{
