@@ -21,7 +21,8 @@ from foreign import (
 from torch import nn
 
 import dom2_fast
-from dom2_fast import backend, networks, ops, schedules
+import dom2_fast.compat.diffusion_ql
+from dom2_fast import backend, compat, networks, ops, schedules
 from dom2_fast.accelerate import accelerate
 from dom2_fast.errors import Dom2Error
 
@@ -297,6 +298,8 @@ def test_other_refusals_of_diffusions():
             backend="gpu")  # fmt: skip
     with pytest.raises(Dom2Error, match="6 steps asked of a schedule that has 5"):
         accelerate(diffusion(), steps=6)
+    with pytest.raises(Dom2Error, match="Diffusion samples natively already; use it, or give sol"):
+        accelerate(compat.diffusion_ql.Diffusion(OBS, A, QLNet(), 1.0))
     fast = accelerate(diffusion())
     refused(fast, "AcceleratedQLPolicy is accelerated already; use it as it is")
     for state, found in [(torch.zeros(5), "[5]"), (None, "NoneType")]:

@@ -34,6 +34,11 @@ DPM1_32 = 1e-5
 # 1 / alpha_1, at most; but where nothing clips, so are the samples. Measured 2e-6 at most.
 ACCELERATED_32 = 1e-5
 
+# Diffusion-QL's buffers are float32 from float32 betas: 1 - alphas_cumprod of the first step keeps
+# eps / beta_0 of its digits, 1.2e-7 / 1e-4 in the linear schedule, and the products of n steps n
+# roundings, which at the noisy end of 100 steps is 100 * 1.2e-7.
+DISCRETE_BUFFER_32 = {"rtol": 2e-3, "atol": 100 * EPS32}
+
 # Replaying float32 data: 5 steps of a few roundings of coordinates up to 4, without a contact.
 REPLAY32 = 128 * EPS32
 

@@ -169,6 +169,8 @@ def accelerate_diffusion(d, *, solver=None, steps=None, obs_dim=None, backend="a
     obs_dim = width(d, obs_dim, OBS_NAMES, "obs_dim")
     check_lowers(d.model, obs_dim, d.action_dim, what)
     own = solver is None and steps is None
+    if own and isinstance(d, FastDiffusion):
+        raise Dom2Error(f"{what} samples natively already; use it, or give solver= and steps=")
     if not own:
         other = (solver or "ddpm", steps)
         other_plan(d, *other)  # raises for an unknown name or too many steps

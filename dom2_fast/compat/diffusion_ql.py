@@ -19,10 +19,7 @@ def linear_beta_schedule(timesteps, beta_start=1e-4, beta_end=2e-2, dtype=torch.
 
 
 def cosine_beta_schedule(timesteps, s=0.008, dtype=torch.float32):
-    """Nichol & Dhariwal 2021, eq. 17, on the grid of Diffusion-QL's code: [timesteps].
-
-    That grid has timesteps + 1 points from 0 to 1, both ends included.
-    """
+    """Nichol & Dhariwal 2021, eq. 17, no beta above 0.999: [timesteps]."""
     u = np.linspace(0.0, 1.0, timesteps + 1)
     f = np.cos((u + s) / (1.0 + s) * (math.pi / 2.0)) ** 2
     return torch.tensor(np.clip(1.0 - f[1:] / f[:-1], 0.0, 0.999), dtype=dtype)

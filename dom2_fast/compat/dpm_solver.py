@@ -86,7 +86,7 @@ class NoiseScheduleVP:
 def _interpolate(x, xp, yp) -> torch.Tensor:
     """Piecewise linear y(x) through (xp, yp) [1, K], xp rising; the end pieces go on outside."""
     xp, yp = (v.reshape(-1).to(x.device, x.dtype) for v in (xp, yp))
-    right = torch.searchsorted(xp, x).clamp(1, len(xp) - 1)
+    right = torch.searchsorted(xp, x.contiguous()).clamp(1, len(xp) - 1)
     left = right - 1
     return yp[left] + (x - xp[left]) * (yp[right] - yp[left]) / (xp[right] - xp[left])
 
