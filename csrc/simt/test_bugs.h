@@ -80,6 +80,22 @@ __global__ void missing_syncwarp(const float* x, float* out) {
   out[t] = s[t ^ 1];  // race: missing_syncwarp
 }
 
+template <bool kBug>
+__global__ void warp_write_after_read(const float* x, float* out) {
+  DOM2_DYNAMIC_SHARED(raw);
+  float* s = reinterpret_cast<float*>(raw);
+  const int t = threadIdx.x;
+  s[t] = x[t];
+  __syncwarp();
+  for (int i = 0; i < 3; ++i) {
+    const float v = s[t ^ 1];  // race: warp_write_after_read
+    if (!kBug) __syncwarp();
+    s[t] = v + 1;
+    __syncwarp();
+  }
+  out[t] = s[t];
+}
+
 // A collective of half a warp orders nothing between the halves.
 template <bool kBug>
 __global__ void wrong_half(const float* x, float* out) {
@@ -135,7 +151,7 @@ __global__ void source_outside_mask(const float* x, float* out) {
 template <bool kBug>
 __global__ void exited_lane(const float* x, float* out) {
   const int t = threadIdx.x;
-  if (kBug && t == 40) return;
+  if (kBug && t == 63) return;
   out[t] = __shfl_xor_sync(kAll, x[t], 1);
 }
 
@@ -272,6 +288,17 @@ __global__ void missing_fence(const float* x, float* out, unsigned* done) {
     for (unsigned i = 0; i < gridDim.x; ++i) out[gridDim.x] += out[i];  // race: missing_fence
 }
 
+// Each atomic is whole, the two together are not.
+template <bool kBug>
+__global__ void lost_update(const float*, float* out, unsigned* n) {
+  if (kBug)
+    atomicMax(n, atomicAdd(n, 0u) + 1);
+  else
+    atomicAdd(n, 1u);
+  __syncthreads();
+  out[threadIdx.x] = static_cast<float>(*n);
+}
+
 __global__ void inner(float* out) { out[0] = 1; }
 
 template <bool kBug>
@@ -314,6 +341,7 @@ bool run(const char* name) {
   PLANTED(missing_copy_barrier, 1, kWord);
   PLANTED(write_after_read, 1, kWord);
   PLANTED(missing_syncwarp, 1, kWord);
+  PLANTED(warp_write_after_read, 1, kWord);
   PLANTED(wrong_half, 1, kWord);
   PLANTED(uninitialised, 1, kWord);
   PLANTED(shared_bounds_write, 1, kWord);
@@ -336,6 +364,7 @@ bool run(const char* name) {
   PLANTED(block_order, 3, 0);
   unsigned done = 0;
   PLANTED(missing_fence, 3, 0, &done);
+  PLANTED(lost_update, 1, 0, &done);
   PLANTED(nested_launch, 1, 0);
 #undef PLANTED
   return false;

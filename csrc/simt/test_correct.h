@@ -56,7 +56,7 @@ inline vector<long long> run_collectives() {
     EXPECT(got[8] ==
            (lane < 12 ? std::accumulate(w, w + 12, 0) : *std::max_element(w + 12, w + 32)));
     EXPECT(got[9] == (lane < 12 ? w[11] : *std::min_element(w + 12, w + 32)));
-    EXPECT(got[10] == *std::min_element(w, w + 32));
+    EXPECT(got[10] == *std::min_element(w, w + 32) && got[11] == sum - w[lane]);
   }
   return out;
 }

@@ -57,6 +57,8 @@ __global__ void collectives(const int* in, long long* out) {
   }
   __syncwarp();
   mine[10] = __reduce_min_sync(kAll, v);
+  mine[11] = 0;  // every pair of lanes by itself
+  for (int i = 1; i < 32; ++i) mine[11] += __shfl_xor_sync(1u << lane | 1u << (lane ^ i), v, i);
 }
 
 // --- votes of the block, and threads that leave early --------------------------------------------

@@ -144,6 +144,7 @@ def test_nan_shows_what_was_read_too_early(plain, bug, schedule):
         ("write_after_read", ["random"]),
         ("wrong_half", ["greedy"]),
         ("wrong_half", ["random"]),
+        ("lost_update", ["random"]),
         ("block_order", ["reverse"]),
         ("block_order", ["random", "greedy"]),
     ],
@@ -214,6 +215,14 @@ def test_a_bug_is_thrown_and_the_next_launch_works(throwing, bug):
     assert re.search("caught: simt: .*" + STOPPED[bug], done.stdout), done.stdout
 
 
+def test_an_exited_lane_is_noticed_from_both_sides(plain):
+    """Lane 31 leaves after the others have come, or before."""
+    after = plain.run("bug", "exited_lane", schedule="forward").stderr
+    assert "the lane has exited while others of the mask ffffffff wait" in after
+    before = plain.run("bug", "exited_lane", schedule="reverse").stderr
+    assert "lane 31, in the mask ffffffff, has exited" in before
+
+
 def test_a_launch_inside_a_launch_is_refused(plain):
     done = plain.run("bug", "nested_launch")
     assert done.returncode < 0
@@ -244,6 +253,7 @@ RACES = [
     "missing_copy_barrier",
     "write_after_read",
     "missing_syncwarp",
+    "warp_write_after_read",
     "wrong_half",
     "cross_block",
     "missing_fence",
