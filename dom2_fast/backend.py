@@ -63,6 +63,11 @@ def warn_if_missing() -> None:
         )
 
 
+def cuda_built() -> bool:
+    """True where the extension holds CUDA executors (whether or not there is a GPU)."""
+    return available() and bool(extension().cuda)
+
+
 def isas_built() -> list[str]:
     """Instruction sets the extension was compiled for, best first."""
     return list(extension().isas_built()) if available() else []

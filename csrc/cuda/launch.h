@@ -39,5 +39,31 @@ struct Pack {
 
 int launch_pack_weights(const Pack& p, int64_t groups, void* stream);
 
+constexpr int kMaxFields = 256;
+
+// One field of one agent: rows of `width` numbers, `row` numbers apart.
+struct GatheredField {
+  const void* data;
+  int64_t row;
+  float* out;  // [batch, width]
+  int width;
+  int8_t is_double;
+  int8_t vector;  // floats that one access can take: 4, 2 or 1
+};
+
+struct Sample {
+  GatheredField field[kMaxFields];   // [fields, groups]
+  int64_t groups, batch, fields;     // fields of each group
+  const int64_t *threshold, *alias;  // [groups, trajectories]
+  const int64_t* starts;             // [trajectories + 1]
+  int64_t trajectories;
+  const int64_t* rng;  // (seed, offset) on the device, or null: the next two
+  uint64_t seed;
+  uint32_t offset;
+  int64_t* index;  // [groups, batch]
+};
+
+int launch_sample_transitions(const Sample& s, void* stream);
+
 }  // namespace cuda
 }  // namespace dom2

@@ -14,13 +14,6 @@ std::string shape_text(const Tensor& t) {
 
 namespace {
 
-// The emulated executors of the tests take CPU memory for the device's.
-#if defined(DOM2_SIMT)
-constexpr bool kEmulated = true;
-#else
-constexpr bool kEmulated = false;
-#endif
-
 const char* dtype_name(ScalarType t) {
   switch (t) {
     case ScalarType::Float:

@@ -4,12 +4,14 @@
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 
+#include <memory>
 #include <optional>
 #include <string>
 #include <tuple>
 #include <vector>
 
 #include "../core/plan.h"
+#include "../cuda/exec.h"
 
 // The namespace in torch.ops. Tests build the CUDA implementations, emulated, under another.
 #if !defined(DOM2_OPS)
@@ -18,6 +20,13 @@
 
 namespace dom2 {
 namespace ops {
+
+// The emulated executors of the tests take the CPU's memory for a device's.
+#if defined(DOM2_SIMT)
+constexpr bool kEmulated = true;
+#else
+constexpr bool kEmulated = false;
+#endif
 
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
@@ -58,6 +67,8 @@ struct Compiled {
   std::vector<int64_t> words;
   Program program;
   std::optional<Plan> forward, backward;
+  // For the CUDA executors, by precision and direction; made when first asked for.
+  mutable std::unique_ptr<cuda::Code> code[2][2];
 };
 const Compiled& compiled(const Tensor& program, const char* op);
 

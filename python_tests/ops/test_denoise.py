@@ -43,44 +43,44 @@ def check(p, solver, *, gradients=True, **kw):
 
 @pytest.mark.parametrize("batch", [0, 1, 2, 7, 9, 17, 129])
 @pytest.mark.parametrize("groups", [1, 3, 4])
-def test_odd_sizes(isa, groups, batch):
+def test_odd_sizes(executor, groups, batch):
     check(problem(mlp(3, 5, 37), groups, batch, steps=3), solver_table(3))
 
 
 @pytest.mark.parametrize("x, rows, hidden", [(1, 1, 1), (2, 18, 256), (5, 3, 16), (17, 33, 65)])
-def test_odd_widths(isa, x, rows, hidden):
+def test_odd_widths(executor, x, rows, hidden):
     check(problem(mlp(x, rows, hidden), 2, 19, steps=2), solver_table(2))
 
 
 @pytest.mark.parametrize("steps", [1, 3, 5, 10, 20])
-def test_steps(isa, steps):
+def test_steps(executor, steps):
     check(problem(mlp(2, 4, 24), 2, 11, steps=steps), solver_table(steps))
 
 
 @pytest.mark.parametrize("act", list(Act))
-def test_activations_in_a_network(isa, act):
+def test_activations_in_a_network(executor, act):
     check(problem(mlp(2, 4, 24, act=act), 2, 11, steps=2), solver_table(2))
 
 
 @pytest.mark.parametrize("hidden", [8, 21, 64])
 @pytest.mark.parametrize("batch", [1, 13, 70])
-def test_every_instruction(isa, hidden, batch):
+def test_every_instruction(executor, hidden, batch):
     check(problem(everything(3, 5, hidden), 2, batch, steps=3), solver_table(3))
 
 
-def test_without_rows(isa):
+def test_without_rows(executor):
     check(problem(mlp(3, 0, 20), 2, 9, steps=2), solver_table(2))
 
 
 @pytest.mark.parametrize("groups", [1, 3])
-def test_multistep_noise_and_clipping(isa, groups):
+def test_multistep_noise_and_clipping(executor, groups):
     p = problem(mlp(3, 5, 37), groups, 40, steps=4)
     noise = torch.randn(4, groups, 40, 3, dtype=torch.float64)
     solver = solver_table(4, clip=1.1, noise=0.3, previous=-0.2)
     check(p, solver, noise=noise, out_low=-1.0, out_high=1.0)
 
 
-def test_draws_and_dropout_are_the_reference_ones(isa):
+def test_draws_and_dropout_are_the_reference_ones(executor):
     p = problem(everything(3, 5, 21, dropout=0.25), 2, 33, steps=3)
     p.x = None
     check_drawn(p, solver_table(3, noise=0.4))
@@ -101,16 +101,16 @@ def check_drawn(p, solver):
         assert_as_good_as_torch(native, own, exact)
 
 
-def test_dropout_gradients(isa):
+def test_dropout_gradients(executor):
     check(problem(everything(3, 5, 21, dropout=0.5), 2, 33, steps=3), solver_table(3), rng=RNG)
 
 
 @pytest.mark.parametrize("given, batch", [(1, 7), (3, 12), (5, 130)])
-def test_rows_that_serve_several(isa, given, batch):
+def test_rows_that_serve_several(executor, given, batch):
     check(problem(mlp(2, 4, 24), 2, batch, steps=2, given_rows=given), solver_table(2))
 
 
-def test_non_contiguous_input(isa):
+def test_non_contiguous_input(executor):
     p = problem(mlp(3, 5, 37), 2, 9, steps=2)
     p.x = p.x.transpose(0, 1).contiguous().transpose(0, 1)
     p.rows = torch.cat([p.rows, p.rows], -1)[..., ::2][..., :5]
@@ -123,7 +123,7 @@ def test_non_contiguous_input(isa):
     assert torch.equal(run(ops.denoise, q, solver), narrow)
 
 
-def test_gradients_only_where_wanted(isa):
+def test_gradients_only_where_wanted(executor):
     p, solver = problem(mlp(3, 5, 37), 2, 9, steps=2), solver_table(2)
     full = p.to(torch.float32)
     expected = torch.autograd.grad(run(ops.denoise, full, solver).sum(), full.leaves)
@@ -134,7 +134,7 @@ def test_gradients_only_where_wanted(isa):
         assert torch.equal(got, expected[i]), name
 
 
-def test_rows_do_not_depend_on_their_neighbours(isa):
+def test_rows_do_not_depend_on_their_neighbours(executor):
     p, solver = problem(mlp(2, 18, 64), 2, 131, steps=5).to(torch.float32), solver_table(5)
     with torch.no_grad():
         whole = run(ops.denoise, p, solver)
@@ -146,7 +146,7 @@ def test_rows_do_not_depend_on_their_neighbours(isa):
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
-def test_same_bits_from_run_to_run(isa, threads):
+def test_same_bits_from_run_to_run(executor, threads):
     torch.set_num_threads(threads)
     p, solver = problem(mlp(2, 18, 64), 3, 300, steps=5).to(torch.float32), solver_table(5)
     first = torch.autograd.grad(run(ops.denoise, p, solver).sum(), p.leaves)
@@ -156,7 +156,7 @@ def test_same_bits_from_run_to_run(isa, threads):
 
 
 @pytest.mark.parametrize("batch", [7, 129, 400])
-def test_threads_share_the_work_and_not_the_result(isa, batch):
+def test_threads_share_the_work_and_not_the_result(executor, batch):
     p, solver = problem(everything(3, 5, 64), 3, batch, steps=3), solver_table(3)
     check(p, solver)
     one = run(ops.denoise, p.to(torch.float32), solver)
@@ -165,14 +165,14 @@ def test_threads_share_the_work_and_not_the_result(isa, batch):
     assert torch.equal(run(ops.denoise, p.to(torch.float32), solver), one)
 
 
-def test_packed_weights(isa):
+def test_packed_weights(executor):
     p, solver = problem(mlp(3, 5, 70), 2, 9, steps=2).to(torch.float32), solver_table(2)
     with torch.no_grad():
         packed = ops.pack_weights(p.weights, p.program)
         assert torch.equal(run(ops.denoise, p, solver, packed=packed), run(ops.denoise, p, solver))
 
 
-def test_nan_stays_nan(isa):
+def test_nan_stays_nan(executor):
     p = problem(mlp(2, 4, 24), 1, 3, steps=2).to(torch.float32, requires_grad=False)
     p.x[0, 1, 0] = float("nan")
     out = run(ops.denoise, p, solver_table(2), out_low=-1.0, out_high=1.0)

@@ -45,28 +45,28 @@ def check(p, **kw):
 
 @pytest.mark.parametrize("batch", [0, 1, 2, 7, 9, 17, 129])
 @pytest.mark.parametrize("groups", [1, 3, 4])
-def test_critic(isa, groups, batch):
+def test_critic(executor, groups, batch):
     check(problem(mlp(2, 7, 33, act=Act.RELU, out=1), groups, batch))
 
 
 @pytest.mark.parametrize("given, batch", [(1, 10), (9, 90), (64, 640)])
-def test_one_observation_serves_many_actions(isa, given, batch):
+def test_one_observation_serves_many_actions(executor, given, batch):
     check(problem(mlp(2, 7, 33, out=1), 2, batch, given_rows=given))
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
-def test_every_instruction(isa, dropout):
+def test_every_instruction(executor, dropout):
     check(problem(everything(3, 5, 37, dropout=dropout), 3, 29), rng=RNG)
 
 
-def test_a_program_that_returns_its_input(isa):
+def test_a_program_that_returns_its_input(executor):
     b = ProgramBuilder(3, 2)
     check(problem(b.build(b.x), 2, 5))
     b = ProgramBuilder(3, 2)
     check(problem(b.build(b.rows), 2, 5))
 
 
-def test_non_contiguous_input(isa):
+def test_non_contiguous_input(executor):
     p = problem(mlp(3, 5, 37, out=2), 2, 9)
     p.x = p.x.transpose(0, 1).contiguous().transpose(0, 1)
     p.weights = [w.transpose(1, 2).contiguous().transpose(1, 2) for w in p.weights]
@@ -104,11 +104,15 @@ def all_magnitudes():
 
 
 @pytest.mark.parametrize("act", list(Act))
-def test_activation_over_the_whole_float_range(isa, act):
-    b = ProgramBuilder(1, 0)
+def test_activation_over_the_whole_float_range(executor, act):
+    width = 50
+    b = ProgramBuilder(width, 0)
     program = b.build(b.activation(b.x, act))
     x = all_magnitudes()
-    leaf = x.reshape(1, -1, 1).clone().requires_grad_()
+    if executor == "simt":  # a thousandth of the speed, and the C library's functions
+        x = x[:: len(x) // 20_000]
+    x = x[: len(x) // width * width]
+    leaf = x.reshape(1, -1, width).clone().requires_grad_()
     y = ops.run_program(leaf, None, [], torch.zeros(1, 1, 0), program)
     exact = stable(act, x.double())
     ulp = exact.abs() * EPS32
@@ -141,7 +145,7 @@ def test_activation_over_the_whole_float_range(isa, act):
 
 
 @pytest.mark.parametrize("act", list(Act))
-def test_activation_keeps_nan(isa, act):
+def test_activation_keeps_nan(executor, act):
     b = ProgramBuilder(1, 0)
     program = b.build(b.activation(b.x, act))
     x = torch.tensor([1.0, float("nan"), 2.0]).reshape(1, 3, 1)

@@ -41,14 +41,14 @@ def assert_same(a, b):
 @pytest.mark.parametrize("groups", [1, 3, 4])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("ragged", [False, True])
-def test_same_integers_as_the_reference(isa, batch, groups, dtype, ragged):
+def test_same_integers_as_the_reference(executor, batch, groups, dtype, ragged):
     fields, weights, starts = data(groups, dtype=dtype, ragged=ragged)
     tables = ops.alias_table(weights)
     args = (fields, *tables, starts, batch, RNG)
     assert_same(ops.sample_transitions(*args), reference.sample_transitions(*args))
 
 
-def test_columns_of_a_wider_table(isa):
+def test_columns_of_a_wider_table(executor):
     fields, weights, starts = data(2)
     record = torch.cat([f.reshape(len(f), -1) for f in fields], 1)
     views = list(record.split([f[0].numel() for f in fields], 1))
@@ -59,7 +59,7 @@ def test_columns_of_a_wider_table(isa):
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_alias_table_is_the_reference_one(isa, seed):
+def test_alias_table_is_the_reference_one(executor, seed):
     g = torch.Generator().manual_seed(seed)
     weights = torch.rand(3, 500, generator=g, dtype=torch.float64) ** 4
     weights[weights < 0.1] = 0
@@ -77,7 +77,7 @@ def alias_probabilities(threshold, alias):
     return p / n
 
 
-def test_alias_table_stands_for_its_weights(isa):
+def test_alias_table_stands_for_its_weights(executor):
     _, weights, _ = data(3, 1000)
     p = alias_probabilities(*ops.alias_table(weights))
     expected = weights / weights.sum(1, keepdim=True)
@@ -86,7 +86,7 @@ def test_alias_table_stands_for_its_weights(isa):
     assert p[:, 3].max() == 0
 
 
-def test_frequencies_follow_the_weights(isa):
+def test_frequencies_follow_the_weights(executor):
     _, weights, starts = data(3, 40)
     n = int(starts[-1])
     rows = [torch.arange(n, dtype=torch.float64) for _ in range(3)]
@@ -112,7 +112,7 @@ def test_frequencies_follow_the_weights(isa):
     assert (index[0] != index[1]).any()
 
 
-def test_no_drawn_transition_crosses_an_episode(isa):
+def test_no_drawn_transition_crosses_an_episode(executor):
     starts = torch.arange(0, 1001, 25)
     episode = (torch.arange(1000) // 25).float()
     following = episode.clone()  # next_obs of a last step belongs to the same episode
