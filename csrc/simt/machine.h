@@ -149,7 +149,7 @@ inline Machine machine;
 
 }  // namespace simt::detail
 
-// What kernels read. Only switch_thread and begin_block write them, unseen by TSan.
+// What kernels read. Only schedule.h writes them, for TSan unseen while blocks run.
 inline uint3 threadIdx, blockIdx;
 inline dim3 blockDim, gridDim;
 
