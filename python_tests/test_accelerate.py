@@ -1,4 +1,4 @@
-"""accelerate on diffusions, agents and networks, against plain loops that it never sees."""
+"""accelerate on Diffusion-QL's diffusions and agents, against plain loops that it never sees."""
 
 import copy
 import pickle
@@ -6,69 +6,20 @@ import pickle
 import pytest
 import tolerances
 import torch
+from accelerate_problems import F32, F64, close, diffusion, draws, native, refused, snapshot
 from foreign import (
     OBS,
     A,
-    LNResnet,
-    MultistepScheduler,
     QLAgent,
     QLNet,
     QLPolicy,
-    StepsVP,
     ql_betas,
     rand,
 )
-from torch import nn
 
-import dom2_fast
-import dom2_fast.compat.diffusion_ql
-from dom2_fast import backend, compat, networks, ops, schedules
+from dom2_fast import compat, ops
 from dom2_fast.accelerate import accelerate
 from dom2_fast.errors import Dom2Error
-
-F32, F64 = torch.float32, torch.float64
-native = pytest.mark.skipif(not backend.available(), reason="the extension is not built")
-
-
-def diffusion(n=5, dtype=F32, seed=0, **kwargs):
-    torch.manual_seed(seed)
-    return QLPolicy(QLNet(), ql_betas(n), **kwargs).to(dtype)
-
-
-def draws(n, batch=7, dtype=F32):
-    return rand(batch, OBS, dtype=dtype), rand(batch, A, seed=1, dtype=dtype), rand(
-        n, batch, A, seed=2, dtype=dtype
-    )  # fmt: skip
-
-
-def close(got, want):
-    if want.dtype == got.dtype == F64:
-        torch.testing.assert_close(got, want, **tolerances.SAME_FORMULA_64)
-    else:
-        error = tolerances.relative_error(got, want)
-        assert error <= tolerances.ACCELERATED_32, error
-
-
-def snapshot(obj):
-    """Everything of an object that could be touched, for comparison with ==."""
-    modules = list(obj.modules()) if isinstance(obj, nn.Module) else [obj]
-    held = [(id(v), k) for m in modules for k, v in vars(m).items() if not isinstance(v, dict)]
-    inner = [(id(v), k) for m in modules for d in vars(m).values() if isinstance(d, dict)
-             for k, v in d.items()]  # fmt: skip
-    flags = [m.training for m in modules if isinstance(m, nn.Module)]
-    values = obj.state_dict() if isinstance(obj, nn.Module) else {}
-    tensors = [(k, v.sum().item(), v._version) for k, v in values.items()]
-    return type(obj), held, inner, flags, tensors, torch.get_rng_state().sum().item()
-
-
-def refused(obj, message, **options):
-    """Asserts the very words of a refusal, and that the original is as it was."""
-    before = snapshot(obj)
-    with pytest.raises(Dom2Error) as error:
-        accelerate(obj, **options)
-    assert str(error.value) == message
-    assert snapshot(obj) == before
-
 
 # ---- Diffusion-QL --------------------------------------------------------------------------------
 
@@ -367,6 +318,23 @@ def test_an_agent_keeps_its_methods_and_shares_its_networks():
     assert fast.sample_action(state[0].numpy()).shape == (A,)
 
 
+def test_an_agent_that_is_a_module():
+    class Agent(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.actor = diffusion()
+            self.alone = torch.nn.Linear(2, 2)
+
+    agent = Agent()
+    fast = accelerate(agent)
+    assert type(agent.actor) is QLPolicy and fast.actor is fast.get_submodule("actor")
+    assert list(fast.state_dict()) == list(agent.state_dict())
+    assert [id(p) for p in fast.parameters()] == [id(p) for p in agent.parameters()]
+    state, x_T, noise = draws(5)
+    want = agent.actor.walk(state, x_T, noise)[0].clamp(-1, 1)
+    close(fast.actor.sample(state, x_T=x_T, noise=noise), want)
+
+
 def test_target_networks_that_are_written_through_data_are_noticed():
     torch.manual_seed(0)
     fast = accelerate(QLAgent(ql_betas()))
@@ -389,171 +357,7 @@ def test_refusals_of_agents_name_the_attribute():
     refused(agent, f"QLAgent.actor: {why}. {WITHOUT}")
 
 
-# ---- networks ------------------------------------------------------------------------------------
-
-
-class Net(networks.MLPNoiseNet):
-    pass
-
-
-def net(dtype=F64, **kwargs):
-    torch.manual_seed(0)
-    return Net(OBS, A, **{"hidden": 12, "time_dim": 6, **kwargs}).to(dtype)
-
-
-BIG = {"act_low": -1e6, "act_high": 1e6, "backend": "reference"}
-
-
-def as_eps(predict, out, x, a, s):
-    return {
-        "eps": out, "x0": (x - a * out) / s, "v": a * out + s * x, "score": -s * out,
-    }[predict]  # fmt: skip
-
-
-@pytest.mark.parametrize("predict", ["eps", "x0", "v", "score"])
-def test_a_network_samples_by_dpm_solver_whatever_it_predicts(predict):
-    n = net()
-    fast = accelerate(n, steps=6, predict=predict, **BIG)
-    obs, x, _ = draws(6, dtype=F64)
-    got = fast.sample(obs, x_T=x)
-    t = torch.linspace(1.0, 1e-3, 7, dtype=F64)
-    alpha, sigma = schedules.VPSchedule().alpha_sigma(t)
-    lam = torch.log(alpha / sigma)
-    for s in range(6):
-        eps = as_eps(predict, n(x, t[s].expand(7), obs), x, alpha[s], sigma[s])
-        h = lam[s + 1] - lam[s]
-        x = alpha[s + 1] / alpha[s] * x - sigma[s + 1] * torch.expm1(h) * eps
-    close(got, x)
-
-
-def test_a_network_keeps_its_forward_and_its_keys():
-    n = net(F32)
-    fast = accelerate(n)
-    assert isinstance(fast, Net) and list(fast.state_dict()) == list(n.state_dict())
-    obs, x_T, _ = draws(5)
-    t = torch.full((7,), 0.3)
-    assert torch.equal(fast(x_T, t, obs), n(x_T, t, obs))
-    policy = dom2_fast.DiffusionPolicy(n, steps=5)
-    assert torch.equal(fast.sample(obs, x_T), policy.sample(obs, x_T))
-    g = torch.Generator()
-    losses = [p.bc_loss(obs, x_T, g.manual_seed(1)) for p in (fast, policy)]
-    assert torch.equal(*losses)
-    losses[0].backward()
-    with torch.no_grad():
-        for p in fast.parameters():
-            p -= 0.1 * p.grad
-    close(fast.sample(obs, x_T), policy.sample(obs, x_T))
-    assert fast.act(obs[0]).shape == (A,)
-
-
-@pytest.mark.parametrize("dtype", [F64, pytest.param(F32, marks=native)])
-def test_idql_networks_with_their_own_order_of_arguments(dtype):
-    torch.manual_seed(0)
-    n = LNResnet().to(dtype)
-    call = lambda net, x, t, obs: net(obs, x, t[:, None])  # noqa: E731
-    options = {"schedule": "vp", "solver": "ddpm", "obs_dim": OBS, "act_dim": A, "call": call}
-    fast = accelerate(n, backend="reference" if dtype == F64 else "native", **options)
-    obs, x_T, noise = draws(5, dtype=dtype)
-    assert not torch.equal(fast.sample(obs, x_T, noise), fast.sample(obs, x_T, noise))  # dropout
-    fast.eval()
-    assert not n.training and not n.blocks[0].dropout.training
-    got = fast.sample(obs, x_T, noise)
-    exact = copy.deepcopy(n).double()
-    plain = QLPolicy(None, schedules.vp(5).betas)
-    plain.model = lambda x, t, state: exact(state, x, t[:, None].to(x.dtype))
-    want, _ = plain.double().walk(obs.double(), x_T.double(), noise.double())
-    close(got, want)
-    assert list(fast.state_dict()) == list(n.state_dict())
-
-
-SCHEDULERS = [
-    {},
-    {"solver_order": 1},
-    {"solver_type": "heun", "final_sigmas_type": "sigma_min", "lower_order_final": False},
-    {"algorithm_type": "dpmsolver", "final_sigmas_type": "sigma_min"},
-    {"algorithm_type": "dpmsolver", "final_sigmas_type": "sigma_min", "solver_type": "heun"},
-    {"algorithm_type": "sde-dpmsolver++"},
-    {"algorithm_type": "sde-dpmsolver++", "solver_type": "heun", "final_sigmas_type": "sigma_min"},
-    {"algorithm_type": "sde-dpmsolver", "final_sigmas_type": "sigma_min"},
-    {"algorithm_type": "sde-dpmsolver", "final_sigmas_type": "sigma_min", "solver_type": "heun"},
-    {"prediction_type": "sample"},
-    {"prediction_type": "v_prediction"},
-]
-
-
-@pytest.mark.parametrize("config", SCHEDULERS, ids=repr)
-@pytest.mark.parametrize("steps", [1, 5, 16])
-def test_schedulers_of_diffusers_kind(config, steps):
-    n, scheduler = net(), MultistepScheduler(**config)
-    before = scheduler.timesteps
-    fast = accelerate(n, schedule=scheduler, steps=steps, **BIG)
-    assert scheduler.timesteps is before
-    obs, x_T, noise = draws(steps, dtype=F64)
-    scheduler.set_timesteps(steps)
-    want = scheduler.walk(n, obs, x_T, noise)
-    close(fast.sample(obs, x_T, noise), want)
-    as_set = accelerate(n, schedule=scheduler, **BIG)  # without steps: as it is set
-    assert torch.equal(as_set.sample(obs, x_T, noise), fast.sample(obs, x_T, noise))
-
-
-def test_refusals_of_schedulers():
-    cases = [
-        ({"solver_order": 3}, "its solver_order is 3; 1 and 2 are accepted: order 3 needs two "
-         "earlier guesses, and a row of a solver table has one"),
-        ({"algorithm_type": "deis"}, "its algorithm_type is 'deis'; accepted are ['dpmsolver++', "
-         "'dpmsolver', 'sde-dpmsolver++', 'sde-dpmsolver']"),
-        ({"thresholding": True}, "thresholding is on; a step can clip a guess to fixed bounds, no "
-         "more"),
-        ({"variance_type": "learned"}, "variance_type says that the network returns a variance, "
-         "too"),
-        ({"solver_type": "bh1"}, "its solver_type is none of ['midpoint', 'heun']"),
-        ({"use_flow_sigmas": True}, "use_flow_sigmas: alpha^2 + sigma^2 is not 1"),
-        ({"prediction_type": "flow"}, "its prediction_type is none of ['epsilon', 'sample', "
-         "'v_prediction']"),
-    ]  # fmt: skip
-    for config, why in cases:
-        message = f"can't use the scheduler MultistepScheduler: {why}"
-        refused(net(), message, schedule=MultistepScheduler(**config), steps=5)
-    scheduler = MultistepScheduler()
-    refused(
-        net(), "a scheduler says itself what the solver is; leave out solver=",
-        schedule=scheduler, solver="ddpm",
-    )  # fmt: skip
-    refused(
-        net(), "the scheduler has 100 timesteps and 100 sigmas, which should be one more; call "
-        "set_timesteps, or give steps=", schedule=scheduler,
-    )  # fmt: skip
-    refused(
-        net(), "algorithm_type='dpmsolver' can't end at sigma 0; set "
-        "final_sigmas_type='sigma_min'", schedule=MultistepScheduler(algorithm_type="dpmsolver"),
-        steps=5,
-    )  # fmt: skip
-    refused(
-        net(), "predict='v', but the scheduler's prediction_type means 'eps'", schedule=scheduler,
-        predict="v", steps=5,
-    )  # fmt: skip
-
-
-def test_refusals_of_networks():
-    refused(net(), "predict is one of ['eps', 'x0', 'v', 'score'], got 'noise'", predict="noise")
-    refused(net(), "act_low < act_high, both finite, are needed: 1.0, 1.0", act_low=1.0)
-    refused(
-        LNResnet(), "can't accelerate LNResnet: it has none of the attributes ['act_dim', "
-        "'action_dim', 'output_dim', 'a_dim'] that say how wide that input is; give act_dim=",
-        obs_dim=OBS,
-    )  # fmt: skip
-    refused(
-        net(), "solver='ddpm' needs a schedule of this package; on this one: ddim, dpm1, dpm++2m",
-        schedule=StepsVP([0.1, 0.2]), solver="ddpm",
-    )  # fmt: skip
-    fast = accelerate(net(), predict="v", **BIG)
-    with pytest.raises(Dom2Error) as error:
-        fast.bc_loss(rand(2, OBS), rand(2, A))
-    assert str(error.value) == (
-        "bc_loss is for networks that predict eps or x0 on a schedule of this package; train this "
-        "one by its own loss: the parameters are shared"
-    )
-
+# ---- anything else -------------------------------------------------------------------------------
 
 ACCEPTED = (
     "accepted are a torch.nn.Module that is called net(x, t, obs); a Diffusion of Diffusion-QL's "
@@ -567,8 +371,3 @@ def test_everything_else_is_refused():
         with pytest.raises(Dom2Error) as error:
             accelerate(obj)
         assert str(error.value) == f"can't accelerate {name}; {ACCEPTED}"
-
-
-def test_the_package_is_callable_too():
-    assert dom2_fast.accelerate(net(F32)).sample(torch.zeros(2, OBS)).shape == (2, A)
-    assert dom2_fast.accelerate(net(F32)).sample(torch.zeros(2, OBS)).shape == (2, A)

@@ -5,8 +5,8 @@ import copy
 import numpy as np
 import pytest
 import torch
+from accelerate_problems import F32, F64, close, native, refused, snapshot
 from foreign import OBS, A, LinearVP, PlainSolver, QLNet, ScoreUNet, StepsVP, rand, wrap
-from test_accelerate import F32, F64, as_eps, close, native, refused, snapshot
 from torch import nn
 
 from dom2_fast.accelerate import accelerate
@@ -282,14 +282,13 @@ def test_a_score_network_as_a_plain_network():
     obs, x = rand(4, OBS), rand(4, A, seed=1)
     net.condition = obs
     ns = LinearVP()
-    solver = PlainSolver(lambda x, t: as_eps("score", net(x, t), x, *_as(ns, t)), ns)
+    solver = PlainSolver(lambda x, t: -_sigma(ns, t) * net(x, t), ns)
     want = solver.sample(x, 3, order=1)
     close(fast.sample(obs, x_T=x), want)
 
 
-def _as(ns, t):
-    log_alpha = ns.marginal_log_mean_coeff(t[:, None])
-    return torch.exp(log_alpha), torch.sqrt(-torch.expm1(2.0 * log_alpha))
+def _sigma(ns, t):
+    return torch.sqrt(-torch.expm1(2.0 * ns.marginal_log_mean_coeff(t[:, None])))
 
 
 @pytest.mark.filterwarnings("ignore:To copy construct")

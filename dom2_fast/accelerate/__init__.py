@@ -62,15 +62,15 @@ def _is_option(parameter) -> bool:
 def _function_for(obj):
     from torch import nn
 
-    from dom2_fast.accelerate import diffusion_ql, network, solver_object
+    from dom2_fast.accelerate import diffusion_ql, network, score_net, solver_object
     from dom2_fast.accelerate.twin import Twin
 
     if isinstance(obj, Twin):
         raise Dom2Error(f"{type(obj).__name__} is accelerated already; use it as it is")
     if diffusion_ql.looks_like_diffusion(obj):
         return diffusion_ql.accelerate_diffusion
-    if solver_object.looks_like_score_net(obj):
-        return solver_object.accelerate_score_net
+    if score_net.looks_like_score_net(obj):
+        return score_net.accelerate_score_net
     if solver_object.looks_like_solver(obj):
         return solver_object.accelerate_solver
     if not isinstance(obj, type) and diffusion_ql.diffusions_in(obj):

@@ -10,7 +10,7 @@ from torch import nn
 
 from dom2_fast import lowering
 from dom2_fast.errors import Dom2Error
-from dom2_fast.lowering.trace import attributes_kept
+from dom2_fast.lowering.attributes import attributes_kept
 from dom2_fast.policy import DiffusionPolicy
 from dom2_fast.solvers import SolverPlan
 

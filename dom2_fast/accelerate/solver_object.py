@@ -1,7 +1,8 @@
-"""dpm-solver's `DPM_Solver` objects, and SfBC's score networks (Chen et al. 2023)."""
+"""dpm-solver's `DPM_Solver` objects: what they were made of, and their twins."""
 
 from __future__ import annotations
 
+import functools
 import inspect
 import types
 
@@ -11,7 +12,6 @@ from torch import nn
 from dom2_fast.accelerate import dpm
 from dom2_fast.accelerate.planned import (
     ACT_NAMES,
-    OBS_NAMES,
     Called,
     PlannedPolicy,
     check_agrees,
@@ -21,7 +21,7 @@ from dom2_fast.accelerate.planned import (
 from dom2_fast.accelerate.tables import PREDICTS
 from dom2_fast.accelerate.twin import Twin, twin
 from dom2_fast.errors import Dom2Error
-from dom2_fast.lowering.trace import attributes_kept
+from dom2_fast.lowering.attributes import attributes_kept
 
 _PREDICT = {"noise": "eps", "x_start": "x0", "v": "v", "score": "score"}
 _SETTINGS = ("steps", "t_start", "t_end", "order", "skip_type", "method", "lower_order_final",
@@ -31,11 +31,6 @@ _SETTINGS = ("steps", "t_start", "t_end", "order", "skip_type", "method", "lower
 def looks_like_solver(obj) -> bool:
     ns = getattr(obj, "noise_schedule", None)
     return not isinstance(obj, nn.Module) and dpm.looks_like_noise_schedule(ns)
-
-
-def looks_like_score_net(obj) -> bool:
-    has = isinstance(obj, nn.Module) and callable(getattr(obj, "marginal_prob_std", None))
-    return has and looks_like_solver(getattr(obj, "dpm_solver", None))
 
 
 class Walks:
@@ -181,7 +176,16 @@ def kind_of(solver, what: str) -> str:
 
 def settings_of(original, args, kwargs) -> dict:
     """The settings of a call of `original`, a `sample(self, x, ...)`, with its own defaults."""
-    bound = inspect.signature(original).bind(None, None, *args, **kwargs)
+    try:
+        found = _settings(original, args, tuple(kwargs.items()))
+    except TypeError:  # a tensor or list among them, or a call that doesn't fit
+        found = _settings.__wrapped__(original, args, tuple(kwargs.items()))
+    return dict(found)
+
+
+@functools.lru_cache(maxsize=256)
+def _settings(original, args, kwargs) -> dict:
+    bound = inspect.signature(original).bind(None, None, *args, **dict(kwargs))
     bound.apply_defaults()
     given = dict(bound.arguments)
     if given.get("return_intermediate"):
@@ -215,7 +219,7 @@ def accelerate_solver(solver, *, act_dim=None, backend="auto"):
     trial = Walks(called, solver.noise_schedule, kind, predict, "reference")
     with attributes_kept(called):
         called.eval()
-        walks.lower_below = _check_algorithm(solver, trial, obs, act_dim, what)
+        walks.lower_below = check_algorithm(solver, trial, obs, act_dim, what)
     return twin(solver, SolverTwin, _walks=walks, _obs=obs)
 
 
@@ -229,7 +233,7 @@ def _obs_width(obs, what: str) -> int:
 
 
 @torch.no_grad()
-def _check_algorithm(solver, trial: Walks, obs, act_dim: int, what: str) -> int:
+def check_algorithm(solver, trial: Walks, obs, act_dim: int, what: str) -> int:
     """Compares a few calls; returns the number of steps below which it lowers its last order."""
     first = next(iter(trial.net.parameters()), torch.zeros(()))
     rows = 3 if obs is None else obs.size(0)
@@ -257,75 +261,3 @@ def _check_algorithm(solver, trial: Walks, obs, act_dim: int, what: str) -> int:
         else:
             return below
     raise AssertionError
-
-
-class BoundSolver:
-    """Stands in for `net.dpm_solver`: samples net with the condition that it holds at the time."""
-
-    def __init__(self, net, walks: Walks, original, solver: str | None):
-        self.net, self.walks, self.original, self.solver = net, walks, original, solver
-        self.noise_schedule = walks.ns
-
-    def sample(self, x, *args, **kwargs):
-        settings = settings_of(self.original, args, kwargs)
-        if self.solver is not None:
-            settings = {"steps": settings["steps"], "solver": self.solver}
-        return self.walks.sample(x, self.net.condition, **settings)
-
-
-class ScoreTwin(Twin):
-    """A score network whose sampling is one op call; everything else is its original's."""
-
-    def train(self, mode: bool = True):
-        self.dpm_solver.walks.net.train(mode)
-        return super().train(mode)
-
-
-class _Recorder(BoundSolver):
-    def __init__(self, original):
-        self.original = original
-
-    def sample(self, x, *args, **kwargs):
-        s = settings_of(self.original, args, kwargs)
-        dpm.check_settings(*[s[k] for k in ("steps", "order", "skip_type", "method")],
-                           s["solver_type"])  # fmt: skip
-        return torch.zeros_like(x)
-
-
-def accelerate_score_net(net, *, solver=None, obs_dim=None, act_dim=None, backend="auto"):
-    """A twin of an SfBC score network: net(x, t, condition), dpm_solver, marginal_prob_std."""
-    what = type(net).__name__
-    kind = kind_of(net.dpm_solver, what)
-    obs_dim = width(net, obs_dim, OBS_NAMES, "obs_dim")
-    act_dim = width(net, act_dim, ACT_NAMES, "act_dim")
-    original = type(net.dpm_solver).sample
-    if solver is not None:
-        dpm.named_plan(net.noise_schedule, solver, 5, "score")  # raises for an unknown name
-    check_lowers(net, obs_dim, act_dim, what)
-    with torch.no_grad(), torch.random.fork_rng(devices=[]), attributes_kept(net):
-        net.eval()
-        _check_score_net(net, kind, solver, obs_dim, act_dim, what)
-    walks = Walks(net, net.dpm_solver.noise_schedule, kind, "score", backend)
-    made = twin(net, ScoreTwin)
-    made.__dict__["dpm_solver"] = BoundSolver(made, walks, original, solver)
-    return made
-
-
-def _check_score_net(net, kind: str, solver, obs_dim: int, act_dim: int, what: str) -> None:
-    """Trials of the solver that it holds and of its own sample; leaves traces in attributes."""
-    first, original = next(iter(net.parameters())), type(net.dpm_solver).sample
-    net.condition = torch.linspace(-0.8, 0.8, 3 * obs_dim).reshape(3, obs_dim).to(first)
-    trial = Walks(net, net.dpm_solver.noise_schedule, kind, "score", "reference")
-    _check_algorithm(net.dpm_solver, trial, net.condition, act_dim, what)
-    if solver is not None or not hasattr(net, "sample"):
-        return
-    net.dpm_solver = _Recorder(original)
-    try:
-        net.sample(torch.zeros(1, obs_dim).numpy())
-    except Dom2Error as error:
-        raise Dom2Error(
-            f"can't accelerate {what}: its sample asks for what a solver table can't hold: "
-            f"{error}. Give solver='dpm1' or 'dpm++2m' to sample it by that one instead"
-        ) from error
-    except Exception as error:
-        raise Dom2Error(f"can't accelerate {what}: its sample fails on a trial: {error}") from error

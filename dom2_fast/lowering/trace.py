@@ -6,16 +6,14 @@ becomes instructions in `emit`.
 
 from __future__ import annotations
 
-import functools
 import operator
-import types
-from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
 from dom2_fast.lowering import expr, host
+from dom2_fast.lowering.attributes import attributes_kept, functions_of_t_whole
 from dom2_fast.lowering.errors import SUPPORTED, LoweringError
 from dom2_fast.lowering.expr import Input, Rows
 from dom2_fast.lowering.host import BATCH, EXAMPLE_BATCH, Host
@@ -25,48 +23,6 @@ from dom2_fast.program import ROWS, X
 
 class _Tracer(fx.Tracer):
     proxy_buffer_attributes = True  # else arithmetic on a buffer is frozen at its present value
-
-
-@contextmanager
-def attributes_kept(module: nn.Module):
-    """Takes back what a forward writes to attributes of its module or of a submodule."""
-    before = [(m, dict(m.__dict__)) for m in module.modules()]
-    try:
-        yield
-    finally:
-        for m, held in before:
-            m.__dict__.clear()
-            m.__dict__.update(held)
-
-
-@contextmanager
-def _functions_of_t_whole(module: nn.Module, tracer: fx.Tracer):
-    """Calls functions held as attributes (SfBC's marginal_prob_std) as one node where their tensors
-    follow from t alone: such a call runs in PyTorch whatever it does, so it needs no reading."""
-    kinds = (types.FunctionType, types.MethodType, functools.partial)
-    with attributes_kept(module):
-        for m in module.modules():
-            for name, value in m.__dict__.items():
-                if isinstance(value, kinds):
-                    m.__dict__[name] = functools.partial(_whole, tracer, value)
-        yield
-
-
-def _whole(tracer: fx.Tracer, fn, *args, **kwargs):
-    inputs = set()
-    todo = [v.node for v in host._leaves((args, kwargs)) if isinstance(v, fx.Proxy)]
-    seen = set()
-    while todo:
-        node = todo.pop()
-        if node not in seen:
-            seen.add(node)
-            todo.extend(node.all_input_nodes)
-            if node.op == "placeholder":
-                inputs.add(node)
-    second = [n for n in tracer.graph.nodes if n.op == "placeholder"][1:2]
-    if inputs and inputs == set(second):
-        return tracer.create_proxy("call_function", fn, args, kwargs, name="function_of_t")
-    return fn(*args, **kwargs)
 
 
 class Interpreter(Rules):
@@ -82,7 +38,7 @@ class Interpreter(Rules):
         self._feature_pieces: dict[Host, expr.Piece] = {}
         try:
             tracer = _Tracer()
-            with _functions_of_t_whole(module, tracer) if mode else attributes_kept(module):
+            with functions_of_t_whole(module, tracer) if mode else attributes_kept(module):
                 self.graph = tracer.trace(module)
         except Exception as error:
             raise LoweringError(

@@ -1,0 +1,96 @@
+"""SfBC's score networks (Chen et al. 2023), which hold the solver that samples them."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from dom2_fast.accelerate import dpm
+from dom2_fast.accelerate.planned import ACT_NAMES, OBS_NAMES, check_lowers, width
+from dom2_fast.accelerate.solver_object import (
+    Walks,
+    check_algorithm,
+    kind_of,
+    looks_like_solver,
+    settings_of,
+)
+from dom2_fast.accelerate.twin import Twin, twin
+from dom2_fast.errors import Dom2Error
+from dom2_fast.lowering.attributes import attributes_kept
+
+
+def looks_like_score_net(obj) -> bool:
+    has = isinstance(obj, nn.Module) and callable(getattr(obj, "marginal_prob_std", None))
+    return has and looks_like_solver(getattr(obj, "dpm_solver", None))
+
+
+class BoundSolver:
+    """Stands in for `net.dpm_solver`: samples net with the condition that it holds at the time."""
+
+    def __init__(self, net, walks: Walks, original, solver: str | None):
+        self.net, self.walks, self.original, self.solver = net, walks, original, solver
+        self.noise_schedule = walks.ns
+
+    def sample(self, x, *args, **kwargs):
+        settings = settings_of(self.original, args, kwargs)
+        if self.solver is not None:
+            settings = {"steps": settings["steps"], "solver": self.solver}
+        return self.walks.sample(x, self.net.condition, **settings)
+
+
+class ScoreTwin(Twin):
+    """A score network whose sampling is one op call; everything else is its original's."""
+
+    def train(self, mode: bool = True):
+        self.dpm_solver.walks.net.train(mode)
+        return super().train(mode)
+
+
+class _Recorder(BoundSolver):
+    def __init__(self, original):
+        self.original = original
+
+    def sample(self, x, *args, **kwargs):
+        s = settings_of(self.original, args, kwargs)
+        dpm.check_settings(*[s[k] for k in ("steps", "order", "skip_type", "method")],
+                           s["solver_type"])  # fmt: skip
+        return torch.zeros_like(x)
+
+
+def accelerate_score_net(net, *, solver=None, obs_dim=None, act_dim=None, backend="auto"):
+    """A twin of an SfBC score network: net(x, t, condition), dpm_solver, marginal_prob_std."""
+    what = type(net).__name__
+    kind = kind_of(net.dpm_solver, what)
+    obs_dim = width(net, obs_dim, OBS_NAMES, "obs_dim")
+    act_dim = width(net, act_dim, ACT_NAMES, "act_dim")
+    original = type(net.dpm_solver).sample
+    if solver is not None:
+        dpm.named_plan(net.noise_schedule, solver, 5, "score")  # raises for an unknown name
+    check_lowers(net, obs_dim, act_dim, what)
+    with torch.no_grad(), torch.random.fork_rng(devices=[]), attributes_kept(net):
+        net.eval()
+        _check_score_net(net, kind, solver, obs_dim, act_dim, what)
+    walks = Walks(net, net.dpm_solver.noise_schedule, kind, "score", backend)
+    made = twin(net, ScoreTwin)
+    made.__dict__["dpm_solver"] = BoundSolver(made, walks, original, solver)
+    return made
+
+
+def _check_score_net(net, kind: str, solver, obs_dim: int, act_dim: int, what: str) -> None:
+    """Trials of the solver that it holds and of its own sample; leaves traces in attributes."""
+    first, original = next(iter(net.parameters())), type(net.dpm_solver).sample
+    net.condition = torch.linspace(-0.8, 0.8, 3 * obs_dim).reshape(3, obs_dim).to(first)
+    trial = Walks(net, net.dpm_solver.noise_schedule, kind, "score", "reference")
+    check_algorithm(net.dpm_solver, trial, net.condition, act_dim, what)
+    if solver is not None or not hasattr(net, "sample"):
+        return
+    net.dpm_solver = _Recorder(original)
+    try:
+        net.sample(torch.zeros(1, obs_dim).numpy())
+    except Dom2Error as error:
+        raise Dom2Error(
+            f"can't accelerate {what}: its sample asks for what a solver table can't hold: "
+            f"{error}. Give solver='dpm1' or 'dpm++2m' to sample it by that one instead"
+        ) from error
+    except Exception as error:
+        raise Dom2Error(f"can't accelerate {what}: its sample fails on a trial: {error}") from error
