@@ -32,6 +32,8 @@ struct Backward {
   float* kept;    // [G, rows, once_columns + g_once_columns]
 };
 
+static_assert(sizeof(Backward) <= 32764, "a kernel takes no more parameters");
+
 // A tile: gradients of x and x0 in double, values, gradients of values.
 DOM2_HD constexpr int64_t backward_floats(int ld, int g_ld, int x_width, int rows) {
   return int64_t{rows} * (ld + g_ld) + x_floats(x_width, rows);
