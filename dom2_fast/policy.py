@@ -34,6 +34,8 @@ class DiffusionPolicy(nn.Module):
         (`ddpm` clips, the others don't).
     backend: "auto" (lowered where the net can be, else its own forward with one warning), "native"
         (raises instead of falling back), "reference" (plain PyTorch).
+    precision: of matrix products on a GPU, "fp32" or "bf16" (tensor cores, docs/cuda.md says how
+        far samples move); elsewhere they are in the net's dtype.
 
     Raises Dom2Error for unknown names and impossible values.
     """
@@ -52,8 +54,11 @@ class DiffusionPolicy(nn.Module):
         clip_x0: bool | None = None,
         obs_dim: int | None = None,
         act_dim: int | None = None,
+        precision: str = "fp32",
     ):
         super().__init__()
+        ops.check_precision(precision)
+        self.precision = precision
         if not (math.isfinite(act_low) and math.isfinite(act_high) and act_low < act_high):
             raise Dom2Error(f"act_low < act_high, both finite, are needed: {act_low}, {act_high}")
         self.net = net
@@ -96,7 +101,8 @@ class DiffusionPolicy(nn.Module):
         """Actions [..., A] in [act_low, act_high] for obs [B, O], [O], or [G, B, O] for a stack.
 
         x_T [..., A] is the starting noise, noise [steps, ..., A] that of the solver's steps; both
-        are drawn where not given, from `generator` (a CPU generator; default torch's own).
+        are drawn where not given, from `generator`; default torch's own of the net's device, see
+        `ops.make_rng`.
         Differentiable in the parameters, obs and x_T. Raises Dom2Error for wrong shapes or dtypes.
         """
         rows, shape = self._grouped(obs)
@@ -112,7 +118,7 @@ class DiffusionPolicy(nn.Module):
         if x_T is None or (noise is None and self._plan.needs_noise) or (
             low is not None and low.program.sites
         ):  # fmt: skip
-            rng = ops.make_rng(generator)
+            rng = ops.make_rng(generator, rows.device)
         if low is None:
             return sample_plain(
                 self.net, rows, self._plan, x_T, noise, batch=batch, rng=rng,
@@ -122,7 +128,8 @@ class DiffusionPolicy(nn.Module):
         made = self._hoist(low, rows, run)
         return run.denoise(
             x_T, rows, made["weights"], made["table"], low.program, self._plan.table, noise,
-            batch=batch, rng=rng, out_low=self.act_low, out_high=self.act_high, **made["more"],
+            batch=batch, rng=rng, out_low=self.act_low, out_high=self.act_high,
+            precision=self.precision, **made["more"],
         )  # fmt: skip
 
     def _hoist(self, low, rows, run) -> dict:
@@ -147,7 +154,7 @@ class DiffusionPolicy(nn.Module):
             if versions is not None and versions == self._seen:
                 self._kept = (made, low, run, Stamp(self.net))
                 if run is ops:
-                    made["more"]["packed"] = ops.pack_weights(weights, low.program)
+                    made["more"]["packed"] = ops.pack_weights(weights, low.program, self.precision)
             self._seen = versions
         return made
 
@@ -195,7 +202,7 @@ class DiffusionPolicy(nn.Module):
             return critic
         if self._fused_critic is None or self._fused_critic[0].module is not critic:
             # In a tuple, so that the critic doesn't become a part of the policy.
-            self._fused_critic = (FusedModule(critic, self.backend),)
+            self._fused_critic = (FusedModule(critic, self.backend, precision=self.precision),)
         return self._fused_critic[0]
 
     def export(self, path) -> None:
@@ -245,8 +252,9 @@ class DiffusionPolicy(nn.Module):
         params = lowering.grouped_params(self.net)
         weights, table = low.hoist(params, None, rows)
         run = executor(self.backend, rows).run_program
-        rng = ops.make_rng(generator) if low.program.sites else None
-        return run(x, low.rows(params, rows, t), weights, table, low.program, rng)
+        rng = ops.make_rng(generator, rows.device) if low.program.sites else None
+        inputs = low.rows(params, rows, t)
+        return run(x, inputs, weights, table, low.program, rng, precision=self.precision)
 
     # ---- inputs -------------------------------------------------------------------------------
 

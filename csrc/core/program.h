@@ -81,6 +81,7 @@ inline std::string check_instr(const Program& p, const Instr& i, std::vector<int
 // an executor read or write outside the memory it is given.
 inline std::string decode(const int64_t* w, int64_t count, Program& p) {
   constexpr int kVersion = 1, kHeader = 12, kWords = 18, kMaxWidth = 1 << 20;
+  constexpr int64_t kMaxColumns = int64_t{1} << 24;  // of all buffers: executors count in int
   if (count < kHeader || w[0] != kVersion) return "not a step program of version 1";
   for (int i = 1; i < kHeader; ++i)
     if (w[i] < -1 || w[i] > (int64_t{1} << 30)) return "header word out of range";
@@ -89,8 +90,11 @@ inline std::string decode(const int64_t* w, int64_t count, Program& p) {
       count != kHeader + buffers + 2 * weights + instrs * kWords)
     return "length does not match its header";
   const int64_t* at = w + kHeader;
+  int64_t columns = 0;
   for (int64_t i = 0; i < buffers; ++i, ++at) {
     if (*at < (i == 1 ? 0 : 1) || *at > kMaxWidth) return "buffer width out of range";
+    columns += *at;
+    if (columns > kMaxColumns) return "its buffers are too wide together";
     p.buffers.push_back(static_cast<int>(*at));
   }
   for (int64_t i = 0; i < weights; ++i, at += 2) {
@@ -134,6 +138,7 @@ inline std::string decode(const int64_t* w, int64_t count, Program& p) {
   early[1] = true;
   for (const Instr& in : p.instrs) {
     if (!in.once) continue;
+    if (in.op == Op::kDropout) return "a dropout is marked `once`; masks are drawn in every step";
     for (const Slice& s : {in.a, in.b, in.c})
       if (s && !early[s.buffer]) return "an instruction marked `once` reads a value of the steps";
     early[in.out.buffer] = true;

@@ -88,7 +88,10 @@ std::string make_code(const Program& program, const Plan& plan, Precision precis
   out.once_columns = e.once_columns;
   out.g_once_columns = e.g_once_end;
   out.zeros = e.zero_n / 2;
-  if (out.zeros > kMaxZeros) return "the program leaves too many values unread";
+  if (out.zeros > kMaxZeros)
+    return "more than " + std::to_string(kMaxZeros) +
+           " of the program's values are read in part or not at all; the CUDA executors can't take "
+           "so many (backend=\"reference\" runs it)";
   std::copy_n(e.zero, e.zero_n, out.zero);
   return {};
 }

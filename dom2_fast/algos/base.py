@@ -62,18 +62,19 @@ class Policies:
         return len(self.obs_dims)
 
     def __call__(self, obs: list, generator: torch.Generator | None = None) -> torch.Tensor:
-        dtype = next(self.policy.net.parameters()).dtype
-        stacked = torch.stack([torch.as_tensor(o, dtype=dtype) for o in obs])  # [G, E, O]
+        own = next(self.policy.net.parameters())
+        stacked = torch.stack([torch.as_tensor(o, dtype=own.dtype) for o in obs])  # [G, E, O]
         act = self.policy.act(
-            stacked, candidates=self.candidates, critic=self._critic, generator=generator
-        )
-        return act.transpose(0, 1)
+            stacked.to(own.device), candidates=self.candidates, critic=self._critic,
+            generator=generator,
+        )  # fmt: skip
+        return act.transpose(0, 1).to(stacked.device)
 
     def __getitem__(self, agent: int) -> DiffusionPolicy:
         p = self.policy
         return DiffusionPolicy(
             p.net.unstack()[agent], schedule=p.schedule, solver=p.solver, steps=p.steps,
-            backend=p.backend, clip_x0=p.clip_x0,
+            backend=p.backend, clip_x0=p.clip_x0, precision=p.precision,
         )  # fmt: skip
 
 
@@ -102,6 +103,7 @@ class DiffusionAgents:
         env: str | None = None,
     ):
         self.config = config
+        self.device = usable_device(config.device)
         self.sampler = None
         if data is not None:
             agents = config.agents or same_width(data.obs_dims)
@@ -118,12 +120,13 @@ class DiffusionAgents:
                 seed=config.seed,
                 agents=agents,
                 dtype=torch.get_default_dtype(),
+                device=self.device,
             )
         self.obs_dim, self.act_dim, self.num_agents, self.env = obs_dim, act_dim, agents, env
         self.step = 0
         self.stage = StageTimer()
         # One generator for everything but the batches; its state is in the checkpoint.
-        self.generator = torch.Generator().manual_seed(config.seed)
+        self.generator = torch.Generator(self.device).manual_seed(config.seed)
         with torch.random.fork_rng(devices=[]):  # network initialisation draws from torch's own
             torch.manual_seed(config.seed)
             self._build()
@@ -131,6 +134,7 @@ class DiffusionAgents:
     def _build(self) -> None:
         c = self.config
         self.net = networks.stack([self._noise_net() for _ in range(self.num_agents)])
+        self.net.to(self.device)
         self.target_net = frozen_copy(self.net)
         self.policy, self.target_policy = (
             DiffusionPolicy(
@@ -140,6 +144,7 @@ class DiffusionAgents:
                 steps=c.steps,
                 backend=c.backend,
                 clip_x0=c.clip_x0,
+                precision=c.precision,
             )
             for net in (self.net, self.target_net)
         )
@@ -221,7 +226,8 @@ class DiffusionAgents:
             )
         for name, part in self._parts().items():
             part.load_state_dict(state["parts"][name])
-        self.generator.set_state(state["generator"])
+        if state["config"].get("device", "cpu") == self.config.device:  # else: for acting only
+            self.generator.set_state(state["generator"])
         self.step = state["step"]
 
     def save(self, path) -> None:
@@ -241,10 +247,23 @@ class DiffusionAgents:
     def from_state(cls, state: dict, data: TrajectoryDataset | None = None):
         """The same from a checkpoint's content."""
         config = configs.from_dict(cls.config_class, state["config"], "the checkpoint's settings")
+        if data is None:  # acting needs no GPU
+            config.device = "cpu"
         sizes = {} if data is not None else state["sizes"]
         agents = cls(config, data, env=state["env"], **sizes)
         agents.load_state_dict(state)
         return agents
+
+
+def usable_device(name: str) -> torch.device:
+    """The device; raises Dom2Error where this machine has none such."""
+    device = torch.device(name)
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise Dom2Error(
+            f"device is {name}, but PyTorch sees {torch.cuda.device_count()} GPUs here: choose "
+            "cpu; `dom2-fast doctor` says more"
+        )
+    return device
 
 
 def same_width(obs_dims: list[int]) -> int:

@@ -90,18 +90,22 @@ class DOM2(DiffusionAgents):
         if c.normalise_reward and self.sampler is not None:
             for j, (mean, sd) in enumerate(self.sampler.reward_moments()):
                 self.reward_shift[j], self.reward_sd[j] = mean, max(sd, 1e-6)
+        self.reward_shift, self.reward_sd = (
+            t.to(self.device) for t in (self.reward_shift, self.reward_sd)
+        )
         self.critic = networks.stack(
             networks.MLPCritic(
                 self.obs_dim, self.act_dim, hidden=c.critic_hidden, depth=c.critic_depth
             )
             for _ in range(2 * G)
-        )
+        ).to(self.device)
         self.target_critic = frozen_copy(self.critic)
         self.critic_optimiser = adam(self.critic, c.critic_lr)
-        self.q = FusedModule(self.critic, backend=c.backend)  # [2 G, ...]
-        self.target_q = FusedModule(self.target_critic, backend=c.backend)
+        how = {"backend": c.backend, "precision": c.precision}
+        self.q = FusedModule(self.critic, **how)  # [2 G, ...]
+        self.target_q = FusedModule(self.target_critic, **how)
         # The critics' first half, sharing its memory: what the actor climbs, no weight gradients.
-        self.q1 = FusedModule(frozen_view(self.critic, G), backend=c.backend)  # [G, ...]
+        self.q1 = FusedModule(frozen_view(self.critic, G), **how)  # [G, ...]
 
     def update(self) -> dict[str, torch.Tensor]:
         """One update of all agents: critics, then the policy, then the targets."""
@@ -169,7 +173,8 @@ class DOM2(DiffusionAgents):
         """Actions of the CQL term: uniform ones, then (if asked for) the policy's: [G, B, M, A]."""
         c, (G, B, A) = self.config, batch.act.shape
         shape = (G, B, c.cql_actions, A)
-        uniform = torch.rand(shape, generator=self.generator, dtype=batch.act.dtype) * 2 - 1
+        where = {"dtype": batch.act.dtype, "device": self.device}
+        uniform = torch.rand(shape, generator=self.generator, **where) * 2 - 1
         if c.cql_policy_actions == 0:
             return uniform
         obs = batch.obs.repeat_interleave(c.cql_policy_actions, 1)  # [G, B P, O]

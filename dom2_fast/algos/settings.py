@@ -5,6 +5,7 @@ Every field says what it is and where its default comes from; "tuned here" point
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -58,6 +59,8 @@ class PolicyConfig:
         True, "act with the Polyak-averaged policy instead of the last one", TUNED
     )
     backend: str = setting("auto", "auto, native or reference", "")
+    device: str = setting("cpu", "cpu, cuda or cuda:<number>", "")
+    precision: str = setting("fp32", "of matrix products on a GPU: fp32 or bf16", "docs/cuda.md")
 
     def __post_init__(self) -> None:
         at_least(self, 0, "agents", "grad_clip")
@@ -66,8 +69,15 @@ class PolicyConfig:
         within(self, 0, 1, "tau")
         one_of(self, "network", ("mlp", "unet"))
         one_of(self, "backend", ("auto", "native", "reference"))
+        one_of(self, "precision", ("fp32", "bf16"))
+        check_device(self.device)
         if self.weights != "preset":
             reweight.parse(self.weights)
+
+
+def check_device(name: str) -> None:
+    if re.fullmatch(r"cpu|cuda(:\d+)?", str(name)) is None:
+        raise Dom2Error(f"device must be cpu, cuda or cuda:<number>, not {name!r}")
 
 
 def at_least(config, low, *names: str) -> None:

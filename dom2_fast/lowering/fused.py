@@ -14,7 +14,15 @@ from dom2_fast.errors import Dom2Error
 from dom2_fast.networks import StackedModule
 
 BACKENDS = ("auto", "native", "reference")
-NATIVE = {("cpu", torch.float32)}  # what the compiled kernels compute
+
+
+@functools.cache
+def natives() -> frozenset:
+    """What the compiled kernels compute: pairs of device type and dtype."""
+    return frozenset(
+        (device, torch.float32)
+        for device in (["cpu", "cuda"] if backends.cuda_built() else ["cpu"])
+    )
 
 
 def check_backend(backend: str) -> str:
@@ -30,7 +38,7 @@ def executor(backend: str, like: torch.Tensor):
     """The module, `ops` or `reference`, that runs programs for tensors like this one."""
     if backend == "reference":
         return reference
-    if (like.device.type, like.dtype) in NATIVE:
+    if (like.device.type, like.dtype) in natives():
         return ops
     if backend == "native":
         raise Dom2Error(
@@ -43,7 +51,7 @@ def executor(backend: str, like: torch.Tensor):
 
 
 def _natives() -> str:
-    return ", ".join(f"{dtype} on {device}" for device, dtype in sorted(NATIVE, key=str))
+    return ", ".join(f"{dtype} on {device}" for device, dtype in sorted(natives(), key=str))
 
 
 @functools.cache
@@ -117,14 +125,25 @@ class FusedModule(nn.Module):
     [Br, obs_dim] -> [B, out]. Differentiable once in parameters, x and obs. `generator` gives the
     dropout masks. x_dim, obs_dim default to the module's act_dim, obs_dim.
     backend: "auto" (kernels where the module can be lowered, else its own forward, with one
-    warning), "native" (raises instead), "reference".
-    Raises Dom2Error for an unknown backend and for shapes or dtypes that don't fit.
+    warning), "native" (raises instead), "reference". precision: of matrix products on a GPU, "fp32"
+    or "bf16" (docs/cuda.md); elsewhere they are in the module's dtype.
+    Raises Dom2Error for an unknown backend or precision and for shapes or dtypes that don't fit.
     """
 
-    def __init__(self, module: nn.Module, backend: str = "auto", *, x_dim=None, obs_dim=None):
+    def __init__(
+        self,
+        module: nn.Module,
+        backend: str = "auto",
+        *,
+        x_dim=None,
+        obs_dim=None,
+        precision: str = "fp32",
+    ):
         super().__init__()
         self.module = module
         self.backend = check_backend(backend)
+        ops.check_precision(precision)
+        self.precision = precision
         inner = module.template if isinstance(module, StackedModule) else module
         self.x_dim = lowering.width_of(inner, "act_dim", x_dim)
         self.obs_dim = lowering.width_of(inner, "obs_dim", obs_dim)
@@ -148,9 +167,9 @@ class FusedModule(nn.Module):
             out = self._plain(x, obs)
         else:
             weights, table = low.hoist(lowering.grouped_params(self.module), None, x)
-            rng = ops.make_rng(generator) if low.program.sites else None
+            rng = ops.make_rng(generator, x.device) if low.program.sites else None
             run = executor(self.backend, x).run_program
-            out = run(x, obs, weights, table, low.program, rng)
+            out = run(x, obs, weights, table, low.program, rng, precision=self.precision)
         return out.squeeze(0) if flat else out
 
     def prepare(self) -> None:

@@ -52,10 +52,8 @@ def on_cuda(function):
     return call
 
 
-@pytest.fixture(params=[*(backend.isas_runnable() or ["none"]), "simt", "cuda"])
-def executor(request, monkeypatch):
-    """Runs the test on every executor; gives its name."""
-    name = request.param
+def choose(name, monkeypatch):
+    """Has dom2_fast.ops run on this executor, or skips."""
     if name == "none":
         pytest.skip(f"no compiled extension: {backend.reason()}")
     if name == "simt":
@@ -63,15 +61,31 @@ def executor(request, monkeypatch):
         if isinstance(emulated, str):
             pytest.skip(emulated)
         monkeypatch.setattr(ops, "_NATIVE", emulated)
-        yield name
     elif name == "cuda":
         if not (torch.cuda.is_available() and backend.cuda_built()):
             pytest.skip("no GPU, or the extension was built without CUDA")
         for function in ("denoise", "run_program", "sample_transitions", "pack_weights"):
             monkeypatch.setattr(ops, function, on_cuda(getattr(ops, function)))
-        yield name
-    else:
-        before = backend.isa_active()
+
+
+CUDA = ["simt", "cuda"]
+
+
+@pytest.fixture(params=[*(backend.isas_runnable() or ["none"]), *CUDA])
+def executor(request, monkeypatch):
+    """Runs the test on every executor; gives its name."""
+    name = request.param
+    before = backend.isa_active()
+    choose(name, monkeypatch)
+    if name in backend.isas_runnable():
         backend.set_isa(name)
-        yield name
+    yield name
+    if before:
         backend.set_isa(before)
+
+
+@pytest.fixture(params=CUDA)
+def cuda_executor(request, monkeypatch):
+    """Runs the test on the CUDA executors alone, emulated and real."""
+    choose(request.param, monkeypatch)
+    return request.param

@@ -1,0 +1,75 @@
+"""precision="bf16": matrix products with bf16 operands, on the executors that have them."""
+
+import pytest
+import torch
+from op_problems import everything, mlp, problem, solver_table
+from tolerances import KERNEL_FACTOR, relative_error
+
+from dom2_fast import ops, reference
+from dom2_fast.errors import Dom2Error
+from dom2_fast.program import Act
+
+
+def assert_as_good_as_bf16(native, own, exact, what):
+    """At most twice the error of PyTorch's own bf16 path; and really bf16: fp32 errs far less."""
+    error, limit = relative_error(native, exact), KERNEL_FACTOR * relative_error(own, exact)
+    assert error <= limit, f"{what}: error {error:.2e}, twice PyTorch's own bf16 is {limit:.2e}"
+    return error
+
+
+def run(op, p, solver, **kw):
+    if solver is None:
+        return op.run_program(p.x, p.rows, p.weights, p.table, p.program, **kw)
+    return op.denoise(p.x, p.rows, p.weights, p.table, p.program, solver, **kw)
+
+
+CASES = {
+    "mlp": lambda: (problem(mlp(3, 18, 64), 2, 19, steps=5), solver_table(5, clip=2.0)),
+    "wide": lambda: (problem(mlp(2, 18, 256), 1, 9, steps=2), solver_table(2)),
+    "odd": lambda: (problem(mlp(5, 7, 37, act=Act.SILU), 3, 11, steps=3), solver_table(3)),
+    "everything": lambda: (problem(everything(3, 5, 40), 2, 13, steps=3), solver_table(3)),
+    "critic": lambda: (problem(mlp(2, 18, 64, act=Act.RELU, out=1), 2, 30, given_rows=10), None),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_as_good_as_torch_in_bf16(cuda_executor, case):
+    p, solver = CASES[case]()
+    p64, p16, p32 = (p.to(t) for t in (torch.float64, torch.bfloat16, torch.float32))
+    exact, own = run(reference, p64, solver), run(reference, p16, solver)
+    native = run(ops, p32, solver, precision="bf16")
+    error = assert_as_good_as_bf16(native, own, exact, "value")
+    assert error > 1e-4  # bf16 keeps 8 bits; float32 products would err by 1e-6
+    g = torch.randn(exact.shape, generator=torch.Generator().manual_seed(9), dtype=torch.float64)
+    grads = [
+        torch.autograd.grad(out, q.leaves, g.to(out.dtype), allow_unused=True)
+        for out, q in ((native, p32), (own, p16), (exact, p64))
+    ]
+    for name, n, o, e in zip(p.names, *grads, strict=True):
+        if e is not None:
+            assert_as_good_as_bf16(n, o, e, f"gradient of {name}")
+
+
+def test_packed_weights(cuda_executor):
+    p, solver = CASES["odd"]()
+    p = p.to(torch.float32, requires_grad=False)
+    packed = ops.pack_weights(p.weights, p.program, "bf16")
+    args = (p.x, p.rows, p.weights, p.table, p.program, solver)
+    again = ops.denoise(*args, packed=packed, precision="bf16")
+    assert torch.equal(again, ops.denoise(*args, precision="bf16"))
+    with pytest.raises(RuntimeError, match="packed has shape"):
+        ops.denoise(*args, packed=packed, precision="fp32")
+
+
+def test_cpu_executors_compute_in_float32_whatever_is_asked(isa):
+    p, solver = CASES["odd"]()
+    p = p.to(torch.float32, requires_grad=False)
+    a, b = (run(ops, p, solver, precision=precision) for precision in ("bf16", "fp32"))
+    assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("wrong", ["fp16", "BF16", 0, None])
+def test_unknown_precisions_are_refused(wrong):
+    p, solver = CASES["odd"]()
+    with pytest.raises(Dom2Error, match="'fp32', 'bf16'"):
+        run(ops, p.to(torch.float32), solver, precision=wrong)
