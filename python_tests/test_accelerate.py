@@ -187,6 +187,29 @@ def test_another_solver_in_place_of_its_own():
         fast.sample(state, return_diffusion=True)
 
 
+class Regularised(QLPolicy):
+    """A fork: a loss of more arguments."""
+
+    def p_losses(self, x_start, state, t, weights=1.0, strength=2.0):
+        return super().p_losses(x_start, state, t, weights) + strength * x_start.abs().mean()
+
+    def loss(self, x, state, weights=1.0):
+        return self.p_losses(x, state, torch.zeros(len(x), dtype=torch.long), weights, 3.0)
+
+
+def test_a_fork_keeps_its_own_loss():
+    torch.manual_seed(0)
+    d = Regularised(QLNet(), ql_betas())
+    fast = accelerate(d)
+    _, x, _ = draws(5)
+    losses = []
+    for one in (d, fast):
+        torch.manual_seed(5)
+        losses.append(one.loss(x, rand(7, OBS, dtype=F32)))
+    assert torch.equal(*losses)
+    assert fast._own_loss and not accelerate(diffusion())._own_loss
+
+
 class Smaller(QLPolicy):
     """A fork: noise of 0.9 times the size."""
 

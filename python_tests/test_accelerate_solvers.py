@@ -195,6 +195,8 @@ def test_refusals_of_solvers():
     refused(made(model_kwargs=one), "can't accelerate StateNet: it has none of the attributes "
             "['act_dim', 'action_dim', 'output_dim', 'a_dim'] that say how wide that input is; "
             "give act_dim=")  # fmt: skip
+    refused(made(model_kwargs=one, model_type="noise", guidance_type="own"), what + "its sample "
+            "fails on a trial: ('own', None)", act_dim=A)  # fmt: skip
     solver.algorithm_type = "unipc"
     refused(solver, what + "algorithm_type is 'unipc'; 'dpmsolver' and 'dpmsolver++' are accepted")
     fast = accelerate(made(model_kwargs=one), act_dim=A, backend="reference")

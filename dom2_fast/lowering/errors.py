@@ -3,9 +3,10 @@
 from dom2_fast.errors import Dom2Error
 
 SUPPORTED = (
-    "Linear, Mish, SiLU, ReLU, GELU, Tanh, Softplus, LayerNorm, Dropout and Identity (as modules "
-    "or functions), + - * between values of one width, scaling by constants or by functions of t, "
-    "cat, chunk, split and slices along the last dimension; anything at all on t alone"
+    "Linear, Mish, SiLU (also as v * sigmoid(v)), ReLU, GELU, Tanh, Softplus, LayerNorm, Dropout "
+    "and Identity (as modules or functions), + - * between values of one width, scaling by "
+    "constants or by functions of t, cat, chunk, split and slices along the last "
+    "dimension; anything at all on t alone"
 )
 
 
