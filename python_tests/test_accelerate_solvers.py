@@ -113,6 +113,20 @@ def test_conditions_by_guidance_and_none_at_all():
     close(accelerate(alone, backend="reference").sample(x, **call), alone.sample(x, **call))
 
 
+def test_another_condition_in_the_same_place():
+    net, solver, obs, x = problem()
+    kwargs = {"state": obs}
+    solver = PlainSolver(wrap(net, solver.noise_schedule, model_kwargs=kwargs), LinearVP())
+    fast = accelerate(solver, act_dim=A, backend="reference")
+    first = fast.sample(x, 4)
+    kwargs["state"] = 2.0 * obs
+    close(fast.sample(x, 4), solver.sample(x, 4))
+    assert not torch.equal(fast.sample(x, 4), first)
+    kwargs["state"] = obs[:1]  # one row for all
+    kwargs["state"], rows = obs[:1].expand(7, -1), fast.sample(x, 4)
+    close(rows, solver.sample(x, 4))
+
+
 def test_it_behaves_as_the_original_and_its_parameters_are_shared():
     net, solver, _, x = problem()
     fast = accelerate(solver, act_dim=A, backend="reference")

@@ -95,7 +95,7 @@ def variables(fn, depth: int = 4) -> dict:
 
 
 def network_of(model_fn, what: str):
-    """(Called network, obs tensor or None, predict) of what `model_wrapper` made.
+    """(Called network, Held obs or None, predict) of what `model_wrapper` made.
 
     Raises Dom2Error for guidance, several conditions and functions that weren't made by it.
     """
@@ -119,7 +119,7 @@ def network_of(model_fn, what: str):
             f"can't accelerate {what}: guidance_scale is {scale}; 1 is accepted, where the network "
             f"is called once in a step"
         )
-    kwargs = dict(v.get("model_kwargs") or {})
+    kwargs = v.get("model_kwargs") or {}
     tensors = {k: x for k, x in kwargs.items() if isinstance(x, torch.Tensor)}
     condition = v.get("condition") if guided else None
     if len(tensors) + (condition is not None) > 1:
@@ -128,10 +128,22 @@ def network_of(model_fn, what: str):
             f"conditions; one tensor [B, width] is accepted: join them"
         )
     if condition is not None:
-        return Called(net, Positional(kwargs)), condition, _PREDICT[kind]
+        held = Held({"condition": condition}, "condition")
+        return Called(net, Positional(dict(kwargs))), held, _PREDICT[kind]
     name = next(iter(tensors), None)
+    held = None if name is None else Held(kwargs, name)
     fixed = {k: x for k, x in kwargs.items() if k != name}
-    return Called(net, Keyword(name, fixed)), tensors.get(name), _PREDICT[kind]
+    return Called(net, Keyword(name, fixed)), held, _PREDICT[kind]
+
+
+class Held:
+    """The condition, read where it is kept, as callers may put another there between two calls."""
+
+    def __init__(self, mapping: dict, name: str):
+        self.mapping, self.name = mapping, name
+
+    def read(self) -> torch.Tensor:
+        return self.mapping[self.name]
 
 
 class Positional:
@@ -204,14 +216,16 @@ class SolverTwin(Twin):
     def sample(self, x, *args, **kwargs):
         """As the original, for orders 1 and 2. Differentiable where torch's grad mode is on."""
         settings = settings_of(self._original.sample, args, kwargs)
-        return self._walks.sample(x, self._obs, **settings)
+        obs = None if self._held is None else self._held.read()
+        return self._walks.sample(x, obs, **settings)
 
 
 def accelerate_solver(solver, *, act_dim=None, backend="auto"):
     """A twin of a DPM_Solver made with `model_wrapper`, see `accelerate`."""
     what = type(solver).__name__
     kind = kind_of(solver, what)
-    called, obs, predict = network_of(getattr(solver, "model", None), what)
+    called, held, predict = network_of(getattr(solver, "model", None), what)
+    obs = None if held is None else held.read()
     act_dim = width(called.net, act_dim, ACT_NAMES, "act_dim")
     obs_dim = 1 if obs is None else _obs_width(obs, what)
     check_lowers(called, obs_dim, act_dim, what)
@@ -220,7 +234,7 @@ def accelerate_solver(solver, *, act_dim=None, backend="auto"):
     with attributes_kept(called):
         called.eval()
         walks.lower_below = check_algorithm(solver, trial, obs, act_dim, what)
-    return twin(solver, SolverTwin, _walks=walks, _obs=obs)
+    return twin(solver, SolverTwin, _walks=walks, _held=held)
 
 
 def _obs_width(obs, what: str) -> int:

@@ -98,7 +98,8 @@ class ModelFn:
         self.__dict__.update(parts)
 
     def __call__(self, x, t_continuous):
-        called, obs, _ = network_of(self, "model_wrapper's function")
+        called, held, _ = network_of(self, "model_wrapper's function")
+        obs = None if held is None else held.read()
         t = t_continuous.expand(len(x))
         ns = self.noise_schedule
         out = called(x, dpm.model_time(ns, t), obs)
@@ -153,7 +154,7 @@ class DPM_Solver:
         self.thresholding_max_val = thresholding_max_val
         self.dynamic_thresholding_ratio = dynamic_thresholding_ratio
         kind = kind_of(self, "DPM_Solver")
-        called, self._obs, predict = network_of(model_fn, "DPM_Solver")
+        called, self._held, predict = network_of(model_fn, "DPM_Solver")
         self._walks = Walks(called, noise_schedule, kind, predict, backend)
 
     def sample(
@@ -169,17 +170,18 @@ class DPM_Solver:
         """
         if return_intermediate:
             raise Dom2Error("return_intermediate=True: the steps aren't kept, only the last x")
+        obs = None if self._held is None else self._held.read()
         return self._walks.sample(
-            x, self._obs, steps=steps, t_start=t_start, t_end=t_end, order=order,
+            x, obs, steps=steps, t_start=t_start, t_end=t_end, order=order,
             skip_type=skip_type, method=method, lower_order_final=lower_order_final,
             denoise_to_zero=denoise_to_zero, solver_type=solver_type,
         )  # fmt: skip
 
-    def inverse(self, x, steps=20, t_start=None, t_end=None, **settings):
+    def inverse(self, x, steps=20, t_start=None, t_end=None, *args, **settings):
         """From the action back to the noise: t_start is 1 / total_N and t_end T by default."""
         start = 1.0 / self.noise_schedule.total_N if t_start is None else t_start
         end = self.noise_schedule.T if t_end is None else t_end
-        return self.sample(x, steps, start, end, **settings)
+        return self.sample(x, steps, start, end, *args, **settings)
 
     def get_time_steps(self, skip_type, t_T, t_0, N, device):
         """The N + 1 times of a walk from t_T to t_0."""
