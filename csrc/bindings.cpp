@@ -1,5 +1,5 @@
-// pybind11 module dom2_fast._C: what was built, which instruction set runs, choose one. The ops
-// themselves register with PyTorch when this library is loaded (csrc/ops).
+// pybind11 module dom2_fast._C: what was built, for which cards, which instruction set runs, choose
+// one. The ops themselves register with PyTorch when this library is loaded (csrc/ops).
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
@@ -25,7 +25,16 @@ PYBIND11_MODULE(_C, m) {
   m.def("set_isa", [](const std::string& name) {
     if (!dom2::cpu::choose(name)) throw py::value_error("this processor can't run " + name);
   });
-  m.attr("cuda") = false;
+#if defined(DOM2_CUDA)
+  py::dict cuda;
+  cuda["version"] = DOM2_CUDA_VERSION;
+  cuda["code"] = DOM2_CUDA_CODE;
+  m.attr("cuda") = cuda;
+  m.attr("cuda_why_not") = "";
+#else
+  m.attr("cuda") = py::none();
+  m.attr("cuda_why_not") = DOM2_CUDA_WHY;
+#endif
   m.attr("compiler") = DOM2_COMPILER;
   m.attr("torch_built_against") = DOM2_TORCH_VERSION;
 }

@@ -68,6 +68,17 @@ def cuda_built() -> bool:
     return available() and bool(extension().cuda)
 
 
+def cuda() -> dict[str, str] | None:
+    """What the CUDA executors were compiled by and for, as {"version": "13.0.88", "code": "sm_80
+    sm_90 compute_90"}; None where there are none."""
+    return dict(extension().cuda) if cuda_built() else None
+
+
+def cuda_why_not() -> str:
+    """Why this installation holds no CUDA executors; empty where it does."""
+    return extension().cuda_why_not if available() else f"no compiled extension: {reason()}"
+
+
 def isas_built() -> list[str]:
     """Instruction sets the extension was compiled for, best first."""
     return list(extension().isas_built()) if available() else []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import platform
 import sys
@@ -19,8 +20,12 @@ def examine() -> dict:
     import numpy
     import torch
 
-    from dom2_fast import __version__, backend
+    from dom2_fast import __version__, backend, gpus
 
+    cuda = gpus.examine()
+    for index, gpu in enumerate(cuda["gpus"]):
+        can = gpu["code"] and not cuda["why_not"]
+        gpu["self_check"] = self_check(f"cuda:{index}") if can else None
     facts = {
         "versions": {
             "dom2_fast": __version__,
@@ -43,21 +48,19 @@ def examine() -> dict:
             "DOM2_FAST_ISA": os.environ.get("DOM2_FAST_ISA"),
         },
         "threads": {"torch": torch.get_num_threads(), "interop": torch.get_num_interop_threads()},
-        "cuda": {
-            "executors": False,
-            "torch_build": torch.version.cuda,
-            "gpus": [
-                torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())
-            ],
-        },
+        "cuda": cuda,
         "self_check": self_check(),
     }
-    facts["healthy"] = facts["kernels"]["loaded"] and facts["self_check"]["ok"]
+    checks = [facts["self_check"], *(gpu["self_check"] for gpu in cuda["gpus"])]
+    facts["healthy"] = facts["kernels"]["loaded"] and all(c["ok"] for c in checks if c)
     return facts
 
 
-def self_check() -> dict:
+def self_check(device: str = "cpu") -> dict:
     """Sample a small policy of two agents natively and by the reference, from the same noise.
+
+    Args:
+        device: where the native kernels run; the reference runs on the CPU.
 
     Returns:
         `ok`, the `largest_difference` (relative to the largest value), what is `allowed`,
@@ -72,7 +75,7 @@ def self_check() -> dict:
         return result | {"seconds": 0.0, "error": "there are no compiled kernels to check"}
     start = time.perf_counter()
     try:
-        difference = _difference(torch)
+        difference = _difference(torch, device)
         result["largest_difference"] = difference
         result["ok"] = difference <= ALLOWED
     except Exception as error:  # a broken installation fails in any way it likes; say how
@@ -80,7 +83,7 @@ def self_check() -> dict:
     return result | {"seconds": round(time.perf_counter() - start, 3)}
 
 
-def _difference(torch) -> float:
+def _difference(torch, device: str) -> float:
     from dom2_fast import networks
     from dom2_fast.policy import DiffusionPolicy
 
@@ -88,14 +91,18 @@ def _difference(torch) -> float:
         torch.manual_seed(0)
         net = networks.stack([networks.MLPNoiseNet(18, 2, hidden=64) for _ in range(2)])
         obs, x_T = torch.randn(2, 9, 18), torch.randn(2, 9, 2)
-    # No clipping of the result: an untrained policy's actions are far outside [-1, 1], and clipped
-    # ones would agree whatever the kernels do.
-    policies = [
-        DiffusionPolicy(net, solver="dpm1", steps=5, backend=name, act_low=-1e9, act_high=1e9)
-        for name in ("native", "reference")
-    ]
+
+    def sample(backend, where):
+        # No clipping of the result: an untrained policy's actions are far outside [-1, 1], and
+        # clipped ones would agree whatever the kernels do.
+        policy = DiffusionPolicy(
+            copy.deepcopy(net).to(where),
+            solver="dpm1", steps=5, backend=backend, act_low=-1e9, act_high=1e9,
+        )  # fmt: skip
+        return policy.sample(obs.to(where), x_T=x_T.to(where)).cpu()
+
     with torch.no_grad():
-        native, reference = (policy.sample(obs, x_T=x_T) for policy in policies)
+        native, reference = sample("native", device), sample("reference", "cpu")
     return float((native - reference).abs().max() / reference.abs().max())
 
 
@@ -129,24 +136,45 @@ def render(facts: dict) -> str:
             ("active ISA", f"{isa['active']} ({chosen})"),
         ]  # fmt: skip
     lines.append(("threads", f"{facts['threads']['torch']} (torch.set_num_threads changes it)"))
-    gpus = f"{len(cuda['gpus'])} GPU(s): {', '.join(cuda['gpus'])}" if cuda["gpus"] else "no GPU"
-    build = f"built for CUDA {cuda['torch_build']}" if cuda["torch_build"] else "a CPU build"
-    lines.append(("CUDA", f"no CUDA executors in this build; PyTorch is {build} and sees {gpus}"))
-    if check["largest_difference"] is None:
-        verdict = (
-            f"NOT done: {check['error']}" if not kernels["loaded"] else f"FAILED: {check['error']}"
-        )
-    else:
-        verdict = (
-            f"{'native equals reference' if check['ok'] else 'FAILED, native differs'}: largest "
-            f"difference {check['largest_difference']:.0e} of the largest value, allowed "
-            f"{check['allowed']:.0e} "
-            f"({check['seconds']:.2f} s)"
-        )
-    lines.append(("self-check", verdict))
+    lines += _cuda_lines(cuda)
+    lines.append(("self-check", _verdict(check, kernels["loaded"])))
     width = max(len(name) for name, _ in lines)
     text = "\n".join(f"{name:<{width}}  {value}" for name, value in lines)
     return f"{text}\n\n{_advice(facts)}"
+
+
+def _verdict(check: dict, loaded: bool = True) -> str:
+    if check["largest_difference"] is None:
+        return f"{'FAILED' if loaded else 'NOT done'}: {check['error']}"
+    return (
+        f"{'native equals reference' if check['ok'] else 'FAILED, native differs'}: largest "
+        f"difference {check['largest_difference']:.0e} of the largest value, allowed "
+        f"{check['allowed']:.0e} ({check['seconds']:.2f} s)"
+    )
+
+
+def _cuda_lines(cuda: dict) -> list[tuple[str, str]]:
+    compiled, driver, build = cuda["compiled"], cuda["driver"], cuda["torch_build"]
+    what = compiled and f"compiled by CUDA {compiled['version']} for {compiled['code']}"
+    lines = [
+        ("CUDA", f"executors: {what or 'none'}; PyTorch: "
+                 f"{'for CUDA ' + build if build else 'a CPU build'}; driver: "
+                 f"{'for CUDA up to ' + driver['cuda'] if driver['found'] else 'none'}; "
+                 f"{max(driver['gpus'], len(cuda['gpus'])) or 'no'} GPU(s)"),
+    ]  # fmt: skip
+    for index, gpu in enumerate(cuda["gpus"]):
+        text = f"{gpu['name']}, compute capability {gpu['capability']}, {gpu['memory_gib']} GiB; "
+        if gpu["why_not"]:
+            text += f"can't be used: {gpu['why_not']}"
+        elif gpu["code"].startswith("sm"):
+            text += f"runs {gpu['code']}"
+        else:
+            text += f"runs {gpu['code']}, PTX: the driver compiles it when first used"
+        if gpu["self_check"]:
+            text += f"; {_verdict(gpu['self_check'])}"
+        lines.append((f"GPU {index}", text))
+    lines += [("no CUDA, as", reason) for reason in cuda["why_not"]]
+    return lines
 
 
 def _advice(facts: dict) -> str:

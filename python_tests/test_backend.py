@@ -2,6 +2,7 @@
 
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -95,6 +96,32 @@ def test_only_the_stable_abi_of_torch_is_used():
     ]
     assert torch_own, "the extension uses no torch symbol at all?"
     assert [n for n in torch_own if not n.startswith(STABLE)] == []
+
+
+@needs_extension
+def test_cuda_facts_agree():
+    built = backend.cuda()
+    assert backend.cuda_built() == (built is not None) == (backend.cuda_why_not() == "")
+    if built:
+        assert re.fullmatch(r"\d+\.\d+.*", built["version"])
+        assert all(re.fullmatch(r"(sm|compute)_\d+[af]?", name) for name in built["code"].split())
+
+
+@needs_extension
+def test_no_cuda_library_is_needed():
+    """So that a build with CUDA loads without a driver, and beside a torch without CUDA."""
+    module = str(Path(backend.extension().__file__))
+    try:
+        needed = subprocess.run(["readelf", "-d", module], capture_output=True, text=True).stdout
+        listed = subprocess.run(["nm", "-D", module], capture_output=True, text=True).stdout
+    except FileNotFoundError:
+        pytest.skip("readelf and nm (binutils) are not installed")
+    libraries = re.findall(r"NEEDED.*\[(.*)\]", needed)
+    assert any("torch_cpu" in name for name in libraries), libraries
+    assert [n for n in libraries if re.match(r"lib(cuda|cudart|torch_cuda|c10_cuda|nv)", n)] == []
+    names = [line.split()[-1].partition("@")[0] for line in listed.splitlines()]
+    # Neither asked of others nor offered to them: another CUDA runtime may be in the process.
+    assert [n for n in names if re.match(r"cu[A-Z]|cuda[A-Z]|__cuda|_ZN(2at|3c10)4cuda", n)] == []
 
 
 @needs_extension

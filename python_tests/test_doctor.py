@@ -41,17 +41,17 @@ def test_self_check_passes_and_is_quick():
 )
 def test_wrong_kernels_are_found_out(monkeypatch, difference, expected):
     monkeypatch.setattr(backend, "available", lambda: True)
-    monkeypatch.setattr(doctor, "_difference", lambda torch: difference)
+    monkeypatch.setattr(doctor, "_difference", lambda torch, device: difference)
     check = doctor.self_check()
     assert check["ok"] is expected
 
 
 def test_nan_and_crashes_count_as_failures(monkeypatch):
     monkeypatch.setattr(backend, "available", lambda: True)
-    monkeypatch.setattr(doctor, "_difference", lambda torch: float("nan"))
+    monkeypatch.setattr(doctor, "_difference", lambda torch, device: float("nan"))
     assert not doctor.self_check()["ok"]
 
-    def crash(torch):
+    def crash(torch, device):
         raise RuntimeError("bad\nkernel")
 
     monkeypatch.setattr(doctor, "_difference", crash)
@@ -72,6 +72,6 @@ def test_self_check_can_tell_other_weights_apart(monkeypatch):
 
     monkeypatch.setattr(DiffusionPolicy, "sample", slightly_wrong)
     if backend.available():
-        assert doctor._difference(torch) > 10 * doctor.ALLOWED
+        assert doctor._difference(torch, "cpu") > 10 * doctor.ALLOWED
     else:
         pytest.skip("no compiled kernels in this installation")
