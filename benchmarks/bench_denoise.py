@@ -1,19 +1,26 @@
 """Sampling actions: 5 steps of DPM-Solver-1, observations of 18 numbers, actions of 2.
 
-Rows are agents x batch, each agent with its own network.
-
-`eager` calls the network in every step, as a PyTorch loop does; `native` is one call of the kernel.
+Rows are agents x batch, each agent with its own network. `native` is one call of the kernel,
+`eager` the loop over steps and agents in PyTorch, `batched` the same with one product for all
+agents, `compile` the better one of these under torch.compile; see `peer_*.py`.
 """
 
 import pytest
 import torch
-from conftest import close
+from conftest import close, missing
+from peer_torch import Sampler, batched, compiled, per_agent
 
 from dom2_fast import networks
 from dom2_fast.policy import DiffusionPolicy, sample_plain
 
 BOUND = 1e4
 NETS = {"mlp": networks.MLPNoiseNet, "unet": networks.UNetNoiseNet}
+# 3 x 1: one step of an environment with three agents.
+SIZES = {
+    "mlp": [(1, 1), (1, 32), (1, 256), (1, 1024), (1, 4096), (3, 1), (3, 256)],
+    "unet": [(1, 1), (1, 256), (1, 1024), (3, 1)],
+}
+PROBLEMS = [(net, g, b) for net, sizes in SIZES.items() for g, b in sizes]
 
 
 def policy_and_inputs(net: str, agents: int, batch: int):
@@ -25,40 +32,84 @@ def policy_and_inputs(net: str, agents: int, batch: int):
     return policy, torch.randn(agents, batch, 18), torch.randn(agents, batch, 2)
 
 
-def eager(policy, obs, x_T):
-    return sample_plain(
-        policy.net, obs, policy._plan, x_T, batch=obs.shape[1], out_low=-BOUND, out_high=BOUND
-    )
-
-
-@pytest.mark.parametrize("kind", ["native", "eager"])
-@pytest.mark.parametrize("batch", [1, 32, 256, 1024])
-@pytest.mark.parametrize("agents", [1, 3])
-@pytest.mark.parametrize("net", ["mlp", "unet"])
-def bench_sample(benchmark, threads, net, agents, batch, kind):
-    benchmark.group = f"sample, {net}, {agents} x {batch} rows, {threads} threads"
+def contenders(kinds, net: str, agents: int, batch: int, threads: int) -> dict:
+    """Callables by kind; each has given what `native` gives for the same weights and noise."""
     policy, obs, x_T = policy_and_inputs(net, agents, batch)
+    found = {}
+
+    def add(kind, run, result):
+        close(policy.sample(obs, x_T), torch.as_tensor(result))
+        found[kind] = run
+
+    def torch_kind(kind, module):
+        def run():
+            with torch.no_grad():
+                return module(obs, x_T)
+
+        add(kind, run, run())
+
+    def native():
+        with torch.no_grad():
+            return policy.sample(obs, x_T)
+
+    for kind in kinds:
+        if kind == "native":
+            add(kind, native, native())
+        elif kind == "eager":
+            torch_kind(kind, Sampler(per_agent(policy.net), bound=BOUND))
+        elif kind == "batched":
+            if agents == 1:
+                found[kind] = "one agent: the same as eager"
+            else:
+                torch_kind(kind, Sampler(batched(policy.net), bound=BOUND))
+        elif kind == "compile":
+            torch_kind(kind, compiled(Sampler(per_agent(policy.net), bound=BOUND)))
+        elif kind == "jax":
+            if (why := missing("jax")) is None:
+                import peer_jax
+
+                add(kind, *peer_jax.sampler(net, policy.net, obs, x_T, BOUND))
+            else:
+                found[kind] = why
+        elif (why := missing("onnxruntime") or missing("onnxscript")) is None:
+            import peer_onnx
+
+            module = Sampler(per_agent(policy.net), bound=BOUND)
+            add(kind, *peer_onnx.sampler(module, obs, x_T, threads))
+        else:
+            found[kind] = why
+    return found
+
+
+@pytest.mark.filterwarnings("ignore")  # of exporters and compilers
+@pytest.mark.parametrize("kind", ["native", "eager", "batched", "compile", "jax", "onnx"])
+@pytest.mark.parametrize(("net", "agents", "batch"), PROBLEMS)
+def bench_sample(race, threads, net, agents, batch, kind):
+    group = f"sample, {net}, {agents} x {batch} rows, {threads} threads"
     with torch.no_grad():
-        close(policy.sample(obs, x_T), eager(policy, obs, x_T))
-        run = policy.sample if kind == "native" else lambda o, x: eager(policy, o, x)
-        benchmark(run, obs, x_T)
+        race(group, lambda kinds: contenders(kinds, net, agents, batch, threads))
 
 
 @pytest.mark.parametrize("kind", ["native", "eager"])
 @pytest.mark.parametrize("batch", [256, 1024])
 @pytest.mark.parametrize("net", ["mlp", "unet"])
-def bench_sample_and_gradient(benchmark, threads, net, batch, kind):
+def bench_sample_and_gradient(race, threads, net, batch, kind):
     """With the gradient of the parameters through all steps, as in DOM2's Q term."""
-    benchmark.group = f"sample + gradient, {net}, 3 x {batch} rows, {threads} threads"
     policy, obs, x_T = policy_and_inputs(net, 3, batch)
     leaves = list(policy.net.parameters())
 
+    def plain():
+        return sample_plain(
+            policy.net, obs, policy._plan, x_T, batch=batch, out_low=-BOUND, out_high=BOUND
+        )
+
     def run(sample):
-        return torch.autograd.grad(sample(obs, x_T).square().mean(), leaves)
+        return torch.autograd.grad(sample().square().mean(), leaves)
 
-    def plain(o, x):
-        return eager(policy, o, x)
+    def make(kinds):
+        samplers = {"native": lambda: policy.sample(obs, x_T), "eager": plain}
+        for a, b in zip(run(samplers["native"]), run(plain), strict=True):
+            close(a, b)
+        return {kind: (lambda s=samplers[kind]: run(s)) for kind in kinds}
 
-    for a, b in zip(run(policy.sample), run(plain), strict=True):
-        close(a, b)
-    benchmark(run, policy.sample if kind == "native" else plain)
+    race(f"sample + gradient, {net}, 3 x {batch} rows, {threads} threads", make)

@@ -1,19 +1,39 @@
 """Settings of all benchmarks: pinned threads, machine facts in the results, how equal is equal.
 
 Run with `pytest benchmarks --benchmark-only`; `--threads 1,2` chooses the numbers of threads. Every
-benchmark asserts, before it times anything, that the two things it compares give the same result.
+benchmark asserts, before it times anything, that the things it compares give the same result.
+Peers that aren't installed are skipped: `pip install -e '.[peers]'` installs them.
 """
 
+import importlib.metadata
+import importlib.util
+import os
 import platform
 
 import pytest
 import torch
+from race import Race, pin, unpin
 
 from dom2_fast import backend
+
+PEERS = ("jax", "onnxruntime", "torchrl", "cpprb", "mpe2")
 
 
 def pytest_addoption(parser):
     parser.addoption("--threads", default="1", help="numbers of threads to time with: 1 or 1,2")
+
+
+def pytest_configure(config):
+    # XLA makes its pool of threads once, of this size; one run per number of threads is exact,
+    # with several the smaller ones share fewer cores between as many threads.
+    most = max(int(n) for n in config.getoption("--threads").split(","))
+    os.environ.setdefault("NPROC", str(most))
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+
+def pytest_report_header(config):
+    found = (f"{name} {version(name) or 'not installed'}" for name in PEERS)
+    return f"peers: {', '.join(found)}"
 
 
 def pytest_generate_tests(metafunc):
@@ -24,10 +44,18 @@ def pytest_generate_tests(metafunc):
 
 @pytest.fixture
 def threads(request):
+    """So many threads in PyTorch and ours, and so many cores for all threads of the process."""
     before = torch.get_num_threads()
     torch.set_num_threads(request.param)
+    cpus = pin(request.param)
     yield request.param
+    unpin(cpus)
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def race(request, benchmark, threads):
+    return Race(request, benchmark, threads)
 
 
 @pytest.fixture(autouse=True)
@@ -36,10 +64,28 @@ def extension():
         pytest.skip(f"no compiled extension to time: {backend.reason()}")
 
 
+def version(package: str) -> str | None:
+    """Of an installed package, or None; doesn't import it."""
+    if importlib.util.find_spec(package) is None:
+        return None
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "?"
+
+
+def missing(package: str) -> str | None:
+    """Why a peer can't be timed, or None where it can."""
+    if version(package) is None:
+        return f"{package} is not installed: pip install -e '.[peers]'"
+    return None
+
+
 def pytest_benchmark_update_machine_info(config, machine_info):
     machine_info["torch"] = torch.__version__
     machine_info["isa"] = backend.isa_active()
     machine_info["python"] = platform.python_version()
+    machine_info["peers"] = {name: version(name) for name in PEERS}
 
 
 def close(native: torch.Tensor, eager: torch.Tensor) -> None:
