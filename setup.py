@@ -139,6 +139,7 @@ class CMakeBuild(build_ext):
             f"-DTORCH_INCLUDE={root / 'include'}",
             f"-DTORCH_LIB={root / 'lib'}",
             f"-DTORCH_VERSION={torch.__version__}",
+            "-UTORCH_CPU",  # found in TORCH_LIB, which may be another than last time
             *cuda,
             *os.environ.get("CMAKE_ARGS", "").split(),
         ]  # fmt: skip
@@ -151,6 +152,7 @@ class CMakeBuild(build_ext):
         subprocess.run([cmake, "--build", str(build)], check=True)
         target.parent.mkdir(parents=True, exist_ok=True)
         (built,) = build.glob("_C*" + sysconfig.get_config_var("EXT_SUFFIX"))
+        target.unlink(missing_ok=True)  # not overwritten: a process may be running it
         shutil.copy2(built, target)
 
     def get_outputs(self) -> list[str]:
