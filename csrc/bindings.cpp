@@ -3,6 +3,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include "actor.h"
 #include "cpu/isa.h"
 
 namespace py = pybind11;
@@ -25,6 +26,7 @@ PYBIND11_MODULE(_C, m) {
   m.def("set_isa", [](const std::string& name) {
     if (!dom2::cpu::choose(name)) throw py::value_error("this processor can't run " + name);
   });
+  add_actor(m);
 #if defined(DOM2_CUDA)
   py::dict cuda;
   cuda["version"] = DOM2_CUDA_VERSION;

@@ -156,7 +156,7 @@ class ExportedPolicy:
         self.solver = notes.get("solver", "")
         self.notes = dict(notes)
         self._needs_noise = bool((self._solver[:, 5] != 0.0).any())
-        self._packed = None
+        self._packed = self._actor = None
         self._try(groups)
 
     def _try(self, groups: int) -> None:
@@ -168,6 +168,10 @@ class ExportedPolicy:
             self._packed = ops.pack_weights(self._weights, self._program)
             if self._packed is not None:
                 self._weights = []  # only the packed ones are read where no gradient is taken
+                self._actor = ops.actor(
+                    self._program, self._table, self._solver, self._packed,
+                    stacked=self.groups is not None, out_low=self.act_low, out_high=self.act_high,
+                )  # fmt: skip
         except (RuntimeError, ValueError, LookupError, TypeError) as error:
             # An op's error begins with the place in its source.
             first = (str(error).splitlines() or [type(error).__name__])[0]
@@ -185,6 +189,10 @@ class ExportedPolicy:
 
         Arguments, draws and errors are those of `DiffusionPolicy.sample`.
         """
+        if self._actor is not None and noise is None and not torch.compiler.is_compiling():
+            quick = self._actor.sample(obs, x_T, generator)
+            if quick is not None:
+                return quick
         rows, shape = inputs.grouped(
             obs, self.obs_dim, self.groups, torch.float32, self._table.device, "the policy"
         )

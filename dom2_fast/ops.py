@@ -145,6 +145,32 @@ def pack_weights(
     )
 
 
+def actor(
+    program: StepProgram,
+    table: torch.Tensor,
+    solver: torch.Tensor,
+    packed: torch.Tensor,
+    *,
+    stacked: bool,
+    out_low: float,
+    out_high: float,
+    watch=None,
+):
+    """`denoise` for a handful of rows on the CPU, without the way through the dispatcher.
+
+    `.sample(obs, x_T, generator)` gives actions for obs [B, O] or [O] ([G, B, O] if `stacked`), the
+    same bits as `denoise` with these arguments; or None where that must be called: `watch`
+    (`lowering.stamp.Stamp`) finds a change, obs or x_T is no contiguous float32 CPU tensor of the
+    right shape, or there is work for more than one thread. No gradients. None without an extension.
+    """
+    if _NATIVE is None:
+        return None
+    return backend.extension().Actor(
+        program.encode().tolist(), table.contiguous(), solver, packed, stacked, out_low, out_high,
+        watch, make_rng, torch.empty, torch.Tensor, torch.float32,
+    )  # fmt: skip
+
+
 def alias_table(weights: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Alias tables of weights [G, n] >= 0, each row's sum > 0. See `reference.alias_table`.
 

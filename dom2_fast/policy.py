@@ -11,7 +11,7 @@ import math
 import torch
 from torch import nn
 
-from dom2_fast import inputs, lowering, ops, reference, schedules, solvers
+from dom2_fast import backend, inputs, lowering, ops, reference, schedules, solvers
 from dom2_fast.errors import Dom2Error
 from dom2_fast.lowering.fused import FusedModule, Programs, check_backend, executor
 from dom2_fast.lowering.stamp import Stamp, versions_of
@@ -83,7 +83,7 @@ class DiffusionPolicy(nn.Module):
         self._plan = solvers.plan(solver, self.schedule, steps, predict=self.predict, **bounds)
         self.solver, self.steps = self._plan.name, steps
         self._times: dict = {}
-        self._kept = self._seen = None
+        self._kept = self._seen = self._actor = None
 
     def prepare(self) -> None:
         """Lowers for sampling and training, train and eval; needed only before torch.compile."""
@@ -105,6 +105,15 @@ class DiffusionPolicy(nn.Module):
         `ops.make_rng`.
         Differentiable in the parameters, obs and x_T. Raises Dom2Error for wrong shapes or dtypes.
         """
+        if (
+            noise is None
+            and not torch.is_grad_enabled()
+            and not torch.compiler.is_compiling()
+            and self._actor is not None
+        ):
+            quick = self._actor.sample(obs, x_T, generator)
+            if quick is not None:
+                return quick
         rows, shape = self._grouped(obs)
         x_T, noise = inputs.starts(x_T, noise, rows, shape, self.act_dim, self.steps)
         out = self._denoise(rows, rows.size(1), x_T, noise, generator)
@@ -138,7 +147,9 @@ class DiffusionPolicy(nn.Module):
         if times is None:
             times = self._plan.times.to(rows.device, rows.dtype)
             self._times[rows.dtype, rows.device] = times
-        keep = not (torch.is_grad_enabled() or torch.compiler.is_compiling())
+        keep = backend.available() and not (
+            torch.is_grad_enabled() or torch.compiler.is_compiling()
+        )
         if keep and self._kept is not None:
             made, kept_low, kept_run, stamp = self._kept
             if kept_low is low and kept_run is run and stamp.fresh():
@@ -146,17 +157,32 @@ class DiffusionPolicy(nn.Module):
         params = lowering.grouped_params(self.net)
         weights, table = low.hoist(params, times, rows)
         made = {"weights": weights, "table": table, "more": {}}
-        self._kept = None
+        self._kept = self._actor = None
         if keep:
             # A target network changes before every call; only a second call with the same
             # parameters makes it worth the time to watch them and to lay them out for the kernel.
             versions = versions_of(params.values())
             if versions is not None and versions == self._seen:
-                self._kept = (made, low, run, Stamp(self.net))
+                stamp = Stamp(self.net, self._settings())
+                self._kept = (made, low, run, stamp)
                 if run is ops:
                     made["more"]["packed"] = ops.pack_weights(weights, low.program, self.precision)
+                    if rows.is_cpu:
+                        self._actor = ops.actor(
+                            low.program, table, self._plan.table, made["more"]["packed"],
+                            stacked=self.groups is not None, out_low=self.act_low,
+                            out_high=self.act_high, watch=stamp.watch,
+                        )  # fmt: skip
             self._seen = versions
         return made
+
+    def _settings(self) -> list[tuple]:
+        """What, besides the net's state, decides what sampling does."""
+        names = ("_plan", "act_low", "act_high", "backend", "precision")
+        return [
+            (self._modules, "net", self.net),
+            *((self.__dict__, name, self.__dict__[name]) for name in names),
+        ]
 
     @torch.no_grad()
     def act(
@@ -174,10 +200,10 @@ class DiffusionPolicy(nn.Module):
         critic: a module or FusedModule, critic(act, obs) -> [..., 1], stacked like the net. The
         lowered parameters are kept until one changes, see `lowering.stamp`.
         """
+        if candidates == 1:
+            return self.sample(obs, generator=generator)
         rows, shape = self._grouped(obs)
         batch = rows.size(1)
-        if candidates == 1:
-            return self._denoise(rows, batch, None, None, generator).reshape(*shape, self.act_dim)
         if isinstance(candidates, bool) or not isinstance(candidates, int) or candidates < 1:
             raise Dom2Error(f"candidates is a whole number of 1 or more, got {candidates!r}")
         if critic is None:
@@ -271,7 +297,7 @@ class DiffusionPolicy(nn.Module):
     def _start(self) -> None:
         dims = {"x_dim": self.act_dim, "obs_dim": self.obs_dim}
         self._programs = Programs(self.net, self.backend, **dims)
-        self._kept = self._seen = None
+        self._kept = self._seen = self._actor = None
         self._fused_critic = None
         owners = (m._parameters for m in self.net.modules())
         self._first = next(((o, n) for o in owners for n, p in o.items() if p is not None), None)
@@ -282,6 +308,7 @@ class DiffusionPolicy(nn.Module):
             "_programs": None,
             "_kept": None,
             "_seen": None,
+            "_actor": None,
             "_fused_critic": None,
             "_first": None,
         }
