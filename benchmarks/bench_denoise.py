@@ -2,7 +2,7 @@
 
 Rows are agents x batch, each agent with its own network. `native` is one call of the kernel,
 `eager` the loop over steps and agents in PyTorch, `batched` the same with one product for all
-agents, `compile` the better one of these under torch.compile; see `peer_*.py`.
+agents, `compile` that one under torch.compile; see `peer_*.py`.
 """
 
 import pytest
@@ -63,7 +63,9 @@ def contenders(kinds, net: str, agents: int, batch: int, threads: int) -> dict:
             else:
                 torch_kind(kind, Sampler(batched(policy.net), bound=BOUND))
         elif kind == "compile":
-            torch_kind(kind, compiled(Sampler(per_agent(policy.net), bound=BOUND)))
+            one = agents == 1
+            module = Sampler((per_agent if one else batched)(policy.net), bound=BOUND)
+            torch_kind(kind, compiled(module, obs, x_T, freezing=not one))
         elif kind == "jax":
             if (why := missing("jax")) is None:
                 import peer_jax

@@ -1,11 +1,20 @@
-"""One whole DOM2 update of three agents: draw, critics, policy through the chain, targets."""
+"""One whole DOM2 update of three agents: draw, critics, policy through the chain, targets.
+
+`native` is DOM2.update, `reference` the same code on dom2_fast's plain-PyTorch path; `eager`,
+`batched` and `compile` are `peer_torch_dom2`, `jax` is `peer_jax_dom2`. The U-Net is in evaluation
+mode for all of them: no two libraries draw the same dropout masks.
+"""
 
 import dataclasses
 
+import numpy as np
+import peer_torch
 import pytest
 import torch
-from conftest import close
+from conftest import close, missing
+from peer_torch_dom2 import FIELDS, TorchDOM2
 
+from dom2_fast import ops, reference
 from dom2_fast.algos.dom2 import DOM2, DOM2Config
 from dom2_fast.data.trajectories import TrajectoryDataset
 
@@ -28,16 +37,119 @@ def data():
     )
 
 
-@pytest.mark.parametrize("kind", ["native", "reference"])
-@pytest.mark.parametrize("batch", [256, 1024])
-def bench_dom2_update(benchmark, threads, data, batch, kind):
-    benchmark.group = f"DOM2 update, mlp, 3 x {batch} rows, {threads} threads"
-    config = DOM2Config(batch_size=batch, weights="uniform")
-    native, eager = (
-        DOM2(dataclasses.replace(config, backend=b), data) for b in ("native", "reference")
+def next_draws(agent, batch) -> list[torch.Tensor]:
+    """What the coming update draws, in the order of `peer_torch_dom2.NOISE`."""
+    g = torch.Generator()
+    g.set_state(agent.generator.get_state())
+    G, B, A = batch.act.shape
+
+    def start():
+        return reference.draw_start(ops.make_rng(g), G, B, A, batch.act)
+
+    x_target = start()
+    proposed = torch.rand((G, B, agent.config.cql_actions, A), generator=g) * 2 - 1
+    x_actor = start()
+    t = agent.policy.schedule.training_times((G, B), g)
+    return [x_target, proposed, x_actor, t, torch.randn((G, B, A), generator=g)]
+
+
+def own_step(agent, batch) -> dict:
+    """Losses, gradients and changes of one update of DOM2 on the batch given."""
+    nets = {"net": agent.net, "critic": agent.critic}
+    before = {k: {n: p.detach().clone() for n, p in m.params().items()} for k, m in nets.items()}
+    agent._draw = lambda: batch
+    losses = agent.update()
+    del agent._draw
+    grads = {k: {n: p.grad for n, p in m.template.named_parameters()} for k, m in nets.items()}
+    after = {k: m.params() for k, m in nets.items()}
+    return {"losses": losses, "grads": grads, "before": before, "after": after}
+
+
+def torch_step(peer, batch, noise) -> dict:
+    losses = peer.step(*batch, *noise)
+    nets = {"net": peer.net, "critic": peer.critic}
+    grads = {k: m.stacked_grads() for k, m in nets.items()}
+    if isinstance(peer.net, peer_torch.PerAgent):
+        after = {
+            k: {n: torch.stack([m.get_parameter(n) for m in net.nets]) for n in grads[k]}
+            for k, net in nets.items()
+        }
+    else:
+        after = {k: dict(net.net.named_parameters()) for k, net in nets.items()}
+    return {"losses": losses, "grads": grads, "after": after}
+
+
+def jax_step(peer, batch, noise) -> dict:
+    from peer_jax import array
+
+    new, losses, grads = peer.compare(peer.state, *map(array, (*batch, *noise)))
+
+    def tensors(tree):
+        return {n: torch.from_numpy(np.array(v)) for n, v in tree.items()}
+
+    return {
+        "losses": {n: torch.tensor(float(v)) for n, v in losses.items()},
+        "grads": {k: tensors(grads[k]) for k in ("net", "critic")},
+        "after": {k: tensors(new[k]) for k in ("net", "critic")},
+    }
+
+
+def same(ours: dict, theirs: dict) -> None:
+    for name, value in theirs["losses"].items():
+        close(ours["losses"][name], value)
+    for k in ("net", "critic"):
+        for name, grad in theirs["grads"][k].items():
+            close(ours["grads"][k][name], grad)
+            # Adam's first step is the sign of the gradient times lr, so where a gradient is zero
+            # but for rounding the steps differ: the changes agree as a whole.
+            start = ours["before"][k][name]
+            one, other = ours["after"][k][name] - start, theirs["after"][k][name] - start
+            error = (one - other).norm() / one.norm()
+            assert error < 0.02, f"the change of {name} differs by {error:.1e}"
+
+
+def contenders(kinds, data, net: str, batch: int) -> dict:
+    config = DOM2Config(
+        batch_size=batch, weights="uniform", network=net, q_warmup=0, backend="native"
     )
-    first = native.update(), eager.update()
-    assert first[0].keys() == first[1].keys()
-    for name in first[0]:
-        close(first[0][name], first[1][name])
-    benchmark.pedantic((native if kind == "native" else eager).update, rounds=7, warmup_rounds=1)
+
+    def agent(**changes):
+        made = DOM2(dataclasses.replace(config, **changes), data)
+        made.net.eval()
+        return made
+
+    native, found = agent(), {}
+    rows = native.sampler.sample()
+    noise = next_draws(native, rows)
+    fixed = [getattr(rows, f) for f in FIELDS]
+    peers = {}  # built before the native agent learns
+    for kind in kinds:
+        if kind in ("eager", "batched", "compile"):
+            make = peer_torch.per_agent if kind == "eager" else peer_torch.batched
+            peers[kind] = TorchDOM2(native, make, compile=kind == "compile")
+        elif kind == "jax":
+            if (why := missing("jax")) is None:
+                from peer_jax_dom2 import JaxDOM2
+
+                peers[kind] = JaxDOM2(native)
+            else:
+                found[kind] = why
+    ours = own_step(native, rows)
+    for kind, peer in peers.items():
+        same(ours, (jax_step if kind == "jax" else torch_step)(peer, fixed, noise))
+        found[kind] = peer.update
+    if "reference" in kinds:
+        plain = agent(backend="reference")
+        same(ours, own_step(plain, rows))
+        found["reference"] = plain.update
+    if "native" in kinds:
+        found["native"] = native.update
+    return found
+
+
+@pytest.mark.filterwarnings("ignore")  # of compilers
+@pytest.mark.parametrize("kind", ["native", "reference", "eager", "batched", "compile", "jax"])
+@pytest.mark.parametrize(("net", "batch"), [("mlp", 256), ("mlp", 1024), ("unet", 256)])
+def bench_dom2_update(race, threads, data, net, batch, kind):
+    group = f"DOM2 update, {net}, 3 x {batch} rows, {threads} threads"
+    race(group, lambda kinds: contenders(kinds, data, net, batch))
