@@ -9,13 +9,16 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check
 # A change of these needs a build.
 SOURCES := setup.py CMakeLists.txt pyproject.toml constraints.txt $(shell find csrc -type f 2>/dev/null)
 
-.PHONY: help setup demo test lint format bench clean distclean
+.PHONY: help setup demo test simt test-simt cuda-gates gpu-check lint format bench clean distclean
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make demo     set up, build, then collect, train, evaluate and report (runs/demo)"
 	@echo "make test     set up, build, then run the test suite"
 	@echo "make lint     ruff and clang-format, checking only;  make format changes the files"
+	@echo "make test-simt   the tests of the CUDA executors on their emulator alone"
+	@echo "make cuda-gates  compile the CUDA executors by nvcc and check the binary; UPDATE=1 writes"
+	@echo "                 csrc/cuda/resources.txt.   make gpu-check: everything, on a machine with a GPU"
 	@echo "make bench    time the native ops against the eager reference"
 	@echo "make clean    remove build files;  make distclean removes $(VENV) too"
 
@@ -58,8 +61,36 @@ $(VENV)/.tools: $(VENV)/.created constraints.txt
 demo: $(VENV)/.built
 	$(BIN)/python -m dom2_fast.demo
 
-test: $(VENV)/.built
+test: $(VENV)/.built simt
 	$(BIN)/python -m pytest
+
+# The CUDA executors emulated on the CPU, for tests; needs a C++ compiler and no CUDA.
+simt: build/simt/dom2_simt.so
+
+build/simt/dom2_simt.so: $(VENV)/.dependencies $(SOURCES)
+	@echo "building the CUDA executors on their emulator"
+	@export PATH="$(abspath $(BIN)):$$PATH"; \
+	torch=$$($(BIN)/python -c 'import torch; print(*torch.__path__)') && \
+	cmake -S csrc/simt -B build/simt -G Ninja --log-level=WARNING -UTORCH_CPU \
+	  -DTORCH_INCLUDE="$$torch/include" -DTORCH_LIB="$$torch/lib" && \
+	cmake --build build/simt -- --quiet
+	@touch $@
+
+test-simt: $(VENV)/.built simt
+	$(BIN)/python -m pytest python_tests/ops python_tests/simt -k simt
+
+$(VENV)/.cuda-tools: $(VENV)/.created constraints.txt
+	$(PIP) install --quiet -c constraints.txt nvidia-cuda-cuobjdump nvidia-cuda-nvdisasm
+	@touch $@
+
+# What can be checked of the CUDA executors with nvcc and without a GPU.
+cuda-gates: $(VENV)/.built
+	@if command -v "$${CUDACXX:-nvcc}" >/dev/null; then $(MAKE) --no-print-directory $(VENV)/.cuda-tools; fi
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python tools/cuda_gates.py $(if $(UPDATE),--update)
+
+# Builds with CUDA, tests, compute-sanitizer and benchmarks, on a machine with a GPU.
+gpu-check: $(VENV)/.built
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python tools/gpu_check.py
 
 lint: $(VENV)/.tools
 	$(BIN)/ruff check .
