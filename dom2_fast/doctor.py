@@ -173,7 +173,7 @@ def _cuda_lines(cuda: dict) -> list[tuple[str, str]]:
         if gpu["self_check"]:
             text += f"; {_verdict(gpu['self_check'])}"
         lines.append((f"GPU {index}", text))
-    lines += [("no CUDA, as", reason) for reason in cuda["why_not"]]
+    lines += [("why no CUDA", reason) for reason in cuda["why_not"]]
     return lines
 
 
