@@ -254,6 +254,27 @@ class DiffusionPolicy(nn.Module):
         [B, A], or [G, B, ...] for a stack. reduction: "mean" (a scalar) or "group" ([G], the mean
         of each group; their sum gives every net of a stack the gradient of its own mean).
         """
+        return self._bc(obs, act, generator, reduction)[0]
+
+    def bc_terms(
+        self,
+        obs: torch.Tensor,
+        act: torch.Tensor,
+        generator: torch.Generator | None = None,
+        reduction: str = "mean",
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """`bc_loss`, and the actions [..., A] that the net makes out of the noised ones.
+
+        These are (x_t - sigma_t eps_theta) / alpha_t, clipped to the bounds, of the same pass: the
+        one-step action approximation of EDP (Kang et al. 2023, arXiv 2305.20081), differentiable at
+        the cost of one pass through the net instead of a whole chain.
+        """
+        loss, x, out, alpha, sigma = self._bc(obs, act, generator, reduction)
+        x0 = (x - sigma * out) / alpha if self.predict == "eps" else out
+        return loss, x0.clamp(self.act_low, self.act_high).reshape(act.shape)
+
+    def _bc(self, obs, act, generator, reduction: str):
+        """The loss, and of each row x_t, the net's result, alpha_t and sigma_t."""
         if reduction not in ("mean", "group"):
             raise Dom2Error(f"reduction is 'mean' or 'group', got {reduction!r}")
         rows, shape = self._grouped(obs)
@@ -264,11 +285,12 @@ class DiffusionPolicy(nn.Module):
         at = rows.device if generator is None else generator.device
         eps = torch.randn(act.shape, generator=generator, dtype=rows.dtype, device=at)
         eps = eps.to(rows.device)
-        alpha, sigma = self.schedule.alpha_sigma(t)
-        x = alpha.unsqueeze(-1) * act + sigma.unsqueeze(-1) * eps
+        alpha, sigma = (v.unsqueeze(-1) for v in self.schedule.alpha_sigma(t))
+        x = alpha * act + sigma * eps
         out = self._predict(x, t, rows, generator)
         error = (out - (eps if self.predict == "eps" else act)).square()
-        return error.mean() if reduction == "mean" else error.mean((1, 2))
+        loss = error.mean() if reduction == "mean" else error.mean((1, 2))
+        return loss, x, out, alpha, sigma
 
     def _predict(self, x, t, rows, generator) -> torch.Tensor:
         """net(x, t, obs) with one t per row: [G, B, A], [G, B], [G, B, O] -> [G, B, A]."""

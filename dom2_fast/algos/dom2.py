@@ -25,7 +25,7 @@ from torch import nn
 
 from dom2_fast import networks
 from dom2_fast.algos.base import DiffusionAgents, Policies
-from dom2_fast.algos.settings import TUNED, PolicyConfig, at_least, setting, within
+from dom2_fast.algos.settings import TUNED, PolicyConfig, at_least, one_of, setting, within
 from dom2_fast.algos.updates import adam, descend, frozen_copy, polyak
 from dom2_fast.data.sampler import Batch
 from dom2_fast.lowering import FusedModule
@@ -67,6 +67,12 @@ class DOM2Config(PolicyConfig):
         "DOM2: 1; Diffusion-QL: 50",
     )
     actor_every: int = setting(1, "critic updates per policy update", TUNED)
+    q_action: str = setting(
+        "chain",
+        "the action that the policy's Q term rates: chain, sampled through all denoising steps, or "
+        "one_step, what the net makes of the noised action (much less work)",
+        "DOM2: chain; one_step: EDP, Kang et al. 2023",
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -75,6 +81,7 @@ class DOM2Config(PolicyConfig):
             self, 1, "cql_actions", "critic_hidden", "critic_depth", "actor_every", "candidates"
         )
         within(self, 0, 1, "gamma")
+        one_of(self, "q_action", ("chain", "one_step"))
 
 
 class DOM2(DiffusionAgents):
@@ -182,22 +189,33 @@ class DOM2(DiffusionAgents):
             own = self.policy.sample(obs, generator=self.generator)
         return torch.cat([uniform, own.view(G, B, c.cql_policy_actions, A)], 2)
 
-    def q_loss(self, obs: torch.Tensor, q_data: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """-eta~ E Q1(o, a~), a~ ~ pi(. | o), differentiable through the chain: [G]; and Q1, [G, B].
+    def q_loss(
+        self, act: torch.Tensor, obs: torch.Tensor, q_data: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """-eta~ E Q1(o, a~) of the policy's actions a~ [G, B, A]: [G], and Q1 itself, [G, B].
 
         eta~ = eta / E |Q1(o, a)| makes eta independent of the rewards' scale; `q_data` [G, B] is Q1
         of the batch's own actions, from the critics' pass.
         """
-        act = self.policy.sample(obs, generator=self.generator)
         q = self.q1(act, obs).squeeze(-1)  # [G, B]
         scale = self.config.eta / q_data.abs().mean(1).clamp(min=1e-6)  # [G]
         return -scale * q.mean(1), q
 
     def _policy_step(self, batch: Batch, q_data: torch.Tensor) -> dict[str, torch.Tensor]:
-        if self.config.eta == 0.0 or self.step < self.config.q_warmup:
+        c = self.config
+        if c.eta == 0.0 or self.step < c.q_warmup:
             return {"loss/bc": self._actor_step(batch).mean()}
-        loss, q = self.q_loss(batch.obs, q_data)
-        bc = self._actor_step(batch, loss)
+        if c.q_action == "chain":  # a~ ~ pi(. | o), through the whole chain
+            act = self.policy.sample(batch.obs, generator=self.generator)
+            loss, q = self.q_loss(act, batch.obs, q_data)
+            bc = self._actor_step(batch, loss)
+        else:
+            bc, act = self.policy.bc_terms(
+                batch.obs, batch.act, generator=self.generator, reduction="group"
+            )
+            loss, q = self.q_loss(act, batch.obs, q_data)
+            descend(bc + loss, self.actor_optimiser, c.grad_clip)
+            bc = bc.detach()
         return {
             "loss/bc": bc.mean(),
             "loss/actor": (bc + loss.detach()).mean(),

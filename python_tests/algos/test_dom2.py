@@ -89,7 +89,8 @@ def test_policy_s_q_term_equals_the_plain_one(in_float64):
     q_data = torch.stack(
         [critics[j](batch.act[j], batch.obs[j]).squeeze(1).detach() for j in range(3)]
     )
-    loss, _ = agents.q_loss(batch.obs, q_data)
+    act = agents.policy.sample(batch.obs, generator=agents.generator)
+    loss, _ = agents.q_loss(act, batch.obs, q_data)
     loss.sum().backward()
     ours = grads(agents.net)
     for j in range(3):
@@ -99,6 +100,50 @@ def test_policy_s_q_term_equals_the_plain_one(in_float64):
         for name, p in nets[j].named_parameters():
             torch.testing.assert_close(ours[name][j], p.grad, **SAME_FORMULA_64)
     assert all(p.grad is None for p in agents.critic.parameters())
+
+
+def test_one_step_q_term_equals_the_plain_one(in_float64):
+    """EDP's action, (x_t - sigma_t eps) / alpha_t of the BC loss's own pass and draws."""
+    data = dataset(trajectories=6, obs_dims=(5, 5), dtype=np.float64)
+    agents = DOM2(small(eta=2.5, q_action="one_step", q_warmup=0), data)
+    batch = agents.sampler.sample()
+    before = agents.generator.get_state()
+    bc, act = agents.policy.bc_terms(
+        batch.obs, batch.act, generator=agents.generator, reduction="group"
+    )
+    agents.generator.set_state(before)
+    same = agents.policy.bc_loss(
+        batch.obs, batch.act, generator=agents.generator, reduction="group"
+    )
+    assert torch.equal(bc, same)
+    agents.generator.set_state(before)
+    t = agents.policy.schedule.training_times((2, 8), agents.generator, dtype=torch.float64)
+    eps = torch.randn(2, 8, 2, generator=agents.generator)
+    alpha = torch.exp(plain.log_alpha(t)).unsqueeze(2)
+    sigma = torch.sqrt(1 - alpha**2)
+    for j, net in enumerate(agents.net.unstack()):
+        x = alpha[j] * batch.act[j] + sigma[j] * eps[j]
+        guess = (x - sigma[j] * net(x, t[j], batch.obs[j])) / alpha[j]
+        torch.testing.assert_close(act[j], guess.clamp(-1, 1), **SAME_FORMULA_64)
+    metrics = agents.update()
+    assert metrics["q/policy"].isfinite() and "loss/actor" in metrics
+
+
+def test_one_step_training_moves_the_policy_towards_better_actions():
+    data = dataset(trajectories=6, obs_dims=(5, 5))
+    with_q, without = (
+        DOM2(small(eta=eta, q_action="one_step", q_warmup=0, lr=0.01), data) for eta in (3.0, 0.0)
+    )
+    for agents in (with_q, without):
+        agents.fit(60)
+    batch = with_q.sampler.sample()
+
+    def value(agents):
+        with torch.no_grad():
+            generator = torch.Generator().manual_seed(0)
+            return with_q.q1(agents.policy.sample(batch.obs, generator=generator), batch.obs).mean()
+
+    assert value(with_q) > value(without)
 
 
 def test_whole_update_equals_plain_adam_steps(in_float64):
