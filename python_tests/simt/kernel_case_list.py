@@ -1,6 +1,6 @@
 """The cases: every kernel instance, each way to cut a call into tiles, launches and chunks.
 
-Small and odd on purpose.
+Small and odd on purpose. Those marked `tsan` run under TSan, too, where a launch takes a second.
 """
 
 import torch
@@ -28,23 +28,27 @@ def forward(precision):
     noisy = solver_table(66, clip=1.5, noise=0.1, previous=-0.1)
     return [
         case("one tile", mlp(3, 5, 37), "resident 8, 1 tiles in 1 blocks", noise=True, path=True,
-             **NOISY, **LIMITS),
+             tsan=True, **NOISY, **LIMITS),
         case("batch 1", mlp(2, 4, 9), "resident 8, 1 tiles in 1 blocks", batch=1, groups=3,
              **PLAIN),
         case("batch 0", mlp(2, 4, 9), "", 0, batch=0, **PLAIN),
         case("16 rows in turn", everything(3, 5, 21, dropout=0.25),
              "resident 16, 3 tiles in 1 blocks", batch=37, rng_on_device=True, sms=2, path=True,
-             **DRAWN, **NOISY),
+             tsan=True, **DRAWN, **NOISY),
         case("8 rows in turn", everything(3, 5, 61), "resident 8, 2 tiles in 1 blocks", batch=15,
              sms=2, shared=60000 if bf16 else 105000, path=True, **DRAWN, **NOISY),
         case("rows that serve two", mlp(5, 3, 24, act=Act.SILU), "resident 8, 2 tiles in 2 blocks",
-             batch=12, given_rows=6, transposed=True, **PLAIN),
+             batch=12, given_rows=6, transposed=True, tsan=True, **PLAIN),
         case("wide x", mlp(261, 5, 9), "resident 8, 1 tiles in 1 blocks", batch=3, **PLAIN),
         case("one pass", mlp(3, 5, 37, out=4), "streamed 8, 1 tiles in 1 blocks", batch=7),
         case("one pass of everything", everything(3, 5, 21, dropout=0.25),
-             "streamed 8, 1 tiles in 1 blocks", batch=7, rng=True),
+             "streamed 8, 1 tiles in 1 blocks", batch=7, rng=True, tsan=True),
+        case("one pass, values outside", everything(3, 5, 21, dropout=0.25),
+             "streamed scratch 8, 1 tiles in 1 blocks", batch=7, rng=True, shared=33000, tsan=True),
         case("streamed 16", everything(3, 5, 21), "streamed 16, 2 tiles in 2 blocks", batch=20,
-             sms=4),
+             sms=4, tsan=True),
+        case("one pass, streamed 32", everything(3, 5, 21), "streamed 32, 1 tiles in 1 blocks",
+             batch=13, sms=1, tsan=True),
         case("streamed 32", mlp(3, 5, 250), "streamed 32, 3 tiles in 3 blocks", batch=69, sms=2,
              shared=140000, noise=True, path=True, **NOISY),
         case("everything streamed 32", everything(3, 5, 165, dropout=0.25),
@@ -69,26 +73,33 @@ def backward(precision):
         name = f"{precision} backward, {name}"
         return Loop(name, program, shape, want=want, precision=precision, **kw)
 
+    fp32 = precision == "fp32"  # what differs by precision is short
     one, two = "backward 8, 1 launched", "backward 16, 1 launched"
     return [
         case("one tile", mlp(3, 5, 37), f"{one}, 1 splits", noise=True, **NOISY, **LIMITS),
         case("batch 0", mlp(2, 4, 9), ", 0 launched", batch=0, **PLAIN),
         case("batch 1", mlp(2, 4, 9), f"{one}, 1 splits", batch=1, groups=3, **PLAIN),
         case("everything", everything(3, 5, 21, dropout=0.25), f"{one}, 1 splits", batch=11,
-             rng=True, **NOISY),
+             rng=True, tsan=True, **NOISY),
         case("one pass", everything(3, 5, 21, dropout=0.25), f"{one}, 1 splits", batch=7, rng=True,
              rng_on_device=True),
         case("16 rows", everything(3, 5, 21), f"{two}, 1 splits", batch=37, sms=2, noise=True,
              **NOISY),
-        case("values outside", everything(3, 5, 61, dropout=0.25),
+        case("16 rows, one pass", everything(3, 5, 21), f"{two}, 1 splits", batch=19, groups=1,
+             sms=2, tsan=True),
+        case("values outside", everything(3, 5, 21, dropout=0.25),
              "backward scratch 16, 1 launched, 1 splits", batch=21, sms=2, rng=True, shared=TINY,
-             **NOISY),
+             tsan=fp32, **NOISY),
         case("66 steps", everything(3, 5, 8), "backward 8, 2 launched, 1 splits", batch=3, steps=66,
              rng=True, solver=solver_table(66, clip=1.5, noise=0.1, previous=-0.1)),
         case("chunks", everything(3, 5, 21), "backward 16, 9 launched, 1 splits", batch=43, sms=2,
              noise=True, workspace=20000, **NOISY),
+        case("small chunks", everything(3, 5, 8), "backward 16, 9 launched, 1 splits", batch=37,
+             groups=1, sms=1, noise=True, workspace=9000, tsan=fp32, **NOISY),
         case("splits", mlp(2, 3, 70), "backward 8, 1 launched, 3 splits", batch=150, groups=1,
              noise=True, **NOISY),
+        case("two splits", mlp(2, 3, 9), "backward 8, 1 launched, 2 splits", batch=90, groups=1,
+             noise=True, tsan=fp32, **NOISY),
         case("x alone", mlp(3, 5, 37), one, ("x",), batch=9, given_rows=3, noise=True, **NOISY),
         case("rows alone", mlp(3, 5, 37), one, ("rows",), batch=9, noise=True, **NOISY),
         case("weights and table", everything(3, 5, 21), f"{one}, 1 splits", ("table", "weights"),

@@ -65,6 +65,7 @@ class Loop:
     sms: int = 132
     shared: int = 232448
     seed: int = 0
+    tsan: bool = False  # small enough to run under TSan
 
     def arrays(self) -> dict:
         p = problem(
@@ -177,6 +178,7 @@ class Sample:
     rng_on_device: bool = False
     sms: int = 132
     shared: int = 232448
+    tsan: bool = True
 
     def arrays(self) -> dict:
         g = torch.Generator().manual_seed(3)

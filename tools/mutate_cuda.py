@@ -1,0 +1,221 @@
+"""Breaks the CUDA kernels, one place at a time, and asks whether the emulated tests notice.
+
+    python tools/mutate_cuda.py                     # build, run all mutants, print what survived
+    python tools/mutate_cuda.py --list              # what would be broken
+    python tools/mutate_cuda.py --only gemm.h --jobs 2
+
+A copy of csrc gets all mutations at once, each behind a switch (cuda_mutations.py), and is built
+twice: plain, and with TSan. A mutant is killed when the cases of python_tests/simt fail: under all
+schedules in the plain build, else as a race under TSan. Survivors stand in mutations_survivors.txt
+with the reason why nothing can be noticed; others, and reasons of mutants that don't survive, fail.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from cuda_mutations import HEADER, Mutation, find, switchable
+
+REPO = Path(__file__).resolve().parents[1]
+CUDA = REPO / "csrc" / "cuda"
+WORK = REPO / "build" / "mutation"
+SURVIVORS = Path(__file__).with_name("mutations_survivors.txt")
+FILES = [
+    "gemm.h", "steps.h", "denoise_fwd.cu", "steps_bwd.h", "denoise_bwd.cu", "weight_gradient.cu",
+    "pack_weights.cu", "sample_transitions.cu",
+]  # fmt: skip
+
+
+def enumerate_all() -> list[Mutation]:
+    return [m for name in FILES for m in find(name, (CUDA / name).read_text())]
+
+
+def prepare(mutations: list[Mutation]) -> None:
+    """A copy of csrc with every mutation behind its switch. Equal files keep their time stamp."""
+    source = WORK / "csrc"
+    for folder in ("core", "cuda", "simt"):
+        for path in (REPO / "csrc" / folder).iterdir():
+            text = path.read_text()
+            if folder == "cuda":
+                first = next((i for i, m in enumerate(mutations) if m.file == path.name), 0)
+                text = switchable(text, [m for m in mutations if m.file == path.name], first)
+            put(source / folder / path.name, text)
+    put(WORK / "mutant.h", HEADER)
+
+
+def put(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.exists() or path.read_text() != text:
+        path.write_text(text)
+
+
+def tool(name: str) -> str:
+    beside = Path(sys.executable).parent / name
+    found = str(beside) if beside.exists() else shutil.which(name)
+    return found or sys.exit(f"{name} is needed")
+
+
+def build(sanitizer: str) -> Path:
+    folder = WORK / f"build-{sanitizer or 'plain'}"
+    ninja = tool("ninja")
+    configure = [
+        tool("cmake"), "-G", "Ninja", "-S", WORK / "csrc" / "simt", "-B", folder,
+        f"-DCMAKE_MAKE_PROGRAM={ninja}", f"-DCMAKE_CXX_COMPILER={tool('g++')}",
+        f"-DCMAKE_CXX_FLAGS=-include {WORK / 'mutant.h'} -Wno-dangling-else",
+        "-DDOM2_SIMT_DRIVER=ON", f"-DDOM2_SIMT_SANITIZE={sanitizer}",
+    ]  # fmt: skip
+    for command in (configure, [ninja, "-j1", "-C", folder]):
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode:
+            sys.exit(done.stdout[-6000:] + done.stderr)
+    return folder / "driver"
+
+
+class Tester:
+    """The cases on one build; the quickest first, as a mutant ends at the first failure."""
+
+    def __init__(self, how: str, driver: Path, files: list[Path], schedules: list[str]):
+        self.how, self.files = how, files
+        self.command = [driver, "--stop", *schedules]
+        self.environment = os.environ | {
+            "TSAN_OPTIONS": f"halt_on_error=1:suppressions={REPO / 'csrc/simt/tsan.supp'}"
+        }
+        start = subprocess.run([driver], capture_output=True, text=True)
+        if "unexpected memory mapping" in start.stderr:  # too much address randomisation for it
+            self.command = ["setarch", "-R", *self.command]
+        begin = time.monotonic()
+        why, output = self.run(None, 3600)
+        if why:
+            sys.exit(f"the unchanged kernels fail ({how}): {why}\n{output}")
+        self.timeout = 60 + 5 * (time.monotonic() - begin)
+        took = [float(t) for t in re.findall(r"\(([\d.]+) s\)$", output, re.M)]
+        self.files = [f for _, f in sorted(zip(took, files, strict=True))]
+
+    def run(self, mutant: int | None, timeout: float | None = None) -> tuple[str, str]:
+        """Why the mutant was noticed, or an empty string; and what the driver said."""
+        switch = {} if mutant is None else {"DOM2_MUTANT": str(mutant)}
+        try:
+            done = subprocess.run(
+                [*self.command, *self.files],
+                env=self.environment | switch, capture_output=True, text=True,
+                timeout=timeout or self.timeout, errors="replace",
+            )  # fmt: skip
+        except subprocess.TimeoutExpired:
+            return f"{self.how}: time is up", ""
+        if done.returncode == 0:
+            return "", done.stdout
+        failed = [line for line in done.stdout.splitlines() if line.startswith("FAIL")]
+        race = re.findall(r"data race .*?([\w.]+\.(?:h|cu)):(\d+)", done.stderr)
+        words = failed[-1][5:] if failed else f"data race at {race[0][0]}" if race else "crash"
+        return f"{self.how}: {words}", done.stdout + done.stderr[-3000:]
+
+
+def write_cases() -> list[tuple[bool, Path]]:
+    """(small enough for TSan, file) of each case."""
+    sys.path.insert(0, str(REPO / "python_tests" / "simt"))
+    from kernel_case_list import CASES
+    from kernel_cases import write
+
+    folder = WORK / "cases"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    result = []
+    for number, case in enumerate(CASES):
+        result.append((case.tsan, folder / f"{number:03}.case"))
+        write(result[-1][1], case.arrays())
+    return result
+
+
+def read_survivors(text: str) -> dict[str, str]:
+    """name -> reason: a line with a mutation's name, then indented lines that say why."""
+    result: dict[str, str] = {}
+    name = ""
+    for line in text.splitlines():
+        if line.startswith("#") or not line.strip():
+            continue
+        if line[0] == " ":
+            result[name] = " ".join([result[name], line.strip()]).strip()
+        else:
+            name = line.strip()
+            result[name] = ""
+    return result
+
+
+def run_all(mutations: list[Mutation], chosen: list[int], jobs: int) -> dict[int, str]:
+    """Number -> why it was killed, empty for survivors."""
+    prepare(mutations)
+    cases = write_cases()
+    print("building", flush=True)
+    plain = Tester("values", build(""), [f for _, f in cases], [])
+    races = Tester(
+        "TSan", build("thread"), [f for small, f in cases if small], ["--schedules", "forward"]
+    )
+
+    def one(number: int) -> str:
+        why = plain.run(number)[0] or races.run(number)[0]
+        print("killed  " if why else "SURVIVED", mutations[number].name, f"[{why}]", flush=True)
+        return why
+
+    with ThreadPoolExecutor(jobs) as pool:
+        return dict(zip(chosen, pool.map(one, chosen), strict=True))
+
+
+def report(mutations: list[Mutation], result: dict[int, str], reasons: dict[str, str]) -> int:
+    """Prints the totals and every survivor; returns the exit code."""
+    total, killed = len(result), sum(bool(why) for why in result.values())
+    by_race = sum(why.startswith("TSan") for why in result.values())
+    print(f"\n{'file':22} killed  total")
+    for name in FILES:
+        mine = [why for n, why in result.items() if mutations[n].file == name]
+        if mine:
+            print(f"{name:22} {sum(map(bool, mine)):6} {len(mine):6}")
+    print(f"{'all':22} {killed:6} {total:6}   {100 * killed / max(total, 1):.1f} %, ", end="")
+    print(f"{by_race} of them as races alone")
+    unexplained = 0
+    for number, why in result.items():
+        if not why:
+            name = mutations[number].name
+            unexplained += name not in reasons
+            print(f"\nsurvived: {name}\n    {reasons.get(name, 'NOT EXPLAINED')}")
+    survived = {mutations[n].name for n, why in result.items() if not why}
+    ran = {mutations[n].name for n in result}
+    known = {m.name for m in mutations}
+    stale = [n for n in reasons if (n in ran and n not in survived) or n not in known]
+    for name in stale:
+        print(f"\nexplained, but killed or gone: {name}")
+    return 1 if unexplained or stale else 0
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--only", metavar="FILE", help="mutants of one file of csrc/cuda")
+    parser.add_argument("--match", metavar="TEXT", help="mutants whose name contains this")
+    parser.add_argument("--list", action="store_true", help="print the mutants' names and stop")
+    parser.add_argument("--jobs", type=int, default=1, help="mutants that run at once")
+    given = parser.parse_args()
+    mutations = enumerate_all()
+    chosen = [
+        i
+        for i, m in enumerate(mutations)
+        if given.only in (None, m.file) and (given.match or "") in m.name
+    ]
+    if given.list:
+        print(*(mutations[i].name for i in chosen), sep="\n")
+        print(f"{len(chosen)} mutants")
+        return 0
+    if not chosen:
+        parser.error(f"there are no mutants of that; files are {', '.join(FILES)}")
+    reasons = read_survivors(SURVIVORS.read_text()) if SURVIVORS.exists() else {}
+    return report(mutations, run_all(mutations, chosen, given.jobs), reasons)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
