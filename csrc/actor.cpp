@@ -1,4 +1,5 @@
-#include "actor.h"
+// Acting without the way through torch's dispatcher: for a handful of rows that way takes as long
+// as the network.
 
 #include <pybind11/stl.h>
 
@@ -7,37 +8,10 @@
 
 #include "cpu/pack.h"
 #include "cpu/run.h"
+#include "python.h"
 
-namespace py = pybind11;
-
+namespace dom2 {
 namespace {
-
-// An attribute or a call without arguments; names are interned once.
-py::object attribute(PyObject* of, PyObject* name) {
-  PyObject* value = PyObject_GetAttr(of, name);
-  if (!value) throw py::error_already_set();
-  return py::reinterpret_steal<py::object>(value);
-}
-
-py::object call(PyObject* of, PyObject* name) {
-  PyObject* value = PyObject_CallMethodNoArgs(of, name);
-  if (!value) throw py::error_already_set();
-  return py::reinterpret_steal<py::object>(value);
-}
-
-PyObject* name(const char* text) { return PyUnicode_InternFromString(text); }
-
-struct Names {
-  PyObject *version = name("_version"), *data_ptr = name("data_ptr"), *dtype = name("dtype"),
-           *shape = name("shape"), *is_cpu = name("is_cpu"), *contiguous = name("is_contiguous");
-};
-
-const Names& names() {
-  static const Names* all = new Names;  // lives as long as the interpreter
-  return *all;
-}
-
-void* pointer(PyObject* tensor) { return PyLong_AsVoidPtr(call(tensor, names().data_ptr).ptr()); }
 
 // Has any of a module's entries or tensors changed? lowering/stamp.py fills it and says what
 // counts.
@@ -71,7 +45,7 @@ class Watch {
       }
     for (const Tensor& t : tensors_) {
       if (PyLong_AsLongLong(attribute(t.tensor.ptr(), names().version).ptr()) != t.version ||
-          reinterpret_cast<uintptr_t>(pointer(t.tensor.ptr())) != t.at)
+          reinterpret_cast<uintptr_t>(data<void>(t.tensor)) != t.at)
         return false;
     }
     // Only now: the memory is still that of the tensors.
@@ -116,20 +90,20 @@ class Actor {
         empty_(std::move(empty)),
         tensor_type_(std::move(tensor_type)),
         dtype_(std::move(dtype)) {
-    const auto shape = py::cast<py::tuple>(attribute(table.ptr(), names().shape));
+    const py::tuple given = shape(table);
     call_.exec = &plan_.exec;
-    call_.steps = shape[0].cast<int64_t>();
-    call_.groups = shape[1].cast<int64_t>();
-    const int width = shape[2].cast<int>();
+    call_.steps = size(given, 0);
+    call_.groups = size(given, 1);
+    const int width = static_cast<int>(size(given, 2));
     table_.resize(call_.steps * call_.groups * plan_.exec.table_ld);
-    dom2::cpu::pad_table(plan_, static_cast<const float*>(pointer(table.ptr())), width,
-                         call_.steps * call_.groups, table_.data());
-    const double* rows = static_cast<const double*>(pointer(solver.ptr()));
+    dom2::cpu::pad_table(plan_, data<const float>(table), width, call_.steps * call_.groups,
+                         table_.data());
+    const double* rows = data<const double>(solver);
     solver_.assign(rows, rows + call_.steps * 8);
     call_.repeat = 1;
     call_.table = table_.data();
     call_.solver = solver_.data();
-    call_.packed = static_cast<const float*>(pointer(packed.ptr()));
+    call_.packed = data<const float>(packed);
     call_.out_low = low;
     call_.out_high = high;
     for (size_t i = 0; i < plan_.weights.size(); ++i)
@@ -143,8 +117,8 @@ class Actor {
   py::object sample(const py::object& obs, const py::object& x_T, const py::object& generator) {
     if (!watch_.is_none() && !watch_.cast<const Watch&>().fresh()) return py::none();
     const dom2::Exec& e = plan_.exec;
-    py::tuple shape;
-    if (!plain(obs, shape)) return py::none();
+    if (!plain(obs)) return py::none();
+    const py::tuple shape = dom2::shape(obs);
     const size_t dims = shape.size();
     if (dims < 1 || dims > 3 || (dims == 3) != stacked_) return py::none();
     const int64_t width = size(shape, dims - 1), batch = dims == 1 ? 1 : size(shape, dims - 2);
@@ -156,21 +130,18 @@ class Actor {
     out_shape[dims - 1] = e.x_width;
     dom2::cpu::Call c = call_;
     if (!x_T.is_none()) {
-      py::tuple given;
-      if (!plain(x_T, given) || !given.equal(out_shape)) return py::none();
-      c.x = static_cast<const float*>(pointer(x_T.ptr()));
+      if (!plain(x_T) || !dom2::shape(x_T).equal(out_shape)) return py::none();
+      c.x = data<const float>(x_T);
     }
     c.batch = batch;
-    c.rows = static_cast<const float*>(pointer(obs.ptr()));
+    c.rows = data<const float>(obs);
     if (!c.x || draws_) {
       const py::object rng = make_rng_(generator);
       if (!attribute(rng.ptr(), names().is_cpu).is(py::handle(Py_True))) return py::none();
-      const int64_t* words = static_cast<const int64_t*>(pointer(rng.ptr()));
-      c.seed = static_cast<uint64_t>(words[0]);
-      c.offset = static_cast<uint32_t>(words[1]);
+      read_rng(rng, c.seed, c.offset);
     }
     py::object out = empty_(out_shape);
-    c.out = static_cast<float*>(pointer(out.ptr()));
+    c.out = data<float>(out);
     dom2::cpu::denoise(dom2::cpu::active(), c, {});
     return out;
   }
@@ -186,19 +157,13 @@ class Actor {
     return program;
   }
 
-  static int64_t size(const py::tuple& shape, size_t at) {
-    return PyLong_AsLongLong(PyTuple_GET_ITEM(shape.ptr(), static_cast<Py_ssize_t>(at)));
-  }
-
   // A contiguous float32 CPU tensor, and no subclass, which may mean something else by it.
-  bool plain(const py::object& t, py::tuple& shape) const {
+  bool plain(const py::object& t) const {
     if (reinterpret_cast<PyObject*>(Py_TYPE(t.ptr())) != tensor_type_.ptr()) return false;
     const Names& n = names();
     if (attribute(t.ptr(), n.dtype).ptr() != dtype_.ptr()) return false;
     if (attribute(t.ptr(), n.is_cpu).ptr() != Py_True) return false;
-    if (call(t.ptr(), n.contiguous).ptr() != Py_True) return false;
-    shape = py::reinterpret_steal<py::tuple>(PyObject_GetAttr(t.ptr(), n.shape));
-    return shape.ptr() != nullptr;
+    return call(t.ptr(), n.contiguous).ptr() == Py_True;
   }
 
   dom2::Plan plan_;
@@ -223,3 +188,5 @@ void add_actor(py::module_& m) {
                     py::object, py::object>())
       .def("sample", &Actor::sample);
 }
+
+}  // namespace dom2

@@ -3,8 +3,8 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
-#include "actor.h"
 #include "cpu/isa.h"
+#include "python.h"
 
 namespace py = pybind11;
 
@@ -26,7 +26,8 @@ PYBIND11_MODULE(_C, m) {
   m.def("set_isa", [](const std::string& name) {
     if (!dom2::cpu::choose(name)) throw py::value_error("this processor can't run " + name);
   });
-  add_actor(m);
+  dom2::add_actor(m);
+  dom2::add_drawer(m);
 #if defined(DOM2_CUDA)
   py::dict cuda;
   cuda["version"] = DOM2_CUDA_VERSION;

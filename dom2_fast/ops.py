@@ -6,6 +6,7 @@ are in csrc/ops; fake kernels and autograd formulas are registered in `_register
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 import torch
@@ -167,7 +168,8 @@ def actor(
         return None
     return backend.extension().Actor(
         program.encode().tolist(), table.contiguous(), solver, packed, stacked, out_low, out_high,
-        watch, make_rng, torch.empty, torch.Tensor, torch.float32,
+        watch, make_rng, functools.partial(torch.empty, dtype=torch.float32), torch.Tensor,
+        torch.float32,
     )  # fmt: skip
 
 
@@ -211,3 +213,26 @@ def sample_transitions(
             parts = out.split([batch * s.numel() for s in shapes])
             outs.append([p.view(batch, *s) for p, s in zip(parts, shapes, strict=True)])
     return outs, index
+
+
+def drawer(fields, threshold, alias, starts):
+    """`sample_transitions` from one CPU data set, again and again, past the dispatcher.
+
+    `.draw(batch, rng)` gives what `sample_transitions` gives, `rng` on the CPU. Checks the tables
+    now; the tensors must not be resized. None where fields differ between agents, aren't on the
+    CPU, or there is no extension.
+    Raises RuntimeError as `sample_transitions` does.
+    """
+    groups = threshold.shape[0]
+    same = all(
+        t.is_cpu and t.shape == fields[i // groups * groups].shape for i, t in enumerate(fields)
+    )
+    if _NATIVE is None or not same:
+        return None
+    sample_transitions(fields, threshold, alias, starts, 0, torch.zeros(2, dtype=torch.int64))
+    longs = functools.partial(torch.empty, dtype=torch.int64)
+    floats = functools.partial(torch.empty, dtype=torch.float32)
+    return backend.extension().Drawer(
+        list(fields), threshold.contiguous(), alias.contiguous(), starts.contiguous(), floats,
+        longs, torch.float64,
+    )  # fmt: skip

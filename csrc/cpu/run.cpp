@@ -150,5 +150,21 @@ void denoise_backward(const Kernels& kernels, const Plan& plan, const Call& call
   for_tiles(blocks, weights_size < 16384 ? 1 : parts, threads, [&](int, int64_t i) { reduce(i); });
 }
 
+void sample_transitions(const Kernels& kernels, const SampleCall& call, const Threads& threads) {
+  constexpr int64_t kRows = 256, kSerialFloats = 1 << 17;
+  const int64_t parts = ceil_div(call.batch, kRows);
+  const auto part = [&](int64_t i) {
+    const int64_t row = i % parts * kRows;
+    kernels.sample(call, i / parts, row, std::min(kRows, call.batch - row));
+  };
+  int64_t floats = 0;
+  for (int64_t i = 0; i < call.fields * call.groups; ++i)
+    floats += call.batch * call.field[i].width;
+  if (floats < kSerialFloats || threads.count == 1)
+    for (int64_t i = 0; i < call.groups * parts; ++i) part(i);
+  else
+    threads.run(call.groups * parts, part);
+}
+
 }  // namespace cpu
 }  // namespace dom2

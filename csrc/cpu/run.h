@@ -44,5 +44,8 @@ struct Gradients {
 void denoise_backward(const Kernels& kernels, const Plan& plan, const Call& call,
                       const BackwardCall& b, const Gradients& out, const Threads& threads);
 
+// Draws and gathers a whole batch.
+void sample_transitions(const Kernels& kernels, const SampleCall& call, const Threads& threads);
+
 }  // namespace cpu
 }  // namespace dom2

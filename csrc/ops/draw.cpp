@@ -57,7 +57,6 @@ Draw check_draw(const std::vector<Tensor>& fields, const Tensor& threshold, cons
       out.fields[f + g].out = to;
       to += batch * out.fields[f + g].width;
     }
-    out.bytes += batch * width * 4;
   }
   return out;
 }

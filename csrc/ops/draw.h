@@ -19,9 +19,9 @@ struct Draw {
   Place place;
   Tensor threshold, alias, starts, index;  // index: [groups, batch], a result
   Seed seed;
-  int64_t groups, trajectories, rows, bytes = 0;  // bytes: of the results
-  std::vector<DrawnField> fields = {};            // field-major
-  std::vector<Tensor> outs = {};                  // one flat tensor per field
+  int64_t groups, trajectories, rows;
+  std::vector<DrawnField> fields = {};  // field-major
+  std::vector<Tensor> outs = {};        // one flat tensor per field
 };
 
 Draw check_draw(const std::vector<Tensor>& fields, const Tensor& threshold, const Tensor& alias,

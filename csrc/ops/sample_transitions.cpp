@@ -33,18 +33,7 @@ std::tuple<std::vector<Tensor>, Tensor> sample_transitions(const std::vector<Ten
                     in.seed.seed,
                     in.seed.offset,
                     in.index.mutable_data_ptr<int64_t>()};
-  const cpu::Kernels& kernels = cpu::active();
-  constexpr int64_t kRows = 256, kSerialBytes = 1 << 19;
-  const int64_t parts = (batch + kRows - 1) / kRows;
-  const auto part = [&](int64_t i) {
-    const int64_t row = i % parts * kRows;
-    kernels.sample(c, i / parts, row, batch - row < kRows ? batch - row : kRows);
-  };
-  const cpu::Threads pool = threads();
-  if (in.bytes < kSerialBytes || pool.count == 1)
-    for (int64_t i = 0; i < in.groups * parts; ++i) part(i);
-  else
-    pool.run(in.groups * parts, part);
+  cpu::sample_transitions(cpu::active(), c, threads());
   return {std::move(in.outs), in.index};
 }
 

@@ -72,6 +72,7 @@ class TrajectorySampler:
         self._fields = [getattr(data, f)[i] for f in FIELDS for i in range(self.agents)]
         if torch.device(device).type != "cpu":  # the CPU reads the mapped files as they are
             self._fields = [t.to(device, dtype) for t in self._fields]
+        self._drawer = ops.drawer(self._fields, *self._tables)
 
     def _weights(self, weights) -> torch.Tensor:
         data = self.data
@@ -89,13 +90,14 @@ class TrajectorySampler:
         return weights
 
     def sample(self) -> Batch:
-        outs, index = ops.sample_transitions(
-            self._fields,
-            *self._tables,
-            self.batch_size,
-            ops.make_rng(self.generator),
-            check=False,  # the tables are made above, the data set has checked its own starts
-        )
+        rng = ops.make_rng(self.generator)
+        if self._drawer is not None:
+            outs, index = self._drawer.draw(self.batch_size, rng)
+        else:
+            outs, index = ops.sample_transitions(
+                self._fields, *self._tables, self.batch_size, rng,
+                check=False,  # the tables are made above, the data set has checked its own starts
+            )  # fmt: skip
         return Batch(*(self._cast(out) for out in outs), index=index)
 
     def _cast(self, out: PerAgent) -> PerAgent:
