@@ -4,10 +4,11 @@
     python tools/mutate_cuda.py --list              # what would be broken
     python tools/mutate_cuda.py --only gemm.h --jobs 2
 
-A copy of csrc gets all mutations at once, each behind a switch (cuda_mutations.py), and is built
-twice: plain, and with TSan. A mutant is killed when the cases of python_tests/simt fail: under all
-schedules in the plain build, else as a race under TSan. Survivors stand in mutations_survivors.txt
-with the reason why nothing can be noticed; others, and reasons of mutants that don't survive, fail.
+A copy of csrc gets all mutations at once, each behind a switch (cuda_mutations.py), and is built as
+the tests build it: plain, with ASan, with TSan. A mutant is killed when the cases of
+python_tests/simt fail: under all schedules in the plain build, else in one of the others.
+Survivors stand in mutations_survivors.txt with the reason why nothing can be noticed. A survivor
+that doesn't, or an explanation of what is killed, makes the exit code 1.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -28,10 +30,18 @@ REPO = Path(__file__).resolve().parents[1]
 CUDA = REPO / "csrc" / "cuda"
 WORK = REPO / "build" / "mutation"
 SURVIVORS = Path(__file__).with_name("mutations_survivors.txt")
-FILES = [
-    "gemm.h", "steps.h", "denoise_fwd.cu", "steps_bwd.h", "denoise_bwd.cu", "weight_gradient.cu",
-    "pack_weights.cu", "sample_transitions.cu",
-]  # fmt: skip
+# The files, and the kinds of cases that run their code.
+RUN_BY = {
+    "denoise_fwd.cu": ["forward"],
+    "steps_bwd.h": ["backward"],
+    "denoise_bwd.cu": ["backward"],
+    "weight_gradient.cu": ["backward"],
+    "gemm.h": ["forward", "backward"],
+    "steps.h": ["forward", "backward"],
+    "pack_weights.cu": ["forward", "backward"],
+    "sample_transitions.cu": ["sample"],
+}
+FILES = list(RUN_BY)
 
 
 def enumerate_all() -> list[Mutation]:
@@ -82,9 +92,9 @@ def build(sanitizer: str) -> Path:
 class Tester:
     """The cases on one build; the quickest first, as a mutant ends at the first failure."""
 
-    def __init__(self, how: str, driver: Path, files: list[Path], schedules: list[str]):
+    def __init__(self, how: str, driver: Path, files: list[Path], schedules: str = ""):
         self.how, self.files = how, files
-        self.command = [driver, "--stop", *schedules]
+        self.command = [driver, "--stop", *(["--schedules", schedules] if schedules else [])]
         self.environment = os.environ | {
             "TSAN_OPTIONS": f"halt_on_error=1:suppressions={REPO / 'csrc/simt/tsan.supp'}"
         }
@@ -92,29 +102,32 @@ class Tester:
         if "unexpected memory mapping" in start.stderr:  # too much address randomisation for it
             self.command = ["setarch", "-R", *self.command]
         begin = time.monotonic()
-        why, output = self.run(None, 3600)
+        why, output = self.run(None)
         if why:
             sys.exit(f"the unchanged kernels fail ({how}): {why}\n{output}")
         self.timeout = 60 + 5 * (time.monotonic() - begin)
         took = [float(t) for t in re.findall(r"\(([\d.]+) s\)$", output, re.M)]
         self.files = [f for _, f in sorted(zip(took, files, strict=True))]
 
-    def run(self, mutant: int | None, timeout: float | None = None) -> tuple[str, str]:
-        """Why the mutant was noticed, or an empty string; and what the driver said."""
+    timeout = 3600.0
+
+    def run(self, mutant: int | None, file: str = "") -> tuple[str, str]:
+        """Why the mutant of `file` was noticed, or an empty string; and what the driver said."""
         switch = {} if mutant is None else {"DOM2_MUTANT": str(mutant)}
+        files = [f for f in self.files if not file or f.stem.split("-")[1] in RUN_BY[file]]
         try:
             done = subprocess.run(
-                [*self.command, *self.files],
+                [*self.command, *files],
                 env=self.environment | switch, capture_output=True, text=True,
-                timeout=timeout or self.timeout, errors="replace",
+                timeout=self.timeout, errors="replace",
             )  # fmt: skip
         except subprocess.TimeoutExpired:
             return f"{self.how}: time is up", ""
         if done.returncode == 0:
             return "", done.stdout
         failed = [line for line in done.stdout.splitlines() if line.startswith("FAIL")]
-        race = re.findall(r"data race .*?([\w.]+\.(?:h|cu)):(\d+)", done.stderr)
-        words = failed[-1][5:] if failed else f"data race at {race[0][0]}" if race else "crash"
+        summary = re.search(r"SUMMARY: \w+: ([\w -]+)", done.stderr)
+        words = failed[-1][5:] if failed else summary[1].strip() if summary else "crash"
         return f"{self.how}: {words}", done.stdout + done.stderr[-3000:]
 
 
@@ -129,8 +142,9 @@ def write_cases() -> list[tuple[bool, Path]]:
     folder.mkdir(parents=True)
     result = []
     for number, case in enumerate(CASES):
-        result.append((case.tsan, folder / f"{number:03}.case"))
-        write(result[-1][1], case.arrays())
+        arrays = case.arrays()
+        result.append((case.tsan, folder / f"{number:03}-{arrays['op']}.case"))
+        write(result[-1][1], arrays)
     return result
 
 
@@ -154,14 +168,18 @@ def run_all(mutations: list[Mutation], chosen: list[int], jobs: int) -> dict[int
     prepare(mutations)
     cases = write_cases()
     print("building", flush=True)
-    plain = Tester("values", build(""), [f for _, f in cases], [])
-    races = Tester(
-        "TSan", build("thread"), [f for small, f in cases if small], ["--schedules", "forward"]
-    )
+    every, small = [f for _, f in cases], [f for few, f in cases if few]
+    testers = [
+        Tester("values", build(""), every),
+        Tester("ASan", build("address"), every, "forward"),
+        Tester("TSan", build("thread"), small, "forward"),
+    ]
+    print("built", flush=True)
 
     def one(number: int) -> str:
-        why = plain.run(number)[0] or races.run(number)[0]
-        print("killed  " if why else "SURVIVED", mutations[number].name, f"[{why}]", flush=True)
+        m = mutations[number]
+        why = next(filter(None, (t.run(number, m.file)[0] for t in testers)), "")
+        print("killed  " if why else "SURVIVED", m.name, f"[{why}]", flush=True)
         return why
 
     with ThreadPoolExecutor(jobs) as pool:
@@ -171,14 +189,14 @@ def run_all(mutations: list[Mutation], chosen: list[int], jobs: int) -> dict[int
 def report(mutations: list[Mutation], result: dict[int, str], reasons: dict[str, str]) -> int:
     """Prints the totals and every survivor; returns the exit code."""
     total, killed = len(result), sum(bool(why) for why in result.values())
-    by_race = sum(why.startswith("TSan") for why in result.values())
+    by = Counter(why.split(":")[0] for why in result.values())
     print(f"\n{'file':22} killed  total")
     for name in FILES:
         mine = [why for n, why in result.items() if mutations[n].file == name]
         if mine:
             print(f"{name:22} {sum(map(bool, mine)):6} {len(mine):6}")
     print(f"{'all':22} {killed:6} {total:6}   {100 * killed / max(total, 1):.1f} %, ", end="")
-    print(f"{by_race} of them as races alone")
+    print(f"{by['ASan']} by ASan alone, {by['TSan']} by TSan alone")
     unexplained = 0
     for number, why in result.items():
         if not why:
