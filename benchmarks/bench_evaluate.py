@@ -21,7 +21,7 @@ from dom2_fast.algos.base import Policies
 from dom2_fast.evaluate import evaluate
 from dom2_fast.policy import DiffusionPolicy
 
-TASK, TOTAL, EPISODES = "simple_spread", 1000, 2
+TASK, TOTAL, EPISODES = "simple_spread", 1000, 5
 
 
 def episode(env, act, prepare, seed: int) -> float:

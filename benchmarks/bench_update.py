@@ -19,8 +19,8 @@ from dom2_fast.algos.dom2 import DOM2, DOM2Config
 from dom2_fast.data.trajectories import TrajectoryDataset
 
 
-@pytest.fixture(scope="module")
-def data():
+def random_data() -> TrajectoryDataset:
+    """200 episodes of three agents; what is in them doesn't change the work."""
     g = torch.Generator().manual_seed(0)
     episodes, length = 200, 25
 
@@ -35,6 +35,11 @@ def data():
         next_obs=[o[:, 1:].reshape(-1, 18).numpy() for o in obs],
         episode_length=length,
     )
+
+
+@pytest.fixture(scope="module")
+def data():
+    return random_data()
 
 
 def next_draws(agent, batch) -> list[torch.Tensor]:

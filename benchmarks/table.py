@@ -34,6 +34,10 @@ def time_text(seconds: float) -> str:
     return f"{seconds * 1e6:.3g} µs"
 
 
+def number(ratio: float) -> str:
+    return f"{ratio:.0f}" if ratio >= 20 else f"{ratio:.1f}" if ratio >= 2 else f"{ratio:.2f}"
+
+
 def load(paths: list[str]) -> dict:
     """{"machine": facts, "groups": {problem: {kind: {seconds, ratio, quartiles, scaled}}}}"""
     groups: dict = defaultdict(dict)
@@ -68,7 +72,7 @@ def work(group: str) -> str:
 def cell(kind: str, found: dict, peers: dict) -> str:
     if kind in found:
         one = found[kind]
-        ratio = f" ({one['ratio']:.1f})" if one["ratio"] else ""
+        ratio = f" ({number(one['ratio'])})" if one["ratio"] else ""
         return time_text(one["seconds"]) + ratio + ("*" if "scaled" in one else "")
     if kind in PACKAGES:
         return "not run" if peers.get(PACKAGES[kind]) else "not installed"
@@ -81,8 +85,8 @@ def best_peer(found: dict) -> str:
         return "-"
     kind = min(peers, key=lambda k: peers[k]["ratio"])
     q = peers[kind]["quartiles"]
-    spread = f" ({q[0]:.2g} to {q[2]:.2g})" if q else ""
-    return f"{NAMES.get(kind, kind)}, **{peers[kind]['ratio']:.2g}**{spread}"
+    spread = f" ({number(q[0])} to {number(q[2])})" if q else ""
+    return f"{NAMES.get(kind, kind)}, **{number(peers[kind]['ratio'])}**{spread}"
 
 
 def print_tables(results: dict) -> None:
@@ -90,7 +94,8 @@ def print_tables(results: dict) -> None:
     versions = ", ".join(f"{k} {v or 'not installed'}" for k, v in m["peers"].items())
     print(
         f"{m['processor']}, {m['cores']} cores, {m['isa']}, torch {m['torch']}, Python "
-        f"{m['python']}, {versions}, {m['date']}; medians, in brackets (time / ours); \\*: a part was timed and scaled up.\n"
+        f"{m['python']}, {versions}, {m['date']}; medians, in brackets (time / ours); "
+        "\\*: a part was timed and scaled up.\n"
     )
     sections: dict = defaultdict(list)
     for name in groups:
