@@ -106,7 +106,11 @@ class CMakeBuild(build_ext):
                 return self._cmake(target, cuda_options(nvcc, ""))
             except FAILURES as error:
                 if os.environ.get("DOM2_FAST_CUDA") == "1":
-                    raise
+                    sys.exit(
+                        f"dom2_fast: DOM2_FAST_CUDA=1, but the CUDA executors could not be built "
+                        f"({describe(error)}). What went wrong is printed above; DOM2_FAST_CUDA=0 "
+                        "builds without them"
+                    )
                 why_not = f"their build failed: {describe(error)}"
                 bar = "!" * 100
                 print(

@@ -29,8 +29,9 @@ foreach(list native all all-major)
     string(TOUPPER ${list} name)
     string(REPLACE "-" "_" name ${name})
     set(CMAKE_CUDA_ARCHITECTURES ${CMAKE_CUDA_ARCHITECTURES_${name}})
-    if(NOT CMAKE_CUDA_ARCHITECTURES)
-      message(FATAL_ERROR "no card was found for CMAKE_CUDA_ARCHITECTURES=${list}: name it, e.g. 90")
+    if(NOT CMAKE_CUDA_ARCHITECTURES MATCHES "^[0-9]")  # nvcc's words where there is no card
+      message(FATAL_ERROR "CMAKE_CUDA_ARCHITECTURES is ${list}, but there is no card or no driver "
+        "here to ask: give numbers, for example 80-real;90")
     endif()
   endif()
 endforeach()
