@@ -7,7 +7,7 @@ import torch
 from kernel_cases import Loop, Sample
 from op_problems import everything, mlp, solver_table
 
-from dom2_fast.program import Act
+from dom2_fast.program import Act, ProgramBuilder, Slice, StepProgram
 
 GRADIENTS = ("x", "rows", "table", "weights")
 NOISY = {"solver": solver_table(3, clip=1.1, noise=0.3, previous=-0.2), "steps": 3}
@@ -16,6 +16,20 @@ PLAIN = {"solver": solver_table(2), "steps": 2}
 LIMITS = {"limits": (-1.0, 1.0)}
 # The least shared memory that a card can have: larger values go to global memory.
 TINY = 48 << 10
+
+
+def overlaps(x_width, rows_width, n) -> StepProgram:
+    """Operands that are shifted slices of one buffer: in backward, threads meet in a column."""
+    b = ProgramBuilder(x_width, rows_width)
+    wide = b.linear(b.x, b.weight(n + 2, x_width), act=Act.TANH)
+    wide = b.layer_norm(wide, 1e-3)
+    left, middle, right = (Slice(wide.buffer, start, n) for start in range(3))
+    h = b.linear(middle, b.weight(n, n), b=left, c=right, act=Act.SILU)
+    h = b.add(h, b.add(left, middle))
+    h = b.mul(h, b.mul(middle, right))
+    h = b.add(h, b.dropout(middle, 0.25))
+    h = b.add(h, b.linear(b.rows, b.weight(n, rows_width)))
+    return b.build(b.linear(h, b.weight(x_width, n)))
 
 
 def forward(precision):
@@ -61,6 +75,8 @@ def forward(precision):
              steps=66, path=True, solver=noisy, **DRAWN),
         case("130 steps", mlp(2, 0, 9), "resident 8, 2 tiles in 2 blocks", 3, batch=9, steps=130,
              noise=True, solver=solver_table(130, clip=1.5, noise=0.1, previous=-0.1), **LIMITS),
+        case("overlaps", overlaps(3, 5, 21), "resident 8, 2 tiles in 2 blocks", batch=9, **DRAWN,
+             **NOISY),
         case("wide", mlp(3, 5, 261), "streamed 8, 1 tiles in 1 blocks", batch=3, groups=1),
         case("wide, in steps", mlp(3, 5, 150),
              ("resident" if bf16 else "streamed") + " 8, 1 tiles in 1 blocks", batch=3, groups=1,
@@ -104,6 +120,10 @@ def backward(precision):
         case("rows alone", mlp(3, 5, 37), one, ("rows",), batch=9, noise=True, **NOISY),
         case("weights and table", everything(3, 5, 21), f"{one}, 1 splits", ("table", "weights"),
              batch=9, rng=True, **NOISY),
+        case("overlaps", overlaps(3, 5, 21), f"{one}, 1 splits", batch=3, groups=1, rng=True,
+             tsan=True),
+        case("overlaps in steps", overlaps(3, 5, 33), f"{one}, 1 splits", batch=9, rng=True,
+             **NOISY),
         case("wide", mlp(3, 5, 150), f"{one}, 1 splits", batch=3, groups=1, transposed=True),
         case("wider", mlp(3, 5, 261), f"{one}, 1 splits", batch=3, groups=1),
     ]  # fmt: skip
