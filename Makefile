@@ -9,7 +9,7 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check
 # A change of these needs a build.
 SOURCES := setup.py CMakeLists.txt pyproject.toml constraints.txt $(shell find csrc -type f 2>/dev/null)
 
-.PHONY: help setup demo test simt test-simt cuda-gates gpu-check lint format bench clean distclean
+.PHONY: help setup demo test simt test-simt cuda-gates mutation gpu-check lint format bench clean distclean
 .DELETE_ON_ERROR:
 
 help:
@@ -87,6 +87,10 @@ $(VENV)/.cuda-tools: $(VENV)/.created constraints.txt
 cuda-gates: $(VENV)/.built
 	@if command -v "$${CUDACXX:-nvcc}" >/dev/null; then $(MAKE) --no-print-directory $(VENV)/.cuda-tools; fi
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python tools/cuda_gates.py $(if $(UPDATE),--update)
+
+# Breaks the CUDA kernels, one place at a time: do the emulated tests notice? Takes half an hour.
+mutation: $(VENV)/.built
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python tools/mutate_cuda.py $(if $(ONLY),--only $(ONLY))
 
 # Builds with CUDA, tests, compute-sanitizer and benchmarks, on a machine with a GPU.
 gpu-check: $(VENV)/.built
