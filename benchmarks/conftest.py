@@ -29,6 +29,8 @@ def pytest_configure(config):
     most = max(int(n) for n in config.getoption("--threads").split(","))
     os.environ.setdefault("NPROC", str(most))
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    # Otherwise torch.compile starts a pool of processes, which go on while others are timed.
+    os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
 
 
 def pytest_report_header(config):
