@@ -19,7 +19,7 @@ help:
 	@echo "make test-simt   the tests of the CUDA executors on their emulator alone"
 	@echo "make cuda-gates  compile the CUDA executors by nvcc and check the binary; UPDATE=1 writes"
 	@echo "                 csrc/cuda/resources.txt.   make gpu-check: everything, on a machine with a GPU"
-	@echo "make bench    time the native ops against the eager reference"
+	@echo "make bench    time everything beside PyTorch and the peers installed (pip install -e '.[peers]')"
 	@echo "make clean    remove build files;  make distclean removes $(VENV) too"
 
 setup: $(VENV)/.built
@@ -108,7 +108,7 @@ format: $(VENV)/.tools
 	find csrc examples python_tests -name '*.h' -o -name '*.inl' -o -name '*.cpp' -o -name '*.cu' | xargs $(BIN)/clang-format -i
 
 bench: $(VENV)/.built
-	$(BIN)/python -m pytest benchmarks --benchmark-only
+	$(BIN)/python benchmarks/run.py
 
 clean:
 	rm -rf build dist *.egg-info dom2_fast/*.so .pytest_cache .ruff_cache .benchmarks

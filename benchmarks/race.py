@@ -24,7 +24,7 @@ def calls_per_stretch(run) -> int:
     """Warms up, and gives how many calls fill a stretch."""
     run()
     begin, calls = time.perf_counter(), 0
-    while calls < 2 or (calls < 200 and time.perf_counter() - begin < 0.1):
+    while calls < 1 or (calls < 200 and time.perf_counter() - begin < 0.1):
         run()
         calls += 1
     each = (time.perf_counter() - begin) / calls
