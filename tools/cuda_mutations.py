@@ -12,8 +12,9 @@ from collections import Counter
 from dataclasses import dataclass
 
 COMMENT = re.compile(r"//[^\n]*|/\*.*?\*/|^[ \t]*#[^\n]*", re.S | re.M)
-# Not checks at all, but a choice between kernels made at compile time or by the host.
-CHOICE = re.compile(r"[pP]recision|\bs\.rows ==|grid\.|kVector|f\.vector|is_double")
+# Not checks, but choices: between kernels, at compile time or by the host; of the gradients that
+# somebody wants.
+CHOICE = re.compile(r"[pP]recision|\bs\.rows ==|kVector|f\.vector|\bs\.g_a\b|^step > 0")
 
 
 @dataclass(frozen=True)
@@ -183,7 +184,10 @@ def _comparisons(code: str):
             continue
         if re.match(r"\s*(static )?constexpr\b", line):
             continue
-        leaves = word == "if" and re.match(r"\)\s*(continue|break|return)\b", code[close:])
+        # To break, or to meet at a barrier, changes the time alone: what follows checks, too.
+        if word == "if" and re.match(r"\)\s*(break|__syncthreads)\b", code[close:]):
+            continue
+        leaves = word == "if" and re.match(r"\)\s*(continue|return)\b", code[close:])
         holds = not (leaves or word == "while")
         yield start, end, f"{text} taken for {str(holds).lower()}", str(holds).lower(), "expression"
 
