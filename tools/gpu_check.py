@@ -24,8 +24,8 @@ from pathlib import Path
 
 REPO = Path(__file__).resolve().parents[1]
 PASSED, FAILED, SKIPPED = "passed", "FAILED", "SKIPPED"
-# A few shapes on every kernel: rows that fill no tile, all instructions, dropout, long loops.
-SANITIZED = "cuda and (odd_widths or every_instruction or dropout or same_integers or bf16)"
+# A few shapes on every kernel: rows that fill no tile, all instructions, dropout, both precisions.
+SANITIZED = "cuda and (odd_widths or every_instruction or dropout or bf16 or dtype1-3)"
 SANITIZER_FAILED = 99
 GPU_TESTS = ["python_tests/ops", "python_tests/test_cuda.py"]
 SHOWN_LINES = 40  # of a command's output, in the file; of the benchmarks all
