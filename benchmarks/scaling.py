@@ -108,7 +108,7 @@ def memory_here(kind: str, net: str, batch: int) -> dict[str, int]:
         "peak": rss("VmHWM") - before,
         "parameters, targets, Adam": 4 * weights,
         "gradients": weights,
-        "batch": 3 * batch * (18 + 2 + 1 + 18 + 1) * 4,
+        "rows drawn": 3 * batch * (18 + 2 + 1 + 18 + 1) * 4,
     }
 
 
