@@ -134,9 +134,11 @@ class Tester:
 def write_cases() -> list[tuple[bool, Path]]:
     """(small enough for TSan, file) of each case."""
     sys.path.insert(0, str(REPO / "python_tests" / "simt"))
+    import torch
     from kernel_case_list import CASES
     from kernel_cases import write
 
+    torch.set_num_threads(1)  # they are small
     folder = WORK / "cases"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)

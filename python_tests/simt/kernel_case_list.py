@@ -11,6 +11,9 @@ from dom2_fast.program import Act, ProgramBuilder, Slice, StepProgram
 
 GRADIENTS = ("x", "rows", "table", "weights")
 NOISY = {"solver": solver_table(3, clip=1.1, noise=0.3, previous=-0.2), "steps": 3}
+# Noise in the last step, too: nothing lies behind what it reads.
+NOISY_TO_THE_END = {"solver": solver_table(2), "steps": 2, "noise": True}
+NOISY_TO_THE_END["solver"][:, 5] = 0.2
 DRAWN = {"x": False, "rng": True}
 PLAIN = {"solver": solver_table(2), "steps": 2}
 LIMITS = {"limits": (-1.0, 1.0)}
@@ -45,6 +48,8 @@ def forward(precision):
              tsan=True, **NOISY, **LIMITS),
         case("batch 1", mlp(2, 4, 9), "resident 8, 1 tiles in 1 blocks", batch=1, groups=3,
              **PLAIN),
+        case("noise to the end", mlp(2, 4, 9), "resident 8, 1 tiles in 1 blocks",
+             **NOISY_TO_THE_END),
         case("batch 0", mlp(2, 4, 9), "", 0, batch=0, **PLAIN),
         case("16 rows in turn", everything(3, 5, 21, dropout=0.25),
              "resident 16, 3 tiles in 1 blocks", batch=37, rng_on_device=True, sms=2, path=True,
