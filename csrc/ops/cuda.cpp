@@ -29,11 +29,17 @@ cuda::Device find_card(int32_t index) {
 
 #if !defined(DOM2_SIMT)
 void* current_stream(int32_t index) {
-  // A C function of torch's CUDA library, which a build against a torch without CUDA lacks.
+  // A C function of torch's CUDA library, which a build against a torch without CUDA lacks. Python
+  // loads that library privately, so it is asked for by name; it is not loaded anew.
   using Get = AOTITorchError (*)(int32_t, void**);
-  static const Get get =
-      reinterpret_cast<Get>(dlsym(RTLD_DEFAULT, "aoti_torch_get_current_cuda_stream"));
-  STD_TORCH_CHECK(get != nullptr, "dom2_fast: this build of torch has no CUDA");
+  static const Get get = [] {
+    void* library = dlopen("libtorch_cuda.so", RTLD_LAZY | RTLD_NOLOAD);
+    return library ? reinterpret_cast<Get>(dlsym(library, "aoti_torch_get_current_cuda_stream"))
+                   : nullptr;
+  }();
+  STD_TORCH_CHECK(
+      get != nullptr,
+      "dom2_fast: the CUDA library of torch, libtorch_cuda.so, is not loaded or older than 2.10");
   void* stream = nullptr;
   STABLE_TORCH_ERROR_CODE_CHECK(get(index, &stream));
   return stream;
