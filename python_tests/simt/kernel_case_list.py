@@ -35,6 +35,16 @@ def overlaps(x_width, rows_width, n) -> StepProgram:
     return b.build(b.linear(h, b.weight(x_width, n)))
 
 
+def tied(x_width, n) -> StepProgram:
+    """One matrix in several instructions."""
+    b = ProgramBuilder(x_width, 0)
+    h = b.linear(b.x, b.weight(n, x_width), act=Act.SILU)
+    again = b.weight(n, n)
+    for _ in range(3):
+        h = b.linear(h, again, act=Act.TANH)
+    return b.build(b.linear(h, b.weight(x_width, n)))
+
+
 def forward(precision):
     bf16 = precision == "bf16"
 
@@ -80,6 +90,8 @@ def forward(precision):
              steps=66, path=True, solver=noisy, **DRAWN),
         case("130 steps", mlp(2, 0, 9), "resident 8, 2 tiles in 2 blocks", 3, batch=9, steps=130,
              noise=True, solver=solver_table(130, clip=1.5, noise=0.1, previous=-0.1), **LIMITS),
+        case("one matrix, three times", tied(3, 37), "resident 8, 2 tiles in 2 blocks", batch=9,
+             **PLAIN),
         case("overlaps", overlaps(3, 5, 21), "resident 8, 2 tiles in 2 blocks", batch=9, **DRAWN,
              **NOISY),
         case("wide", mlp(3, 5, 261), "streamed 8, 1 tiles in 1 blocks", batch=3, groups=1),
@@ -129,6 +141,8 @@ def backward(precision):
              tsan=True),
         case("overlaps in steps", overlaps(3, 5, 33), f"{one}, 1 splits", batch=9, rng=True,
              **NOISY),
+        case("one matrix, three times", tied(3, 21), f"{one}, 1 splits", ("x", "weights"),
+             batch=11, noise=True, **NOISY),
         case("wide", mlp(3, 5, 150), f"{one}, 1 splits", batch=3, groups=1, transposed=True),
         case("wider", mlp(3, 5, 261), f"{one}, 1 splits", batch=3, groups=1),
     ]  # fmt: skip
