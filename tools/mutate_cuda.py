@@ -217,7 +217,9 @@ def report(mutations: list[Mutation], result: dict[int, str], reasons: dict[str,
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--only", metavar="FILE", help="mutants of one file of csrc/cuda")
-    parser.add_argument("--match", metavar="TEXT", help="mutants whose name contains this")
+    parser.add_argument(
+        "--match", metavar="TEXT", action="append", default=[], help="mutants whose name has this"
+    )
     parser.add_argument("--list", action="store_true", help="print the mutants' names and stop")
     parser.add_argument("--jobs", type=int, default=1, help="mutants that run at once")
     given = parser.parse_args()
@@ -225,7 +227,7 @@ def main() -> int:
     chosen = [
         i
         for i, m in enumerate(mutations)
-        if given.only in (None, m.file) and (given.match or "") in m.name
+        if given.only in (None, m.file) and any(text in m.name for text in given.match or [""])
     ]
     if given.list:
         print(*(mutations[i].name for i in chosen), sep="\n")
