@@ -14,11 +14,13 @@ that doesn't, or an explanation of what is killed, makes the exit code 1.
 from __future__ import annotations
 
 import argparse
+import atexit
 import os
 import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -127,6 +129,8 @@ class Tester:
             return "", done.stdout
         failed = [line for line in done.stdout.splitlines() if line.startswith("FAIL")]
         summary = re.search(r"SUMMARY: \w+: ([\w -]+)", done.stderr)
+        if "can't read" in done.stdout:
+            raise RuntimeError(done.stdout)
         words = failed[-1][5:] if failed else summary[1].strip() if summary else "crash"
         return f"{self.how}: {words}", done.stdout + done.stderr[-3000:]
 
@@ -139,9 +143,8 @@ def write_cases() -> list[tuple[bool, Path]]:
     from kernel_cases import write
 
     torch.set_num_threads(1)  # they are small
-    folder = WORK / "cases"
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
+    folder = Path(tempfile.mkdtemp(prefix="dom2-mutation-"))  # not shared with another run
+    atexit.register(shutil.rmtree, folder)
     result = []
     for number, case in enumerate(CASES):
         arrays = case.arrays()
