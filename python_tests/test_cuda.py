@@ -145,6 +145,17 @@ def test_training_runs_and_acts_anywhere(algo, config, precision, tmp_path):
     )
 
 
+def test_training_goes_on_only_where_it_started():
+    agents = BC(BCConfig(weights="uniform", hidden=8), dataset(8, 25))
+    before = agents.net.state_dict()
+    state = agents.state_dict()
+    state["config"]["device"] = "cuda"
+    with pytest.raises(Dom2Error, match="trained on cuda, these agents are on cpu"):
+        agents.load_state_dict(state)
+    assert all(torch.equal(before[k], v) for k, v in agents.net.state_dict().items())
+    BC.from_state(state)  # to act is allowed anywhere
+
+
 def test_a_missing_gpu_is_named():
     with pytest.raises(Dom2Error, match=r"device is cuda:63, but PyTorch sees \d+ GPUs"):
         DOM2(DOM2Config(device="cuda:63", weights="uniform"), dataset(8, 25))

@@ -1,25 +1,17 @@
 """tools/gpu_check.py without a GPU: what it runs, how it judges and writes, when it refuses."""
 
-import importlib.util
 import sys
-from pathlib import Path
 
+import gpu_check
 import pytest
 
-TOOL = Path(__file__).resolve().parents[1] / "tools" / "gpu_check.py"
 FACTS = {"GPU": "H100", "driver": "580.1", "date": "2026-11-22 12:00"}
 TESTED = "..\n12 passed, 3 skipped, 400 deselected in 2.51s\n"
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def tool():
-    if not TOOL.exists():
-        pytest.skip("needs the checkout")
-    spec = importlib.util.spec_from_file_location("gpu_check", TOOL)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
+    return gpu_check
 
 
 class Machine:

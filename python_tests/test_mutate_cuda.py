@@ -1,14 +1,9 @@
 """The mutation tool's own work, on a toy kernel: what it finds, names, writes and concludes."""
 
 import re
-import sys
-from pathlib import Path
-
-import pytest
-
-sys.path.append(str(Path(__file__).resolve().parents[1] / "tools"))
 
 import mutate_cuda
+import pytest
 from cuda_mutations import Mutation, blank_comments, find, switchable
 
 TOY = """// A comment with __syncthreads(); and a < b

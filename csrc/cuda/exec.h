@@ -61,7 +61,7 @@ struct Matrix {
 
 // One instruction. Columns are those of a row's values or gradients, -1: no operand.
 struct Instruction {
-  uint8_t op, act, once;
+  uint8_t op, act;
   uint8_t set_a, set_b, set_c;  // backward: the first contribution, store instead of add
   int16_t matrix, site;
   int width, k;

@@ -7,11 +7,9 @@ namespace dom2 {
 namespace cuda {
 namespace {
 
-int ceil_div(int a, int b) { return (a + b - 1) / b; }
-
 // Rows that lie 8 floats apart modulo 32 fill all banks of shared memory when eight rows are read
 // at once, four pairs each (gemm.h).
-int row_stride(int columns) { return ceil_div(columns - 8, 32) * 32 + 8; }
+int row_stride(int columns) { return static_cast<int>(ceil_div(columns - 8, 32)) * 32 + 8; }
 
 }  // namespace
 
@@ -33,7 +31,6 @@ std::string make_code(const Program& program, const Plan& plan, Precision precis
     Instruction& to = out.instruction[i];
     to.op = static_cast<uint8_t>(s.op);
     to.act = static_cast<uint8_t>(s.act);
-    to.once = i < e.once_n;
     to.set_a = static_cast<uint8_t>(s.set_a);
     to.set_b = static_cast<uint8_t>(s.set_b);
     to.set_c = static_cast<uint8_t>(s.set_c);
@@ -60,12 +57,12 @@ std::string make_code(const Program& program, const Plan& plan, Precision precis
     Matrix& m = out.matrix[i];
     m.n = w.n;
     m.k = w.k;
-    m.tiles = ceil_div(w.n, form.features);
-    m.packets = ceil_div(w.k, form.depth);
+    m.tiles = static_cast<int>(ceil_div(w.n, form.features));
+    m.packets = static_cast<int>(ceil_div(w.k, form.depth));
     m.first = out.packets;
     out.packets += int64_t{m.tiles} * m.packets * kWarp;
-    m.tiles_t = ceil_div(w.k, form.features);
-    m.packets_t = ceil_div(w.n, form.depth);
+    m.tiles_t = static_cast<int>(ceil_div(w.k, form.features));
+    m.packets_t = static_cast<int>(ceil_div(w.n, form.depth));
     m.first_t = out.packets_t;
     out.packets_t += int64_t{m.tiles_t} * m.packets_t * kWarp;
     m.grad = out.grad_floats;

@@ -7,8 +7,6 @@ namespace dom2 {
 namespace cuda {
 namespace {
 
-int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
 // Places the matrices that the steps use on the chip, as many bytes as `limit` leaves beside a tile
 // of `rows` rows; false where they don't fit. At most one goes to registers: the largest that can.
 bool place_on_chip(Code& code, Precision precision, int rows, int64_t limit, int& resident) {

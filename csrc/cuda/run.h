@@ -11,6 +11,8 @@
 namespace dom2 {
 namespace cuda {
 
+constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
 // What the executors need to know of a card.
 struct Device {
   int multiprocessors = 0, major = 0, minor = 0;

@@ -8,8 +8,6 @@ namespace dom2 {
 namespace cuda {
 namespace {
 
-int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
 // What a launch over `rows` rows and `steps` steps keeps in memory, in floats.
 struct Workspace {
   const Code& code;

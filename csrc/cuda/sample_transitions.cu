@@ -1,9 +1,9 @@
 // sample_transitions: weighted draw of transitions and gather of all their fields, in one launch.
 // dom2_fast/reference.py defines it; the integers are the same on every device.
 #include "../core/alias.h"
-#include "../core/philox.h"
 #include "device.h"
 #include "launch.h"
+#include "rng.h"
 
 namespace dom2 {
 namespace cuda {
@@ -29,10 +29,8 @@ __global__ void __launch_bounds__(kThreads) sample_kernel(DOM2_GRID_CONSTANT con
   const int64_t group = blockIdx.y, b = int64_t{blockIdx.x} * kDraws + threadIdx.x / kLanes;
   const int lane = threadIdx.x % kLanes;
   if (b >= p.batch) return;
-  const Rng rng = p.rng ? Rng{static_cast<uint64_t>(p.rng[0]), static_cast<uint32_t>(p.rng[1])}
-                        : Rng{p.seed, p.offset};
   // Every lane of a draw computes it: cheaper than to hand it round.
-  const Words w = philox(rng, kStreamSample, static_cast<uint64_t>(group * p.batch + b));
+  const Words w = philox(rng_of(p), kStreamSample, static_cast<uint64_t>(group * p.batch + b));
   const AliasTable table{p.threshold + group * p.trajectories, p.alias + group * p.trajectories,
                          p.starts, p.trajectories};
   const int64_t row = draw(table, w.w);

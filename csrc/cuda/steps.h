@@ -1,10 +1,10 @@
 // Runs the instructions of a step program on a tile of rows, forward. A block walks through the
 // list together, with a barrier after each instruction.
 #pragma once
-#include "../core/philox.h"
 #include "activations.h"
 #include "exec.h"
 #include "gemm.h"
+#include "rng.h"
 
 namespace dom2 {
 namespace cuda {
@@ -22,12 +22,6 @@ struct Tile {
   int64_t flat;  // first row, counted over all groups
   int step;
 };
-
-// Read where it is needed: registers are short.
-__device__ __forceinline__ Rng rng_of(const Data& d) {
-  if (!d.rng) return Rng{d.seed, d.offset};
-  return Rng{static_cast<uint64_t>(d.rng[0]), static_cast<uint32_t>(d.rng[1])};
-}
 
 __device__ __forceinline__ Operand operand(const Matrix& m, const uint4* packed) {
   return {m.n, m.k, m.tiles, m.packets, packed + m.first};

@@ -95,16 +95,21 @@ const cuda::Code& cuda_code(const Compiled& compiled, cuda::Precision precision,
   return *kept;
 }
 
-const void* pack_in(const CudaScope& scope, const cuda::Code& code, cuda::Precision precision,
-                    const std::vector<Tensor>& weights, int64_t groups, bool transposed) {
+void pack_to(const CudaScope& scope, const cuda::Code& code, cuda::Precision precision,
+             const std::vector<Tensor>& weights, int64_t groups, bool transposed, void* out) {
   std::vector<cuda::Source> sources;
   for (const Tensor& w : weights)
     sources.push_back({w.const_data_ptr<float>(), w.stride(0), w.stride(1), w.stride(2)});
-  const int64_t packets = transposed ? code.packets_t : code.packets;
-  void* out = scope.context().allocate(16 * groups * packets);
   check_ran(
       cuda::pack_weights(scope.context(), code, precision, sources.data(), groups, transposed, out),
       "dom2_fast::pack_weights");
+}
+
+const void* pack_in(const CudaScope& scope, const cuda::Code& code, cuda::Precision precision,
+                    const std::vector<Tensor>& weights, int64_t groups, bool transposed) {
+  const int64_t packets = transposed ? code.packets_t : code.packets;
+  void* out = scope.context().allocate(16 * groups * packets);
+  pack_to(scope, code, precision, weights, groups, transposed, out);
   return out;
 }
 

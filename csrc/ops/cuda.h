@@ -41,7 +41,10 @@ cuda::Precision checked_precision(int64_t precision, const cuda::Context& contex
 const cuda::Code& cuda_code(const Compiled& compiled, cuda::Precision precision, bool backward,
                             const char* op);
 
-// Packed weights in memory of the scope.
+// Packs weights for `code` to `out`, [groups, packets] or [groups, packets_t] of 16 bytes.
+void pack_to(const CudaScope& scope, const cuda::Code& code, cuda::Precision precision,
+             const std::vector<Tensor>& weights, int64_t groups, bool transposed, void* out);
+// The same into memory of the scope.
 const void* pack_in(const CudaScope& scope, const cuda::Code& code, cuda::Precision precision,
                     const std::vector<Tensor>& weights, int64_t groups, bool transposed);
 

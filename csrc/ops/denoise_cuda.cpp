@@ -103,12 +103,7 @@ Tensor pack_weights(const std::vector<Tensor>& weights, const Tensor& program, i
   const cuda::Precision p = checked_precision(precision, scope.context(), op);
   const cuda::Code& code = cuda_code(c, p, false, op);
   Tensor out = empty({groups, 4 * code.packets}, place);
-  std::vector<cuda::Source> sources;
-  for (const Tensor& w : weights)
-    sources.push_back({w.const_data_ptr<float>(), w.stride(0), w.stride(1), w.stride(2)});
-  check_ran(cuda::pack_weights(scope.context(), code, p, sources.data(), groups, false,
-                               out.mutable_data_ptr<float>()),
-            op);
+  pack_to(scope, code, p, weights, groups, false, out.mutable_data_ptr<float>());
   return out;
 }
 

@@ -224,9 +224,16 @@ class DiffusionAgents:
                 f"the checkpoint is of {state['sizes']}, this data set needs {sizes}: "
                 "give the data set that the run was started with"
             )
+        same = state["config"].get("device", "cpu") == self.config.device
+        if self.sampler is not None and not same:
+            raise Dom2Error(
+                f"the checkpoint was trained on {state['config'].get('device', 'cpu')}, these "
+                f"agents are on {self.config.device}, whose generator draws other numbers: go on "
+                "training on the device it was started on"
+            )
         for name, part in self._parts().items():
             part.load_state_dict(state["parts"][name])
-        if state["config"].get("device", "cpu") == self.config.device:  # else: for acting only
+        if same:  # else they only act
             self.generator.set_state(state["generator"])
         self.step = state["step"]
 
