@@ -77,11 +77,13 @@ class Watch {
 // One policy as it is now: samples a few rows on the calling thread.
 class Actor {
  public:
-  // words: of the program; table [steps, groups, width], solver [steps, 8] and packed [groups, n]
-  // (ops.pack_weights): contiguous CPU tensors. make_rng(generator) and empty(shape) are torch's.
+  // words: of the program; half: bf16 products; table [steps, groups, width], solver [steps, 8] and
+  // packed [groups, n] (ops.pack_weights): contiguous CPU tensors. make_rng(generator) and
+  // empty(shape) are torch's.
   Actor(const std::vector<int64_t>& words, const py::object& table, const py::object& solver,
-        const py::object& packed, bool stacked, double low, double high, py::object watch,
-        py::object make_rng, py::object empty, py::object tensor_type, py::object dtype)
+        const py::object& packed, bool half, bool stacked, double low, double high,
+        py::object watch, py::object make_rng, py::object empty, py::object tensor_type,
+        py::object dtype)
       : plan_(decoded(words), false),
         packed_(packed),
         stacked_(stacked),
@@ -101,6 +103,7 @@ class Actor {
     const double* rows = data<const double>(solver);
     solver_.assign(rows, rows + call_.steps * 8);
     call_.repeat = 1;
+    call_.half = half;
     call_.table = table_.data();
     call_.solver = solver_.data();
     call_.packed = data<const float>(packed);
@@ -184,8 +187,8 @@ void add_actor(py::module_& m) {
       .def("fresh", &Watch::fresh);
   py::class_<Actor>(m, "Actor")
       .def(py::init<const std::vector<int64_t>&, const py::object&, const py::object&,
-                    const py::object&, bool, double, double, py::object, py::object, py::object,
-                    py::object, py::object>())
+                    const py::object&, bool, bool, double, double, py::object, py::object,
+                    py::object, py::object, py::object>())
       .def("sample", &Actor::sample);
 }
 

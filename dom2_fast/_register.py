@@ -48,7 +48,7 @@ def register(namespace: str = "dom2_fast") -> None:
         if weights[0].device.type == "cuda":  # csrc/cuda/exec.h: Packing
             rows, cols, floats = (16, 16, 0.5) if precision else (32, 4, 1)
         else:
-            rows, cols, floats = 16, 1, 1
+            rows, cols, floats = (16, 2, 0.5) if precision else (16, 1, 1)
         size = sum(padded(a, rows) * padded(b, cols) for a, b in zip(n, k, strict=True)) * floats
         return weights[0].new_empty((weights[0].shape[0], int(size)))
 

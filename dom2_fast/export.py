@@ -92,15 +92,18 @@ def _hoisted(policy):
     return low, weights, table
 
 
-def load_policy(path: str | os.PathLike) -> ExportedPolicy:
+def load_policy(path: str | os.PathLike, *, precision: str = "fp32") -> ExportedPolicy:
     """The policy in a file that `DiffusionPolicy.export` or `dom2-fast export` wrote.
 
+    Args:
+        precision: of matrix products, "fp32" or "bf16" (docs/precision.md); files hold float32.
     Raises:
-        Dom2Error: no such file; cut short, of another version, or no policy.
+        Dom2Error: no such file; cut short, of another version, or no policy; unknown precision.
     """
+    ops.check_precision(precision)
     tensors, notes = policy_file.read(path)
     try:
-        return ExportedPolicy(tensors, notes)
+        return ExportedPolicy(tensors, notes, precision)
     except Dom2Error as error:
         raise Dom2Error(
             f"{path} doesn't hold a policy that can act: {error}; copy it again, or export anew"
@@ -114,8 +117,11 @@ class ExportedPolicy:
     solver, act_low, act_high; notes: what the file says about itself, for people.
     """
 
-    def __init__(self, tensors: dict[str, torch.Tensor], notes: dict[str, str]):
+    def __init__(
+        self, tensors: dict[str, torch.Tensor], notes: dict[str, str], precision: str = "fp32"
+    ):
         """Takes what `policy_file.read` gives; Dom2Error where its parts don't fit together."""
+        self.precision = precision
         if notes.get("stacked") not in ("true", "false"):
             raise Dom2Error(f"stacked is 'true' or 'false', not {notes.get('stacked')!r}")
         words = _part(tensors, "program", torch.int64, (None,))
@@ -165,12 +171,13 @@ class ExportedPolicy:
         rows = torch.zeros(groups, 1, self.obs_dim)
         try:
             self._denoise(rows, zero[0], zero, torch.Generator())  # not torch's own: no trace
-            self._packed = ops.pack_weights(self._weights, self._program)
+            self._packed = ops.pack_weights(self._weights, self._program, self.precision)
             if self._packed is not None:
                 self._weights = []  # only the packed ones are read where no gradient is taken
                 self._actor = ops.actor(
                     self._program, self._table, self._solver, self._packed,
                     stacked=self.groups is not None, out_low=self.act_low, out_high=self.act_high,
+                    precision=self.precision,
                 )  # fmt: skip
         except (RuntimeError, ValueError, LookupError, TypeError) as error:
             # An op's error begins with the place in its source.
@@ -211,6 +218,7 @@ class ExportedPolicy:
             x_T, rows, self._weights, self._table, self._program, self._solver, noise,
             batch=rows.size(1), rng=ops.make_rng(generator) if draws else None,
             out_low=self.act_low, out_high=self.act_high, packed=self._packed,
+            precision=self.precision,
         )  # fmt: skip
 
     def __repr__(self) -> str:

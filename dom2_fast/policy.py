@@ -34,8 +34,8 @@ class DiffusionPolicy(nn.Module):
         (`ddpm` clips, the others don't).
     backend: "auto" (lowered where the net can be, else its own forward with one warning), "native"
         (raises instead of falling back), "reference" (plain PyTorch).
-    precision: of matrix products on a GPU, "fp32" or "bf16" (tensor cores, docs/cuda.md says how
-        far samples move); elsewhere they are in the net's dtype.
+    precision: of matrix products: "fp32", or "bf16" (operands rounded to bf16, about twice as fast
+        on tensor cores and AVX512-BF16; docs/precision.md says how far samples move).
 
     Raises Dom2Error for unknown names and impossible values.
     """
@@ -171,7 +171,7 @@ class DiffusionPolicy(nn.Module):
                         self._actor = ops.actor(
                             low.program, table, self._plan.table, made["more"]["packed"],
                             stacked=self.groups is not None, out_low=self.act_low,
-                            out_high=self.act_high, watch=stamp.watch,
+                            out_high=self.act_high, watch=stamp.watch, precision=self.precision,
                         )  # fmt: skip
             self._seen = versions
         return made

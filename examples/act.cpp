@@ -3,6 +3,7 @@
 //   act policy.safetensors                    actions for observations of zero
 //   act policy.safetensors -                  for observations from standard input
 //   act policy.safetensors --seed 1 --time    other noise; how long an action takes
+//   act policy.safetensors --bf16             products of bf16 numbers, see docs/precision.md
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
@@ -15,7 +16,7 @@
 #include "cpu/policy.h"
 
 int main(int argc, char** argv) {
-  bool from_input = false, timed = false;
+  bool from_input = false, timed = false, half = false;
   dom2::cpu::Draws draws;
   for (int i = 2; i < argc; ++i) {
     const bool more = i + 1 < argc;
@@ -23,6 +24,8 @@ int main(int argc, char** argv) {
       from_input = true;
     } else if (!std::strcmp(argv[i], "--time")) {
       timed = true;
+    } else if (!std::strcmp(argv[i], "--bf16")) {
+      half = true;
     } else if (!std::strcmp(argv[i], "--seed") && more) {
       draws.seed = std::strtoull(argv[++i], nullptr, 10);
     } else if (!std::strcmp(argv[i], "--offset") && more) {
@@ -32,12 +35,12 @@ int main(int argc, char** argv) {
     }
   }
   if (argc < 2) {
-    std::fprintf(stderr, "usage: act FILE [-] [--seed N] [--offset N] [--time]\n");
+    std::fprintf(stderr, "usage: act FILE [-] [--seed N] [--offset N] [--time] [--bf16]\n");
     return 2;
   }
 
   std::string why;
-  const auto policy = dom2::cpu::Policy::load(argv[1], why);
+  const auto policy = dom2::cpu::Policy::load(argv[1], why, half);
   if (!policy) {
     std::fprintf(stderr, "act: %s\n", why.c_str());
     return 2;

@@ -60,6 +60,16 @@ def assert_acts_as(p, q, batch=B):
     assert torch.equal(after[0].get_state(), after[1].get_state())  # as many draws were taken
 
 
+@pytest.mark.parametrize("net", [mlp, stack])
+def test_the_precision_is_chosen_when_loading(tmp_path, net):
+    p = policy(net())
+    p.export(tmp_path / "p")
+    quick = policy(p.net, precision="bf16")
+    assert_acts_as(quick, d2.load_policy(tmp_path / "p", precision="bf16"))
+    with pytest.raises(Dom2Error, match="'fp32', 'bf16'"):
+        d2.load_policy(tmp_path / "p", precision="fp16")
+
+
 SOLVERS = [
     ("dpm1", 5, None),
     ("ddim", 4, schedules.linear(20)),

@@ -102,6 +102,21 @@ def test_the_example_draws_and_acts_as_python_does(built, exported, isa, net, so
     assert torch.equal(numbers(got).reshape(*lead, A), want)
 
 
+def test_the_example_in_bf16(built, exported, isa):
+    path, _ = exported("stack")
+    obs = rand(G, 40, OBS, seed=1, **F32)
+    want = d2.load_policy(path, precision="bf16").sample(obs, generator=generator(3))
+    seed, offset = ops.make_rng(generator(3)).tolist()
+    given = " ".join(f"{v:.9g}" for v in obs.flatten().tolist())
+    options = ["-", "--seed", seed, "--offset", offset]
+    full, half = (
+        numbers(call(built / "act", path, *options, *more, input=given, env=environment(isa)))
+        for more in ((), ("--bf16",))
+    )
+    assert torch.equal(half.reshape(G, 40, A), want)
+    assert not torch.equal(full, half)
+
+
 @pytest.mark.parametrize("rows", [1, 300])
 @pytest.mark.parametrize("net", list(NETS))
 def test_given_noise_gives_the_same_numbers(built, exported, isa, tmp_path, net, rows):

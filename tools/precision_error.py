@@ -1,10 +1,10 @@
-"""How far bf16 moves a trained policy's actions and scores: what docs/cuda.md reports.
+"""How far bf16 moves a trained policy's actions and scores: what docs/precision.md reports.
 
-    python tools/precision_error.py RUN [--episodes 200]
+    python tools/precision_error.py RUN [--on cpu|emulated|cuda] [--episodes 200]
 
-On a GPU where there is one, else on the emulated CUDA executors (`make simt`). The error is against
-float64, beside that of PyTorch's own bf16 and float32 paths, over observations ten steps into 256
-episodes, of the first agent.
+On the CPU's executors, on the emulated CUDA executors (`make simt`) or on a GPU. The error is
+against float64, beside that of PyTorch's own bf16 and float32 paths, over observations ten steps
+into 256 episodes, of the first agent.
 """
 
 from __future__ import annotations
@@ -23,17 +23,18 @@ from dom2_fast.policy import DiffusionPolicy
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "python_tests" / "ops"))
 
 
-def device() -> str:
-    """Where CUDA kernels run; without a GPU the emulated ops take the CPU ops' place."""
-    if torch.cuda.is_available() and backend.cuda_built():
-        return "cuda"
-    from conftest import simt
+def device(on: str) -> str:
+    """The torch device; emulated ops take the CPU ops' place."""
+    if on == "cuda" and not (torch.cuda.is_available() and backend.cuda_built()):
+        sys.exit("no GPU, or no CUDA executors: `dom2-fast doctor` says why; try --on emulated")
+    if on == "emulated":
+        from conftest import simt
 
-    emulated = simt()
-    if isinstance(emulated, str):
-        sys.exit(emulated)
-    ops._NATIVE = emulated
-    return "cpu"
+        emulated = simt()
+        if isinstance(emulated, str):
+            sys.exit(emulated)
+        ops._NATIVE = emulated
+    return "cuda" if on == "cuda" else "cpu"
 
 
 def sample(net, obs, x_T, where, dtype, backend, steps, solver, precision="fp32"):
@@ -48,6 +49,7 @@ def sample(net, obs, x_T, where, dtype, backend, steps, solver, precision="fp32"
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("run", help="folder of a training run")
+    parser.add_argument("--on", choices=("cpu", "emulated", "cuda"), default="cpu")
     parser.add_argument("--episodes", type=int, default=200)
     args = parser.parse_args()
     state = checkpoint.load(args.run)
@@ -59,7 +61,7 @@ def main() -> None:
     obs = obs[0].float()
     x_T = torch.randn(len(obs), agents.act_dim, generator=torch.Generator().manual_seed(3))
     cpu_score = evaluate(agents.policies, env=agents.env, episodes=args.episodes)
-    where = device()
+    where = device(args.on)
     net = agents.policies.policy.net.unstack()[0]
     print("| sampler | PyTorch bf16 | bf16 | PyTorch fp32 | fp32 |\n" + "| --- " * 5 + "|")
     for solver, steps in (("dpm1", 1), ("dpm1", 5), ("dpm1", 20), ("dpm++2m", 5)):
@@ -79,7 +81,7 @@ def main() -> None:
         policies.policy.precision = precision
         policies.policy._kept = None
         score = evaluate(policies, env=agents.env, episodes=args.episodes)
-        print(f"score, {precision} on {where}: {score['mean']:.2f} {score['ci95']}")
+        print(f"score, {precision} on {args.on}: {score['mean']:.2f} {score['ci95']}")
     print(f"score, CPU executors: {cpu_score['mean']:.2f} {cpu_score['ci95']}")
 
 

@@ -24,9 +24,10 @@ struct Step {
 
 struct Weight {
   int n, k;
-  int64_t packed;    // first float in one group's packed weights (forward)
-  int64_t packed_t;  // the same for the transpose (backward)
-  int64_t grad;      // first float in one group's gradient accumulators, rows padded to `k_pad`
+  int64_t packed;        // first float in one group's packed weights (forward)
+  int64_t packed_t;      // the same for the transpose (backward)
+  int64_t half, half_t;  // both, in words, where two bf16 weights share one
+  int64_t grad;          // first float in one group's gradient accumulators, rows padded to `k_pad`
   int k_pad;
 };
 
@@ -36,10 +37,12 @@ struct Exec {
   int steps_n, once_n;
   const Weight* weights;
   int64_t packed_size, packed_t_size, grad_size;  // floats per group
+  int64_t half_size, half_t_size;                 // words per group
   int width;                                      // row stride of the value scratch, floats
   int columns, once_columns;                      // columns in use; backward: of the `once` phase
   int g_width;                                    // row stride of the gradient scratch
   int x, rows, out;                               // value columns
+  int half;                // value columns from here on hold a product's operands as bf16
   int g_x, g_rows, g_out;  // gradient columns; g_rows -1: nothing reads the row vector
   int x_width, rows_width, out_width;
   int table_ld;  // padded table row
@@ -53,5 +56,7 @@ constexpr int kAlign = 16;  // columns are padded to this many floats
 
 // `static`: a kernel file must not export a function that the linker could use elsewhere.
 static constexpr int pad(int n) { return (n + kAlign - 1) / kAlign * kAlign; }
+// Words that hold n bf16 numbers, two each.
+static constexpr int pairs(int n) { return (n + 1) / 2; }
 
 }  // namespace dom2

@@ -149,6 +149,7 @@ Plan::Plan(const Program& p, bool backward) {
     return table_to.back();
   };
 
+  int half = 0;
   for (size_t i = 0; i < p.n.size(); ++i) {
     Weight w{};
     w.n = p.n[i];
@@ -157,10 +158,17 @@ Plan::Plan(const Program& p, bool backward) {
     w.packed = exec.packed_size;
     w.packed_t = exec.packed_t_size;
     w.grad = exec.grad_size;
+    w.half = exec.half_size;
+    w.half_t = exec.half_t_size;
     exec.packed_size += static_cast<int64_t>(pad(w.n)) * w.k;
     exec.packed_t_size += static_cast<int64_t>(pad(w.k)) * w.n;
+    exec.half_size += static_cast<int64_t>(pad(w.n)) * pairs(w.k);
+    exec.half_t_size += static_cast<int64_t>(pad(w.k)) * pairs(w.n);
     exec.grad_size += static_cast<int64_t>(w.n) * w.k_pad;
     weights.push_back(w);
+    // A row of the left operand; backward, a pair of rows of both operands of the weight's
+    // gradient.
+    half = std::max(half, backward ? pad(w.n) + pad(w.k) : pad(pairs(w.k)));
   }
 
   // In reverse order: has a buffer's gradient been written yet, or must a contribution be added?
@@ -227,7 +235,8 @@ Plan::Plan(const Program& p, bool backward) {
   exec.steps_n = static_cast<int>(steps.size());
   exec.weights = weights.data();
   exec.columns = end;
-  exec.width = stride(end);
+  exec.half = end + kAlign;  // behind what vector loads may read past a slice's end
+  exec.width = stride(exec.half + half);
   exec.x = column[0];
   exec.rows = column[1];
   exec.out = column[p.out.buffer] + p.out.start;

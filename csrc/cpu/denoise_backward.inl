@@ -5,8 +5,41 @@
 void linear_input_gradient(const Tile& t, const BackwardCall& b, const Step& s) {
   const Weight& w = t.e.weights[s.weight];
   const Store to{t.g + s.g_a, t.e.g_width, nullptr, nullptr, w.k, !s.set_a};
-  multiply(t.g + s.g_out, t.e.g_width, t.rows, w.n, w.k,
-           b.packed_t + t.group * t.e.packed_t_size + w.packed_t, to, [](int, int, int, int) {});
+  const auto then = [](int, int, int, int) {};
+  if (t.call.half) {
+    uint32_t* dz = half_columns(t);
+    round_along(t, t.g + s.g_out, t.e.g_width, w.n, dz, t.e.width);
+    const uint32_t* packed = half_weights(b.packed_t) + t.group * t.e.half_t_size + w.half_t;
+    multiply<Half>(dz, t.e.width, t.rows, pairs(w.n), w.k, packed, to, then);
+  } else {
+    const float* packed = b.packed_t + t.group * t.e.packed_t_size + w.packed_t;
+    multiply<Full>(t.g + s.g_out, t.e.g_width, t.rows, w.n, w.k, packed, to, then);
+  }
+}
+
+// Pairs of rows, one column of both to a word; a row of zeros stands beside an odd last one.
+void round_across(const Tile& t, const float* from, int64_t ld, int n, uint32_t* to, int64_t ldo) {
+  for (int r = 0; r < t.rows; r += 2) {
+    const float* second = r + 1 < t.rows ? from + (r + 1) * ld : nullptr;
+    columns(n, [&](int j, int c) {
+      vu word = __builtin_convertvector(round_bf16(load(from + r * ld + j, c)), vu);
+      if (second) word |= __builtin_convertvector(round_bf16(load(second + j, c)), vu) << 16;
+      store(to + r * ldo + j, word);
+    });
+  }
+}
+
+// Gradient of the linear's weight, dz^T a, into its sum.
+void linear_weight_gradient(const Tile& t, const Partial& p, const Step& s) {
+  const Weight& w = t.e.weights[s.weight];
+  float* to = p.weights + t.group * t.e.grad_size + w.grad;
+  const float *dz = t.g + s.g_out, *a = t.v + s.a;
+  if (!t.call.half)
+    return weight_gradient<Full>(dz, t.e.g_width, a, t.e.width, t.rows, w.n, w.k_pad, to);
+  uint32_t *dzh = half_columns(t), *ah = dzh + pad(w.n);
+  round_across(t, dz, t.e.g_width, w.n, dzh, t.e.width);
+  round_across(t, a, t.e.width, w.k, ah, t.e.width);
+  weight_gradient<Half>(dzh, 2 * t.e.width, ah, 2 * t.e.width, pairs(t.rows), w.n, w.k_pad, to);
 }
 
 // table gradient += sum over rows of g (times v, where given)
@@ -63,17 +96,14 @@ void layer_norm_backward(const Tile& t, const Partial& p, const Step& s) {
 }
 
 void linear_backward(const Tile& t, const BackwardCall& b, const Partial& p, const Step& s) {
-  const Weight& w = t.e.weights[s.weight];
   const int n = s.width;
   if (s.g_c >= 0) pass_on(t, s.g_out, s.g_c, n, s.set_c);
   if (s.act != 0)
-    derivative_any(s.act, t.v + s.z, t.e.width, t.g + s.g_out, t.g + s.g_out, t.e.g_width, t.rows,
-                   n, true);
+    derivative_any(t.call.half, s.act, t.v + s.z, t.e.width, t.g + s.g_out, t.g + s.g_out,
+                   t.e.g_width, t.rows, n, true);
   if (s.g_b >= 0) pass_on(t, s.g_out, s.g_b, n, s.set_b);
   table_gradient(t, p, s.table, t.g + s.g_out, nullptr, n);
-  if (p.weights)
-    weight_gradient(t.g + s.g_out, t.e.g_width, t.v + s.a, t.e.width, t.rows, n, w.k_pad,
-                    p.weights + t.group * t.e.grad_size + w.grad);
+  if (p.weights) linear_weight_gradient(t, p, s);
   const bool of_rows = s.g_a >= t.e.g_rows && s.g_a < t.e.g_rows + pad(t.e.rows_width);
   if (of_rows && !b.grad_rows) return;  // nobody asked for the gradient of the row vector
   linear_input_gradient(t, b, s);
@@ -92,7 +122,8 @@ void step_backward(const Tile& t, const BackwardCall& b, const Partial& p, const
         float d[1024];
         for (int j = 0; j < n; j += 1024) {
           const int c = n - j < 1024 ? n - j : 1024;
-          derivative_any(s.act, z + j, ld, t.g + r * gd + s.g_out + j, d, gd, 1, c, true);
+          derivative_any(t.call.half, s.act, z + j, ld, t.g + r * gd + s.g_out + j, d, gd, 1, c,
+                         true);
           float* to = t.g + r * gd + s.g_a + j;
           columns(c, [&](int i, int m) { put(to + i, load(d + i, m), m, s.set_a); });
         }

@@ -12,37 +12,41 @@ DOM2_INLINE void columns(int n, const F& f) {
 
 DOM2_INLINE void put(float* p, vf v, int n, bool set) { store(p, set ? v : v + load(p, n), n); }
 
-template <int ACT>
+template <class M, int ACT>
 void activate_block(const float* z, float* out, const float* add, int64_t ld, int rows, int cols) {
   for (int r = 0; r < rows; ++r)
     for (int j = 0; j < cols; j += VL) {
-      vf v = activate<ACT>(load(z + r * ld + j));
+      vf v = activate<M, ACT>(load(z + r * ld + j));
       if (add) v += load(add + r * ld + j);
       store(out + r * ld + j, v);
     }
 }
 
-void activate_any(int act, const float* z, float* out, const float* add, int64_t ld, int rows,
-                  int cols) {
-#define DOM2_CALL(A) activate_block<A>(z, out, add, ld, rows, cols)
+void activate_any(bool half, int act, const float* z, float* out, const float* add, int64_t ld,
+                  int rows, int cols) {
+#define DOM2_CALL(A)                                           \
+  half ? activate_block<Quick, A>(z, out, add, ld, rows, cols) \
+       : activate_block<Exact, A>(z, out, add, ld, rows, cols)
   DOM2_ACT_SWITCH(act, DOM2_CALL)
 #undef DOM2_CALL
 }
 
 // dz = dout * act'(z), in place or added elsewhere
-template <int ACT>
+template <class M, int ACT>
 void derivative_rows(const float* z, int64_t ldz, const float* dout, float* dz, int64_t ld,
                      int rows, int n, bool set) {
   for (int r = 0; r < rows; ++r)
     columns(n, [&](int j, int c) {
-      const vf d = load(dout + r * ld + j, c) * derivative<ACT>(load(z + r * ldz + j, c));
+      const vf d = load(dout + r * ld + j, c) * derivative<M, ACT>(load(z + r * ldz + j, c));
       put(dz + r * ld + j, d, c, set);
     });
 }
 
-void derivative_any(int act, const float* z, int64_t ldz, const float* dout, float* dz, int64_t ld,
-                    int rows, int n, bool set) {
-#define DOM2_CALL(A) derivative_rows<A>(z, ldz, dout, dz, ld, rows, n, set)
+void derivative_any(bool half, int act, const float* z, int64_t ldz, const float* dout, float* dz,
+                    int64_t ld, int rows, int n, bool set) {
+#define DOM2_CALL(A)                                                   \
+  half ? derivative_rows<Quick, A>(z, ldz, dout, dz, ld, rows, n, set) \
+       : derivative_rows<Exact, A>(z, ldz, dout, dz, ld, rows, n, set)
   DOM2_ACT_SWITCH(act, DOM2_CALL)
 #undef DOM2_CALL
 }
@@ -102,6 +106,23 @@ DOM2_INLINE void dropout_row(const Tile& t, const Step& s, int r, const F& f) {
   }
 }
 
+// ---- bf16 operands: rounded into the last columns of each row, see Exec::half ----
+
+// `n` floats of every row, two to a word; the word beside an odd last one holds a zero.
+void round_along(const Tile& t, const float* from, int64_t ld, int n, uint32_t* to, int64_t ldo) {
+  for (int r = 0; r < t.rows; ++r)
+    columns(n, [&](int j, int c) {
+      const vh h = round_bf16(load(from + r * ld + j, c));
+      __builtin_memcpy(reinterpret_cast<uint16_t*>(to + r * ldo) + j, &h, sizeof h);
+    });
+}
+
+uint32_t* half_columns(const Tile& t) { return reinterpret_cast<uint32_t*>(t.v + t.e.half); }
+
+const uint32_t* half_weights(const float* packed) {
+  return reinterpret_cast<const uint32_t*>(packed);
+}
+
 void run_linear(const Tile& t, const Step& s) {
   const Weight& w = t.e.weights[s.weight];
   const int64_t ld = t.e.width;
@@ -109,15 +130,23 @@ void run_linear(const Tile& t, const Step& s) {
   float* out = t.v + s.out;
   const float* add = s.c >= 0 ? t.v + s.c : nullptr;
   const float* pre = s.b >= 0 ? t.v + s.b : nullptr;
-  const float* packed = t.call.packed + t.group * t.e.packed_size + w.packed;
   const bool last = s.act != 0 || add;
   const Store to{z, ld, t.table(s.table), pre, pad(w.n), false};
-  multiply(t.v + s.a, ld, t.rows, w.k, w.n, packed, to, [&](int r, int n, int col, int cols) {
+  const auto then = [&](int r, int n, int col, int cols) {
     if (last) {
       const int64_t o = r * ld + col;
-      activate_any(s.act, z + o, out + o, add ? add + o : nullptr, ld, n, cols);
+      activate_any(t.call.half, s.act, z + o, out + o, add ? add + o : nullptr, ld, n, cols);
     }
-  });
+  };
+  if (t.call.half) {
+    uint32_t* a = half_columns(t);
+    round_along(t, t.v + s.a, ld, w.k, a, ld);
+    const uint32_t* packed = half_weights(t.call.packed) + t.group * t.e.half_size + w.half;
+    multiply<Half>(a, ld, t.rows, pairs(w.k), w.n, packed, to, then);
+  } else {
+    const float* packed = t.call.packed + t.group * t.e.packed_size + w.packed;
+    multiply<Full>(t.v + s.a, ld, t.rows, w.k, w.n, packed, to, then);
+  }
 }
 
 void run_step(const Tile& t, const Step& s) {
@@ -130,7 +159,7 @@ void run_step(const Tile& t, const Step& s) {
     const float* second = s.b >= 0 ? t.v + r * ld + s.b : t.table(s.table);
     switch (static_cast<Op>(s.op)) {
       case Op::kActivation:
-        activate_any(s.act, a, out, nullptr, ld, 1, n);
+        activate_any(t.call.half, s.act, a, out, nullptr, ld, 1, n);
         break;
       case Op::kAdd:
         columns(n, [&](int j, int c) { store(out + j, load(a + j, c) + load(second + j, c), c); });

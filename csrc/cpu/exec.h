@@ -11,10 +11,11 @@ struct Call {
   int64_t groups, batch, steps, repeat;  // repeat: rows of x that one row vector serves
   const float* x;                        // [G, B, x_width], or null: drawn
   const float* rows;                     // [G, B / repeat, rows_width]
-  const float* packed;                   // [G, packed_size]
-  const float* table;                    // [S, G, table_ld]
-  const double* solver;                  // [S, 8], or null: one pass without a solver
-  const float* noise;                    // [S, G, B, x_width], or null: drawn
+  bool half;             // products of bf16 operands, sums in float32; packed: see pack_half
+  const float* packed;   // [G, packed_size or half_size]
+  const float* table;    // [S, G, table_ld]
+  const double* solver;  // [S, 8], or null: one pass without a solver
+  const float* noise;    // [S, G, B, x_width], or null: drawn
   uint64_t seed;
   uint32_t offset;
   double out_low, out_high;
@@ -26,7 +27,7 @@ struct Call {
 // path.
 struct BackwardCall {
   const float* grad_out;  // [G, B, x_width or out_width]
-  const float* packed_t;  // [G, packed_t_size]
+  const float* packed_t;  // [G, packed_t_size or half_t_size]
   float* grad_x;          // [G, B, x_width]
   float* grad_rows;       // [G, B, rows_width], not yet summed over `repeat`
 };

@@ -12,19 +12,34 @@ constexpr int MR = 6, NV = 2;  // 12 + 2 + 1 of 16
 constexpr int MR = 3, NV = 4;  // 12 + 4 + ...: of 16, the compiler reuses the loads
 #endif
 
-// c[m][v] += sum_k a[m, k] b[k, v]; b rows are ldb floats apart.
-template <int M, int N>
-DOM2_INLINE void tile(const float* a, int64_t a_row, int64_t a_k, const float* b, int64_t ldb,
-                      int k, vf (&c)[M][N]) {
+// What a product's operands are: floats, or words of two bf16 numbers that stand next to each other
+// along the sum. Sums are float32 either way.
+struct Full {
+  using T = float;
+  static DOM2_INLINE vf get(const float* p) { return load(p); }
+  static DOM2_INLINE vf all(float a) { return splat(a); }
+  static DOM2_INLINE vf add(vf c, vf a, vf b) { return c + a * b; }
+};
+struct Half {
+  using T = uint32_t;
+  static DOM2_INLINE vu get(const uint32_t* p) { return load(p); }
+  static DOM2_INLINE vu all(uint32_t a) { return splat(a); }
+  static DOM2_INLINE vf add(vf c, vu a, vu b) { return dot_bf16(c, a, b); }
+};
+
+// c[m][v] += sum_k a[m, k] b[k, v]; b rows are ldb numbers (or words) apart.
+template <class F, int M, int N, class T>
+DOM2_INLINE void tile(const T* a, int64_t a_row, int64_t a_k, const T* b, int64_t ldb, int k,
+                      vf (&c)[M][N]) {
   for (int i = 0; i < k; ++i) {
-    vf bv[N];
+    decltype(F::get(b)) bv[N];
 #pragma GCC unroll 8
-    for (int v = 0; v < N; ++v) bv[v] = load(b + i * ldb + v * VL);
+    for (int v = 0; v < N; ++v) bv[v] = F::get(b + i * ldb + v * VL);
 #pragma GCC unroll 8
     for (int m = 0; m < M; ++m) {
-      const vf av = splat(a[m * a_row + i * a_k]);
+      const auto av = F::all(a[m * a_row + i * a_k]);
 #pragma GCC unroll 8
-      for (int v = 0; v < N; ++v) c[m][v] += av * bv[v];
+      for (int v = 0; v < N; ++v) c[m][v] = F::add(c[m][v], av, bv[v]);
     }
   }
 }
@@ -39,11 +54,11 @@ struct Store {
   bool accumulate;
 };
 
-template <int M, int N>
-DOM2_INLINE void product(const float* a, int64_t lda, const float* b, int64_t ldb, int k,
-                         const Store& s, int row, int col) {
+template <class F, int M, int N>
+DOM2_INLINE void product(const typename F::T* a, int64_t lda, const typename F::T* b, int64_t ldb,
+                         int k, const Store& s, int row, int col) {
   vf c[M][N] = {};
-  tile<M, N>(a + row * lda, lda, 1, b, ldb, k, c);
+  tile<F, M, N>(a + row * lda, lda, 1, b, ldb, k, c);
 #pragma GCC unroll 8
   for (int v = 0; v < N; ++v) {
     const int at = col + v * VL, n = s.columns - at < VL ? s.columns - at : VL;
@@ -60,52 +75,52 @@ DOM2_INLINE void product(const float* a, int64_t lda, const float* b, int64_t ld
   }
 }
 
-template <int M>
-DOM2_INLINE void product_columns(int n, const float* a, int64_t lda, const float* b, int64_t ldb,
-                                 int k, const Store& s, int row, int col) {
+template <class F, int M>
+DOM2_INLINE void product_columns(int n, const typename F::T* a, int64_t lda, const typename F::T* b,
+                                 int64_t ldb, int k, const Store& s, int row, int col) {
   switch (n) {
     case 4:
-      return product<M, NV >= 4 ? 4 : NV>(a, lda, b, ldb, k, s, row, col);
+      return product<F, M, NV >= 4 ? 4 : NV>(a, lda, b, ldb, k, s, row, col);
     case 3:
-      return product<M, NV >= 3 ? 3 : NV>(a, lda, b, ldb, k, s, row, col);
+      return product<F, M, NV >= 3 ? 3 : NV>(a, lda, b, ldb, k, s, row, col);
     case 2:
-      return product<M, 2>(a, lda, b, ldb, k, s, row, col);
+      return product<F, M, 2>(a, lda, b, ldb, k, s, row, col);
     default:
-      return product<M, 1>(a, lda, b, ldb, k, s, row, col);
+      return product<F, M, 1>(a, lda, b, ldb, k, s, row, col);
   }
 }
 
-// out [rows, n] = a [rows, k] times the packed matrix, see Store.
+// out [rows, n] = a [rows, k] times the packed matrix, see Store. k counts numbers, or words.
 // `then(first row, rows, first column, columns)` runs on each finished block while it is in cache.
-template <class Then>
-DOM2_INLINE void multiply(const float* a, int64_t lda, int rows, int k, int n, const float* packed,
-                          const Store& s, const Then& then) {
+template <class F, class Then>
+DOM2_INLINE void multiply(const typename F::T* a, int64_t lda, int rows, int k, int n,
+                          const typename F::T* packed, const Store& s, const Then& then) {
   for (int first = 0; first < n; first += kPanel) {
     const int width = pad(n - first < kPanel ? n - first : kPanel);
     for (int j = 0; j < width; j += NV * VL) {
       const int vectors = (width - j < NV * VL ? width - j : NV * VL) / VL;
-      const float* b = packed + j;
+      const typename F::T* b = packed + j;
       int row = 0;
       for (; row + MR <= rows; row += MR) {
-        product_columns<MR>(vectors, a, lda, b, width, k, s, row, first + j);
+        product_columns<F, MR>(vectors, a, lda, b, width, k, s, row, first + j);
         then(row, MR, first + j, vectors * VL);
       }
       const int rest = rows - row;
       switch (rest) {
         case 5:
-          product_columns<MR >= 5 ? 5 : 1>(vectors, a, lda, b, width, k, s, row, first + j);
+          product_columns<F, MR >= 5 ? 5 : 1>(vectors, a, lda, b, width, k, s, row, first + j);
           break;
         case 4:
-          product_columns<MR >= 4 ? 4 : 1>(vectors, a, lda, b, width, k, s, row, first + j);
+          product_columns<F, MR >= 4 ? 4 : 1>(vectors, a, lda, b, width, k, s, row, first + j);
           break;
         case 3:
-          product_columns<MR >= 3 ? 3 : 1>(vectors, a, lda, b, width, k, s, row, first + j);
+          product_columns<F, MR >= 3 ? 3 : 1>(vectors, a, lda, b, width, k, s, row, first + j);
           break;
         case 2:
-          product_columns<2>(vectors, a, lda, b, width, k, s, row, first + j);
+          product_columns<F, 2>(vectors, a, lda, b, width, k, s, row, first + j);
           break;
         case 1:
-          product_columns<1>(vectors, a, lda, b, width, k, s, row, first + j);
+          product_columns<F, 1>(vectors, a, lda, b, width, k, s, row, first + j);
           break;
         default:
           break;
@@ -116,12 +131,12 @@ DOM2_INLINE void multiply(const float* a, int64_t lda, int rows, int k, int n, c
   }
 }
 
-// grad [n, k_pad] += dz^T a over `rows` rows: rows of dz and a are ldz and lda floats apart.
-template <int M, int N>
-DOM2_INLINE void outer(const float* dz, int64_t ldz, const float* a, int64_t lda, int rows,
-                       float* grad, int64_t ld) {
+// grad [n, k_pad] += dz^T a over `rows` rows (or rows of words: pairs of rows), ldz and lda apart.
+template <class F, int M, int N>
+DOM2_INLINE void outer(const typename F::T* dz, int64_t ldz, const typename F::T* a, int64_t lda,
+                       int rows, float* grad, int64_t ld) {
   vf c[M][N] = {};
-  tile<M, N>(dz, 1, ldz, a, lda, rows, c);
+  tile<F, M, N>(dz, 1, ldz, a, lda, rows, c);
 #pragma GCC unroll 8
   for (int m = 0; m < M; ++m)
 #pragma GCC unroll 8
@@ -131,44 +146,48 @@ DOM2_INLINE void outer(const float* dz, int64_t ldz, const float* a, int64_t lda
     }
 }
 
-template <int M>
-DOM2_INLINE void outer_columns(int n, const float* dz, int64_t ldz, const float* a, int64_t lda,
-                               int rows, float* grad, int64_t ld) {
+template <class F, int M>
+DOM2_INLINE void outer_columns(int n, const typename F::T* dz, int64_t ldz, const typename F::T* a,
+                               int64_t lda, int rows, float* grad, int64_t ld) {
   switch (n) {
     case 4:
-      return outer<M, NV >= 4 ? 4 : NV>(dz, ldz, a, lda, rows, grad, ld);
+      return outer<F, M, NV >= 4 ? 4 : NV>(dz, ldz, a, lda, rows, grad, ld);
     case 3:
-      return outer<M, NV >= 3 ? 3 : NV>(dz, ldz, a, lda, rows, grad, ld);
+      return outer<F, M, NV >= 3 ? 3 : NV>(dz, ldz, a, lda, rows, grad, ld);
     case 2:
-      return outer<M, 2>(dz, ldz, a, lda, rows, grad, ld);
+      return outer<F, M, 2>(dz, ldz, a, lda, rows, grad, ld);
     default:
-      return outer<M, 1>(dz, ldz, a, lda, rows, grad, ld);
+      return outer<F, M, 1>(dz, ldz, a, lda, rows, grad, ld);
   }
 }
 
-void weight_gradient(const float* dz, int64_t ldz, const float* a, int64_t lda, int rows, int n,
-                     int k_pad, float* grad) {
+template <class F>
+void weight_gradient(const typename F::T* dz, int64_t ldz, const typename F::T* a, int64_t lda,
+                     int rows, int n, int k_pad, float* grad) {
   for (int col = 0; col < k_pad; col += NV * VL) {
     const int vectors = (k_pad - col < NV * VL ? k_pad - col : NV * VL) / VL;
     int row = 0;
     const auto at = [&](int r) { return grad + static_cast<int64_t>(r) * k_pad + col; };
     for (; row + MR <= n; row += MR)
-      outer_columns<MR>(vectors, dz + row, ldz, a + col, lda, rows, at(row), k_pad);
+      outer_columns<F, MR>(vectors, dz + row, ldz, a + col, lda, rows, at(row), k_pad);
     switch (n - row) {
       case 5:
-        outer_columns<MR >= 5 ? 5 : 1>(vectors, dz + row, ldz, a + col, lda, rows, at(row), k_pad);
+        outer_columns<F, MR >= 5 ? 5 : 1>(vectors, dz + row, ldz, a + col, lda, rows, at(row),
+                                          k_pad);
         break;
       case 4:
-        outer_columns<MR >= 4 ? 4 : 1>(vectors, dz + row, ldz, a + col, lda, rows, at(row), k_pad);
+        outer_columns<F, MR >= 4 ? 4 : 1>(vectors, dz + row, ldz, a + col, lda, rows, at(row),
+                                          k_pad);
         break;
       case 3:
-        outer_columns<MR >= 3 ? 3 : 1>(vectors, dz + row, ldz, a + col, lda, rows, at(row), k_pad);
+        outer_columns<F, MR >= 3 ? 3 : 1>(vectors, dz + row, ldz, a + col, lda, rows, at(row),
+                                          k_pad);
         break;
       case 2:
-        outer_columns<2>(vectors, dz + row, ldz, a + col, lda, rows, at(row), k_pad);
+        outer_columns<F, 2>(vectors, dz + row, ldz, a + col, lda, rows, at(row), k_pad);
         break;
       case 1:
-        outer_columns<1>(vectors, dz + row, ldz, a + col, lda, rows, at(row), k_pad);
+        outer_columns<F, 1>(vectors, dz + row, ldz, a + col, lda, rows, at(row), k_pad);
         break;
       default:
         break;

@@ -7,7 +7,7 @@ namespace dom2 {
 namespace cpu {
 
 #if defined(DOM2_X86)
-extern const Kernels kernels_avx512, kernels_avx2;
+extern const Kernels kernels_avx512_bf16, kernels_avx512, kernels_avx2;
 #endif
 extern const Kernels kernels_base;
 
@@ -25,7 +25,7 @@ const Kernels* find(const std::string& name) {
 
 std::vector<const Kernels*> built() {
 #if defined(DOM2_X86)
-  return {&kernels_avx512, &kernels_avx2, &kernels_base};
+  return {&kernels_avx512_bf16, &kernels_avx512, &kernels_avx2, &kernels_base};
 #else
   return {&kernels_base};
 #endif
@@ -36,9 +36,11 @@ std::vector<const Kernels*> runnable() {
 #if defined(DOM2_X86)
   __builtin_cpu_init();
   const bool fma = __builtin_cpu_supports("fma");
-  if (fma && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq"))
-    out.push_back(&kernels_avx512);
+  const bool avx512 = fma && __builtin_cpu_supports("avx512f") &&
+                      __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
+                      __builtin_cpu_supports("avx512dq");
+  if (avx512 && __builtin_cpu_supports("avx512bf16")) out.push_back(&kernels_avx512_bf16);
+  if (avx512) out.push_back(&kernels_avx512);
   if (fma && __builtin_cpu_supports("avx2")) out.push_back(&kernels_avx2);
 #endif
   out.push_back(&kernels_base);

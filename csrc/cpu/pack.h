@@ -20,6 +20,15 @@ struct Matrix {
 // Packs a matrix, or its transpose, into panels: [k][w] floats each, w = 64 columns of the output
 // (the last panel the rest, padded to 16 with zeros).
 void pack(const Matrix& m, int n, int k, float* out);
+// The same with bf16 numbers: panels of [pairs(k)][w] words, row 2 i of the above in the lower
+// half.
+void pack_half(const Matrix& m, int n, int k, uint32_t* out);
+
+// Packs group `group` of weight `w` to its place among the packed weights of all groups.
+void pack_weight(const Exec& e, const Weight& w, int64_t group, const Matrix& m, bool transposed,
+                 bool half, float* packed);
+// Floats (or words, which take as much room) that one group's packed weights take.
+int64_t packed_size(const Exec& e, bool transposed, bool half);
 
 }  // namespace cpu
 }  // namespace dom2

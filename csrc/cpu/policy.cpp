@@ -7,19 +7,19 @@
 namespace dom2 {
 namespace cpu {
 
-std::unique_ptr<Policy> Policy::load(const std::string& path, std::string& why) {
+std::unique_ptr<Policy> Policy::load(const std::string& path, std::string& why, bool half) {
   PolicyFile file;
   why = file.load(path);
-  return why.empty() ? make(std::move(file), why) : nullptr;
+  return why.empty() ? make(std::move(file), why, half) : nullptr;
 }
 
-std::unique_ptr<Policy> Policy::parse(const char* data, size_t size, std::string& why) {
+std::unique_ptr<Policy> Policy::parse(const char* data, size_t size, std::string& why, bool half) {
   PolicyFile file;
   why = file.parse(data, size);
-  return why.empty() ? make(std::move(file), why) : nullptr;
+  return why.empty() ? make(std::move(file), why, half) : nullptr;
 }
 
-std::unique_ptr<Policy> Policy::make(PolicyFile file, std::string& why) {
+std::unique_ptr<Policy> Policy::make(PolicyFile file, std::string& why, bool half) {
   const char* wanted = std::getenv("DOM2_FAST_ISA");
   if (wanted) {
     std::string names;
@@ -35,22 +35,22 @@ std::unique_ptr<Policy> Policy::make(PolicyFile file, std::string& why) {
     }
   }
   try {
-    return std::unique_ptr<Policy>(new Policy(std::move(file)));
+    return std::unique_ptr<Policy>(new Policy(std::move(file), half));
   } catch (const std::bad_alloc&) {
     why = "the policy doesn't fit into memory";
     return nullptr;
   }
 }
 
-Policy::Policy(PolicyFile file) : file_(std::move(file)), plan_(file_.program, false) {
+Policy::Policy(PolicyFile file, bool half)
+    : file_(std::move(file)), plan_(file_.program, false), half_(half) {
   const Exec& e = plan_.exec;
   const int64_t groups = file_.groups, rows = file_.steps * groups;
-  float* room = packed_.floats(groups * e.packed_size + kPanel);
+  float* room = packed_.floats(groups * packed_size(e, false, half) + kPanel);
   for (size_t i = 0; i < file_.weights.size(); ++i) {
     const Weight& w = e.weights[i];
     for (int64_t g = 0; g < groups; ++g)
-      pack({file_.weights[i].data() + g * w.n * w.k, w.k, 1}, w.n, w.k,
-           room + g * e.packed_size + w.packed);
+      pack_weight(e, w, g, {file_.weights[i].data() + g * w.n * w.k, w.k, 1}, false, half, room);
   }
   weights_ = room;
   table_.resize(rows * e.table_ld);
@@ -69,6 +69,7 @@ void Policy::sample(const float* obs, int64_t batch, const Draws& draws, float* 
   c.repeat = 1;
   c.x = draws.x_T;
   c.rows = obs;
+  c.half = half_;
   c.packed = weights_;
   c.table = table_.data();
   c.solver = file_.solver.data();

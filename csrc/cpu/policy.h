@@ -23,9 +23,11 @@ struct Draws {
 class Policy {
  public:
   // Null where the file can't be used, or DOM2_FAST_ISA names what can't run; `why` says why.
-  static std::unique_ptr<Policy> load(const std::string& path, std::string& why);
+  // half: products of bf16 numbers, sums in float32: quicker, with about three digits.
+  static std::unique_ptr<Policy> load(const std::string& path, std::string& why, bool half = false);
   // The same from a file in memory.
-  static std::unique_ptr<Policy> parse(const char* data, size_t size, std::string& why);
+  static std::unique_ptr<Policy> parse(const char* data, size_t size, std::string& why,
+                                       bool half = false);
 
   int64_t agents() const { return file_.groups; }
   int64_t obs_dim() const { return plan_.exec.rows_width; }
@@ -40,11 +42,12 @@ class Policy {
               const Threads& threads = {}) const;
 
  private:
-  explicit Policy(PolicyFile file);
-  static std::unique_ptr<Policy> make(PolicyFile file, std::string& why);
+  Policy(PolicyFile file, bool half);
+  static std::unique_ptr<Policy> make(PolicyFile file, std::string& why, bool half);
 
   PolicyFile file_;  // without weights and table, which are below in the executor's layout
   Plan plan_;
+  bool half_;
   Arena packed_;
   const float* weights_;
   std::vector<float> table_;

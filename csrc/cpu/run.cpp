@@ -81,7 +81,7 @@ void denoise(const Kernels& kernels, const Call& call, const Threads& threads) {
   if (call.batch == 0 || call.groups == 0) return;
   const Exec& e = *call.exec;
   const int wanted = flops(e, call) < kSerialFlops ? 1 : threads.count;
-  const Tiles tiles = split(call.groups, call.batch, e.width, kernels.row_block, wanted);
+  const Tiles tiles = split(call.groups, call.batch, e.half, kernels.row_block, wanted);
   const int64_t n = call.groups * tiles.per_group;
   const int64_t floats = tiles.rows * (e.width + 4 * e.x_width);
   for_tiles(n, static_cast<int>(std::min<int64_t>(wanted, n)), threads, [&](int, int64_t i) {
@@ -98,9 +98,9 @@ void denoise_backward(const Kernels& kernels, const Plan& plan, const Call& call
   const int64_t groups = call.groups, table_size = call.steps * groups * e.table_ld;
   const int64_t weights_size = groups * e.grad_size;
   const int wanted = 3 * flops(e, call) < kSerialFlops ? 1 : threads.count;
-  const Tiles tiles =
-      call.batch ? split(groups, call.batch, e.width + e.g_width, kernels.row_block, wanted)
-                 : Tiles{0, 1};
+  const Tiles tiles = call.batch
+                          ? split(groups, call.batch, e.half + e.g_width, kernels.row_block, wanted)
+                          : Tiles{0, 1};
   const int64_t n = groups * tiles.per_group;
   const int parts = static_cast<int>(std::max<int64_t>(1, std::min<int64_t>(wanted, n)));
   const int64_t part_size = (weights ? weights_size : 0) + (table ? table_size : 0);

@@ -4,6 +4,8 @@
 
 typedef float vf __attribute__((vector_size(DOM2_VL * 4)));
 typedef int32_t vi __attribute__((vector_size(DOM2_VL * 4)));
+typedef uint32_t vu __attribute__((vector_size(DOM2_VL * 4)));
+typedef uint16_t vh __attribute__((vector_size(DOM2_VL * 2)));
 
 constexpr int VL = DOM2_VL;
 
@@ -15,6 +17,12 @@ DOM2_INLINE vf load(const float* p) {
   return v;
 }
 DOM2_INLINE void store(float* p, vf v) { __builtin_memcpy(p, &v, sizeof v); }
+DOM2_INLINE vu load(const uint32_t* p) {
+  vu v;
+  __builtin_memcpy(&v, p, sizeof v);
+  return v;
+}
+DOM2_INLINE void store(uint32_t* p, vu v) { __builtin_memcpy(p, &v, sizeof v); }
 
 // The first n <= VL floats; the rest are zero.
 DOM2_INLINE vf load(const float* p, int n) {
@@ -38,10 +46,41 @@ DOM2_INLINE vf splat(float s) {
 #endif
 }
 
-DOM2_INLINE vf select(vi mask, vf yes, vf no) { return (vf)(((vi)yes & mask) | ((vi)no & ~mask)); }
-DOM2_INLINE vf vmin(vf a, vf b) { return select(a < b, a, b); }  // a NaN in `a` gives b
+DOM2_INLINE vu splat(uint32_t s) { return vu{} + s; }
+
+DOM2_INLINE vf select(vi mask, vf yes, vf no) { return mask ? yes : no; }
+// A NaN in either gives b. 2^n e, n whole, for results in the normal range.
+#if DOM2_VL == 16
+DOM2_INLINE vf vmin(vf a, vf b) { return (vf)_mm512_min_ps((__m512)a, (__m512)b); }
+DOM2_INLINE vf vmax(vf a, vf b) { return (vf)_mm512_max_ps((__m512)a, (__m512)b); }
+DOM2_INLINE vf vscale(vf e, vf n) { return (vf)_mm512_scalef_ps((__m512)e, (__m512)n); }
+#else
+DOM2_INLINE vf vmin(vf a, vf b) { return select(a < b, a, b); }
 DOM2_INLINE vf vmax(vf a, vf b) { return select(a > b, a, b); }
+DOM2_INLINE vf vscale(vf e, vf n) { return e * (vf)((__builtin_convertvector(n, vi) + 127) << 23); }
+#endif
 DOM2_INLINE vf vabs(vf a) { return (vf)((vi)a & 0x7fffffff); }
+
+// The bf16 number nearest to each float, ties to even. NaN stays NaN.
+DOM2_INLINE vh round_bf16(vf v) {
+#if defined(DOM2_BF16)
+  return (vh)_mm512_cvtneps_pbh((__m512)v);  // takes denormal numbers for zero, as its product does
+#else
+  const vu u = (vu)v, r = (u + (((u >> 16) & 1u) + 0x7fffu)) >> 16;
+  const vu nan = (vu)(v != v);
+  return __builtin_convertvector((r & ~nan) | (nan & 0x7fc0u), vh);
+#endif
+}
+
+// c + a.odd b.odd + a.even b.even, where a word is (even | odd << 16). The products are exact.
+DOM2_INLINE vf dot_bf16(vf c, vu a, vu b) {
+#if defined(DOM2_BF16)
+  return (vf)_mm512_dpbf16_ps((__m512)c, (__m512bh)a, (__m512bh)b);
+#else
+  c += (vf)(a & 0xffff0000u) * (vf)(b & 0xffff0000u);
+  return c + (vf)(a << 16) * (vf)(b << 16);
+#endif
+}
 
 DOM2_INLINE float sum(vf v) {
   float s = 0;
@@ -52,7 +91,7 @@ DOM2_INLINE float sum(vf v) {
 // e^x for x <= 88.3 (larger x: as at 88.3); 0 below -87.3. NaN stays NaN.
 DOM2_INLINE vf vexp(vf x) {
   const vf low = splat(-87.3f), high = splat(88.3f);
-  const vf c = select(x > high, high, select(x < low, low, x));
+  const vf c = vmin(high, vmax(low, x));
   const vf magic = splat(12582912.f);  // 1.5 * 2^23: adding it rounds to an integer
   const vf n = (c * splat(1.44269504088896341f) + magic) - magic;
   const vf f = (c - n * splat(0.693359375f)) - n * splat(-2.12194440e-4f);
@@ -64,14 +103,39 @@ DOM2_INLINE vf vexp(vf x) {
   p = p * f + splat(1.6666666683e-01f);
   p = p * f + splat(5.0000000143e-01f);
   const vf e = (p * (f * f) + f) + splat(1.f);
-  const vi scale = (__builtin_convertvector(n, vi) + 127) << 23;
-  const vf r = e * (vf)scale;
-  return select(x < low, vf{}, r);
+  return select(x < low, vf{}, vscale(e, n));
 }
 
+// How the functions below take exponentials and quotients. Exact: the same bits on all processors.
+struct Exact {
+  static DOM2_INLINE vf exp(vf x) { return vexp(x); }
+  static DOM2_INLINE vf div(vf a, vf b) { return a / b; }
+};
+
+// For values that are rounded to bf16 afterwards, 4e-3 apart: relative error of exp 3e-6, of div
+// 6e-5, at half the price.
+#if defined(DOM2_BF16)
+struct Quick {
+  static DOM2_INLINE vf exp(vf x) {  // 2^n 2^f, |f| <= 1/2
+    const vf t = vmin(splat(88.f), vmax(splat(-87.f), x)) * splat(1.44269504088896341f);
+    const vf n = (vf)_mm512_roundscale_ps((__m512)t, _MM_FROUND_TO_NEAREST_INT), f = t - n;
+    vf p = splat(9.5701004828e-03f);
+    p = p * f + splat(5.5917860209e-02f);
+    p = p * f + splat(2.4024744863e-01f);
+    p = p * f + splat(6.9312181476e-01f);
+    p = p * f + splat(9.9999926144e-01f);
+    return vscale(p, n);
+  }
+  static DOM2_INLINE vf div(vf a, vf b) { return a * (vf)_mm512_rcp14_ps((__m512)b); }
+};
+#else
+using Quick = Exact;
+#endif
+
 // log(1 + u) for u in [0, 1]: 2 s (1 + s^2 P(s^2)), s = u / (2 + u), error 3.6e-9
+template <class M>
 DOM2_INLINE vf vlog1p01(vf u) {
-  const vf s = u / (splat(2.f) + u), q = s * s;
+  const vf s = M::div(u, splat(2.f) + u), q = s * s;
   vf p = splat(1.1612164612e-01f);
   p = p * q + splat(1.0853287900e-01f);
   p = p * q + splat(1.4296178997e-01f);
@@ -80,6 +144,7 @@ DOM2_INLINE vf vlog1p01(vf u) {
   return (s + s) + (s + s) * (p * q);
 }
 
+template <class M>
 DOM2_INLINE vf vtanh(vf x) {
   const vf a = vabs(x), q = x * x;
   // tanh x = x + x^3 P(x^2), |x| < 0.625, error 1.6e-9
@@ -90,8 +155,8 @@ DOM2_INLINE vf vtanh(vf x) {
   p = p * q + splat(1.3333303557e-01f);
   p = p * q + splat(-3.3333333172e-01f);
   const vf small = x + x * (p * q);
-  const vf e = vexp(a + a);
-  const vf big = splat(1.f) - splat(2.f) / (e + splat(1.f));
+  const vf e = M::exp(a + a);
+  const vf big = splat(1.f) - M::div(splat(2.f), e + splat(1.f));
   return select(a < splat(0.625f), small, (vf)((vi)big | ((vi)x & (int32_t)0x80000000)));
 }
 
@@ -100,14 +165,16 @@ struct Sigmoid {
   vf s, c;
 };
 
+template <class M>
 DOM2_INLINE Sigmoid vsigmoid(vf x) {
   // e / (1 + e) from e = exp(-|x|) <= 1 never overflows and keeps the small tail exact.
-  const vf e = vexp(-vabs(x)), r = splat(1.f) / (splat(1.f) + e), er = e * r;
+  const vf e = M::exp(-vabs(x)), r = M::div(splat(1.f), splat(1.f) + e), er = e * r;
   const vi negative = x < vf{};
   return {select(negative, er, r), select(negative, r, er)};
 }
 
 // The normal distribution function: erfc(-x / sqrt 2) / 2.
+template <class M>
 DOM2_INLINE vf vnormal_cdf(vf x) {
   const vf u = x * splat(0.70710678118654752f), a = vabs(u), q = u * u;
   // erf u = u P(u^2), |u| < 0.54, error 4e-11
@@ -119,7 +186,7 @@ DOM2_INLINE vf vnormal_cdf(vf x) {
   p = p * q + splat(1.1283791671e+00f);
   const vf small = splat(0.5f) + splat(0.5f) * (u * p);
   // erfc a = e^(-a^2) Q(t), t = 1 / (1 + a / 2), 0.5 <= a <= 10, error 4e-10
-  const vf t = splat(1.f) / (splat(1.f) + splat(0.5f) * a);
+  const vf t = M::div(splat(1.f), splat(1.f) + splat(0.5f) * a);
   vf r = splat(-7.7322827676e-02f);
   r = r * t + splat(3.6360009942e-01f);
   r = r * t + splat(-6.3368079733e-01f);
@@ -131,70 +198,70 @@ DOM2_INLINE vf vnormal_cdf(vf x) {
   r = r * t + splat(2.8195255701e-01f);
   r = r * t + splat(4.8128338263e-06f);
   const vf tail =
-      splat(0.5f) * (vexp(splat(-0.5f) * (x * x)) * r);  // x^2 / 2 rounds once, u^2 more
+      splat(0.5f) * (M::exp(splat(-0.5f) * (x * x)) * r);  // x^2 / 2 rounds once, u^2 more
   return select(a < splat(0.5f), small, select(x < vf{}, tail, splat(1.f) - tail));
 }
 
 constexpr float kGeluScale = 0.79788456080286536f, kGeluCube = 0.044715f;
 
-template <int ACT>
+template <class M, int ACT>
 DOM2_INLINE vf activate(vf x) {
   switch (static_cast<Act>(ACT)) {
     case Act::kMish: {  // x n / (n + 2), n = w^2 + 2 w, w = e^x; the ratio is 1 beyond 20
-      const vf w = vexp(vmin(x, splat(20.f))), n = w * (w + splat(2.f));
-      return select(x != x, x, x * (n / (n + splat(2.f))));
+      const vf w = M::exp(vmin(splat(20.f), x)), n = w * (w + splat(2.f));
+      return x * M::div(n, n + splat(2.f));
     }
     case Act::kSilu:
-      return x * vsigmoid(x).s;
+      return x * vsigmoid<M>(x).s;
     case Act::kRelu:
       return select(x < vf{}, vf{}, x);
     case Act::kGelu:
-      return x * vnormal_cdf(x);
+      return x * vnormal_cdf<M>(x);
     case Act::kGeluTanh: {  // (1 + tanh u) / 2 = sigmoid(2 u)
       const vf u = splat(kGeluScale) * (x + splat(kGeluCube) * (x * x * x));
-      return x * vsigmoid(u + u).s;
+      return x * vsigmoid<M>(u + u).s;
     }
     case Act::kTanh:
-      return vtanh(x);
+      return vtanh<M>(x);
     case Act::kSoftplus:
-      return select(x != x, x, vmax(x, vf{}) + vlog1p01(vexp(-vabs(x))));
+      return select(x != x, x, vmax(x, vf{}) + vlog1p01<M>(M::exp(-vabs(x))));
     default:
       return x;
   }
 }
 
-template <int ACT>
+template <class M, int ACT>
 DOM2_INLINE vf derivative(vf x) {
   const vf one = splat(1.f), two = splat(2.f);
   switch (static_cast<Act>(ACT)) {
     case Act::kMish: {  // n / d + x 4 w (w + 1) / d^2, d = n + 2
-      const vf c = vmax(vmin(x, splat(20.f)), splat(-100.f)), w = vexp(c), n = w * (w + two),
-               r = one / (n + two);
+      const vf c = vmax(vmin(x, splat(20.f)), splat(-100.f)), w = M::exp(c), n = w * (w + two),
+               r = M::div(one, n + two);
       return n * r + (c * splat(4.f)) * ((w * r) * ((w + one) * r));
     }
     case Act::kSilu: {
-      const Sigmoid g = vsigmoid(x);
+      const Sigmoid g = vsigmoid<M>(x);
       return g.s * (one + x * g.c);
     }
     case Act::kRelu:
       return select(x > vf{}, one, vf{});
     case Act::kGelu: {
       const vf c = vmax(vmin(x, splat(30.f)), splat(-30.f));  // x^2 must stay finite
-      return vnormal_cdf(x) + c * (splat(0.39894228040143268f) * vexp(splat(-0.5f) * (c * c)));
+      return vnormal_cdf<M>(x) + c * (splat(0.39894228040143268f) * M::exp(splat(-0.5f) * (c * c)));
     }
     case Act::kGeluTanh: {
       const vf c = vmax(vmin(x, splat(30.f)), splat(-30.f)), q = c * c;
       const vf u = splat(kGeluScale) * (c + splat(kGeluCube) * (q * c));
-      const Sigmoid g = vsigmoid(u + u);
+      const Sigmoid g = vsigmoid<M>(u + u);
       const vf du = splat(2.f * kGeluScale) * (one + splat(3.f * kGeluCube) * q);
       return g.s + c * (g.s * g.c) * du;
     }
     case Act::kTanh: {
-      const vf t = vtanh(x);
+      const vf t = vtanh<M>(x);
       return (one - t) * (one + t);
     }
     case Act::kSoftplus:
-      return vsigmoid(x).s;
+      return vsigmoid<M>(x).s;
     default:
       return one;
   }

@@ -219,10 +219,14 @@ Input check_program(const char* op, const Tensor& x, const std::optional<Tensor>
   return {std::move(a), std::move(in)};
 }
 
-void check_size(const char* op, const std::vector<int64_t>& size, int64_t precision) {
+void check_size(const char* op, const std::vector<int64_t>& size) {
   STD_TORCH_CHECK(size.size() == 2, op, ": size has ", size.size(), " entries, it is [B, A]");
+}
+
+bool check_precision(const char* op, int64_t precision) {
   STD_TORCH_CHECK(precision == 0 || precision == 1, op, ": precision is ", precision,
                   ", it must be 0 (fp32) or 1 (bf16)");
+  return precision == 1;
 }
 
 void check_width(const char* op, const std::vector<int64_t>& size, int64_t x_width) {

@@ -102,8 +102,11 @@ Input check_program(const char* op, const Tensor& x, const std::optional<Tensor>
                     const std::vector<Tensor>& weights, const Tensor& table, const Tensor& program,
                     const std::optional<Tensor>& rng);
 
+// True for bf16 (1), false for fp32 (0).
+bool check_precision(const char* op, int64_t precision);
+
 // The arguments that only tell what comes back: [B, A], checked in two steps around the program.
-void check_size(const char* op, const std::vector<int64_t>& size, int64_t precision);
+void check_size(const char* op, const std::vector<int64_t>& size);
 void check_width(const char* op, const std::vector<int64_t>& size, int64_t x_width);
 void check_out_width(const char* op, int64_t given, int64_t width);
 

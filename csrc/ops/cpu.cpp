@@ -14,7 +14,7 @@ cpu::Threads threads() {
   return t;
 }
 
-CpuCall cpu_call(const Arguments& a, bool backward, double out_low, double out_high) {
+CpuCall cpu_call(const Arguments& a, bool backward, bool half, double out_low, double out_high) {
   CpuCall out;
   const Plan& plan = backward ? *a.compiled->backward : *a.compiled->forward;
   const int64_t rows = a.steps * a.groups;
@@ -24,6 +24,7 @@ CpuCall cpu_call(const Arguments& a, bool backward, double out_low, double out_h
   cpu::Call& c = out.call;
   c.exec = &plan.exec;
   c.groups = a.groups;
+  c.half = half;
   c.batch = a.batch;
   c.steps = a.steps;
   c.repeat = a.repeat;
@@ -39,18 +40,12 @@ CpuCall cpu_call(const Arguments& a, bool backward, double out_low, double out_h
 }
 
 void pack_all(const std::vector<Tensor>& weights, const Exec& e, int64_t groups, bool transposed,
-              float* out) {
-  const int64_t size = transposed ? e.packed_t_size : e.packed_size;
+              bool half, float* out) {
   for (size_t i = 0; i < weights.size(); ++i) {
     const Tensor& t = weights[i];
-    const Weight& w = e.weights[i];
     for (int64_t g = 0; g < groups; ++g) {
       const float* data = t.const_data_ptr<float>() + g * t.stride(0);
-      float* to = out + g * size + (transposed ? w.packed_t : w.packed);
-      if (transposed)
-        cpu::pack({data, t.stride(2), t.stride(1)}, w.k, w.n, to);
-      else
-        cpu::pack({data, t.stride(1), t.stride(2)}, w.n, w.k, to);
+      cpu::pack_weight(e, e.weights[i], g, {data, t.stride(1), t.stride(2)}, transposed, half, out);
     }
   }
 }
@@ -62,10 +57,11 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> run_backward(const Program& p, const 
                                                         bool need_weights, bool need_table) {
   const Exec& e = plan.exec;
   thread_local cpu::Arena arena;
-  const int64_t forward_size = c.groups * e.packed_size;
-  float* room = arena.floats(forward_size + c.groups * e.packed_t_size + 2 * cpu::kPanel);
-  pack_all(weights, e, c.groups, false, room);
-  pack_all(weights, e, c.groups, true, room + forward_size);
+  const int64_t forward_size = c.groups * cpu::packed_size(e, false, c.half);
+  const int64_t transposed_size = c.groups * cpu::packed_size(e, true, c.half);
+  float* room = arena.floats(forward_size + transposed_size + 2 * cpu::kPanel);
+  pack_all(weights, e, c.groups, false, c.half, room);
+  pack_all(weights, e, c.groups, true, c.half, room + forward_size);
   c.packed = room;
   int64_t weights_size = 0;
   for (size_t i = 0; i < p.n.size(); ++i) weights_size += c.groups * p.n[i] * p.k[i];

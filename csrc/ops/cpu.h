@@ -13,11 +13,11 @@ struct CpuCall {
   std::vector<float> padded;  // the table
   cpu::Call call{};
 };
-CpuCall cpu_call(const Arguments& a, bool backward, double out_low, double out_high);
+CpuCall cpu_call(const Arguments& a, bool backward, bool half, double out_low, double out_high);
 
 // Packs every weight of every group; `transposed` for backward.
 void pack_all(const std::vector<Tensor>& weights, const Exec& e, int64_t groups, bool transposed,
-              float* out);
+              bool half, float* out);
 
 // The gradients of one call whose data is checked; `denoise` and `run_program` share it.
 // grad_weights is flat: one [G, N, K] block per weight, in order. Unwanted ones are empty.

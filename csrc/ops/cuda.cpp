@@ -73,10 +73,8 @@ CudaScope::CudaScope(const Place& place) : guard_(new Guard(place.index)) {
 CudaScope::~CudaScope() = default;
 
 cuda::Precision checked_precision(int64_t precision, const cuda::Context& context, const char* op) {
-  STD_TORCH_CHECK(precision == 0 || precision == 1, op, ": precision is ", precision,
-                  ", it must be 0 (fp32) or 1 (bf16)");
   STD_TORCH_CHECK(
-      precision == 0 || context.device.major >= 8, op,
+      !check_precision(op, precision) || context.device.major >= 8, op,
       ": precision=\"bf16\" needs a card with bf16 tensor cores, of compute capability 8.0 "
       "or newer; this one has ",
       context.device.major, ".", context.device.minor, "; use precision=\"fp32\"");

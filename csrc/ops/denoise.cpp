@@ -7,18 +7,17 @@ namespace {
 
 constexpr const char* kOp = "dom2_fast::denoise";
 
-// `precision` is that of tensor cores: the CPU's products are float32 whatever it says.
 std::tuple<Tensor, Tensor> denoise(
     const std::optional<Tensor>& x_T, const std::optional<Tensor>& rows,
     const std::vector<Tensor>& weights, const Tensor& table, const Tensor& program,
     const Tensor& solver, const std::optional<Tensor>& noise, const std::optional<Tensor>& rng,
     const std::optional<Tensor>& packed, const std::vector<int64_t>& size, double out_low,
     double out_high, bool save_path, int64_t precision) {
-  check_size(kOp, size, precision);
+  check_size(kOp, size);
   const int64_t batch = size[0];
   const Arguments a =
       check_denoise(kOp, rows, table, program, solver, noise, rng, !x_T.has_value(), batch);
-  CpuCall made = cpu_call(a, false, out_low, out_high);
+  CpuCall made = cpu_call(a, false, check_precision(kOp, precision), out_low, out_high);
   cpu::Call& c = made.call;
   const Exec& e = *c.exec;
   if (!packed) check_weights(weights, a.program(), a.groups, kOp, a.place);
@@ -29,12 +28,13 @@ std::tuple<Tensor, Tensor> denoise(
     c.x = x->const_data_ptr<float>();
   }
   thread_local cpu::Arena arena;
+  const int64_t size_packed = cpu::packed_size(e, false, c.half);
   if (packed) {
-    kept = checked(*packed, kOp, "packed", ScalarType::Float, {a.groups, e.packed_size}, a.place);
+    kept = checked(*packed, kOp, "packed", ScalarType::Float, {a.groups, size_packed}, a.place);
     c.packed = kept->const_data_ptr<float>();
   } else {
-    float* room = arena.floats(a.groups * e.packed_size + cpu::kPanel);
-    pack_all(weights, e, a.groups, false, room);
+    float* room = arena.floats(a.groups * size_packed + cpu::kPanel);
+    pack_all(weights, e, a.groups, false, c.half, room);
     c.packed = room;
   }
   Tensor out = empty({a.groups, batch, e.x_width}, a.place);
@@ -49,12 +49,12 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> denoise_backward(
     const Tensor& grad_out, const Tensor& path, const std::optional<Tensor>& rows,
     const std::vector<Tensor>& weights, const Tensor& table, const Tensor& program,
     const Tensor& solver, const std::optional<Tensor>& noise, const std::optional<Tensor>& rng,
-    double out_low, double out_high, int64_t, bool need_x, bool need_rows, bool need_weights,
-    bool need_table) {
+    double out_low, double out_high, int64_t precision, bool need_x, bool need_rows,
+    bool need_weights, bool need_table) {
   const Arguments a =
       check_denoise(kOp, rows, table, program, solver, noise, rng, false, path.size(2));
   check_weights(weights, a.program(), a.groups, kOp, a.place);
-  CpuCall made = cpu_call(a, true, out_low, out_high);
+  CpuCall made = cpu_call(a, true, check_precision(kOp, precision), out_low, out_high);
   const int64_t width = made.call.exec->x_width;
   const Tensor go =
       checked(grad_out, kOp, "grad_out", ScalarType::Float, {a.groups, a.batch, width}, a.place);
@@ -65,14 +65,15 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> denoise_backward(
                       need_weights, need_table);
 }
 
-Tensor pack_weights(const std::vector<Tensor>& weights, const Tensor& program, int64_t) {
+Tensor pack_weights(const std::vector<Tensor>& weights, const Tensor& program, int64_t precision) {
   constexpr const char* op = "dom2_fast::pack_weights";
+  const bool half = check_precision(op, precision);
   const Compiled& c = compiled(program, op);
   const int64_t groups = weights.empty() ? 1 : weights[0].size(0);
   check_weights(weights, c.program, groups, op, cpu_place());
   const Exec& e = c.forward->exec;
-  Tensor out = empty({groups, e.packed_size}, cpu_place());
-  pack_all(weights, e, groups, false, out.mutable_data_ptr<float>());
+  Tensor out = empty({groups, cpu::packed_size(e, false, half)}, cpu_place());
+  pack_all(weights, e, groups, false, half, out.mutable_data_ptr<float>());
   return out;
 }
 

@@ -13,7 +13,7 @@ std::tuple<Tensor, Tensor> denoise(
     const Tensor& solver, const std::optional<Tensor>& noise, const std::optional<Tensor>& rng,
     const std::optional<Tensor>& packed, const std::vector<int64_t>& size, double out_low,
     double out_high, bool save_path, int64_t precision) {
-  check_size(kOp, size, precision);
+  check_size(kOp, size);
   const int64_t batch = size[0];
   const Arguments a =
       check_denoise(kOp, rows, table, program, solver, noise, rng, !x_T.has_value(), batch);

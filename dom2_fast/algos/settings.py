@@ -60,7 +60,7 @@ class PolicyConfig:
     )
     backend: str = setting("auto", "auto, native or reference", "")
     device: str = setting("cpu", "cpu, cuda or cuda:<number>", "")
-    precision: str = setting("fp32", "of matrix products on a GPU: fp32 or bf16", "docs/cuda.md")
+    precision: str = setting("fp32", "of matrix products: fp32 or bf16", "docs/precision.md")
 
     def __post_init__(self) -> None:
         at_least(self, 0, "agents", "grad_clip")

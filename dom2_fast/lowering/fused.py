@@ -125,8 +125,8 @@ class FusedModule(nn.Module):
     [Br, obs_dim] -> [B, out]. Differentiable once in parameters, x and obs. `generator` gives the
     dropout masks. x_dim, obs_dim default to the module's act_dim, obs_dim.
     backend: "auto" (kernels where the module can be lowered, else its own forward, with one
-    warning), "native" (raises instead), "reference". precision: of matrix products on a GPU, "fp32"
-    or "bf16" (docs/cuda.md); elsewhere they are in the module's dtype.
+    warning), "native" (raises instead), "reference". precision: of matrix products, "fp32" or
+    "bf16" (docs/precision.md); the reference path computes in the module's dtype.
     Raises Dom2Error for an unknown backend or precision and for shapes or dtypes that don't fit.
     """
 
