@@ -2,12 +2,13 @@
 
 Rows are agents x batch, each agent with its own network. `native` is one call of the kernel,
 `eager` the loop over steps and agents in PyTorch, `batched` the same with one product for all
-agents, `compile` that one under torch.compile; see `peer_*.py`.
+agents, `compile` that one under torch.compile; see `peer_*.py`. `bf16` is the kernel with
+precision="bf16", `autocast` PyTorch's loop under bf16 autocast.
 """
 
 import pytest
 import torch
-from conftest import close, missing
+from conftest import close, close_in_bf16, missing
 from peer_torch import Sampler, batched, compiled, per_agent
 
 from dom2_fast import networks
@@ -23,12 +24,14 @@ SIZES = {
 PROBLEMS = [(net, g, b) for net, sizes in SIZES.items() for g, b in sizes]
 
 
-def policy_and_inputs(net: str, agents: int, batch: int):
+def policy_and_inputs(net: str, agents: int, batch: int, precision: str = "fp32"):
     torch.manual_seed(0)
     stacked = networks.stack([NETS[net](18, 2) for _ in range(agents)]).eval()
     # Wide bounds: samples of an untrained network reach 1,500, and rounding is a large part of what
     # clipping to [-1, 1] leaves of them, so nothing could be compared.
-    policy = DiffusionPolicy(stacked, steps=5, backend="native", act_low=-BOUND, act_high=BOUND)
+    policy = DiffusionPolicy(
+        stacked, steps=5, backend="native", act_low=-BOUND, act_high=BOUND, precision=precision
+    )
     return policy, torch.randn(agents, batch, 18), torch.randn(agents, batch, 2)
 
 
@@ -52,9 +55,21 @@ def contenders(kinds, net: str, agents: int, batch: int, threads: int) -> dict:
         with torch.no_grad():
             return policy.sample(obs, x_T)
 
+    def autocast():
+        with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+            return torch_loop(obs, x_T)
+
     for kind in kinds:
         if kind == "native":
             add(kind, native, native())
+        elif kind == "bf16":
+            half, _, _ = policy_and_inputs(net, agents, batch, "bf16")
+            torch_loop = Sampler(per_agent(policy.net), bound=BOUND)
+            close_in_bf16(half.sample(obs, x_T), autocast(), policy.sample(obs, x_T))
+            found[kind] = lambda: half.sample(obs, x_T)
+        elif kind == "autocast":
+            torch_loop = Sampler(per_agent(policy.net), bound=BOUND)
+            found[kind] = autocast
         elif kind == "eager":
             torch_kind(kind, Sampler(per_agent(policy.net), bound=BOUND))
         elif kind == "batched":
@@ -84,7 +99,9 @@ def contenders(kinds, net: str, agents: int, batch: int, threads: int) -> dict:
 
 
 @pytest.mark.filterwarnings("ignore")  # of exporters and compilers
-@pytest.mark.parametrize("kind", ["native", "eager", "batched", "compile", "jax", "onnx"])
+@pytest.mark.parametrize(
+    "kind", ["native", "bf16", "eager", "autocast", "batched", "compile", "jax", "onnx"]
+)
 @pytest.mark.parametrize(("net", "agents", "batch"), PROBLEMS)
 def bench_sample(race, threads, net, agents, batch, kind):
     group = f"sample, {net}, {agents} x {batch} rows, {threads} threads"

@@ -15,6 +15,7 @@ from pathlib import Path
 
 OURS = "native"
 NAMES = {
+    "bf16": "ours, bf16", "autocast": "PyTorch, bf16",
     "batched": "PyTorch, batched", "compile": "torch.compile", "cpprb": "cpprb", "eager": "PyTorch",
     "jax": "JAX", "mpe2": "mpe2 loop", "multinomial": "multinomial", "numpy": "numpy",
     "onnx": "ONNX Runtime", "original": "original", "pettingzoo": "our PettingZoo loop",
@@ -23,8 +24,8 @@ NAMES = {
 PACKAGES = {
     "cpprb": "cpprb", "jax": "jax", "mpe2": "mpe2", "onnx": "onnxruntime", "torchrl": "torchrl"
 }  # fmt: skip
-# Ours on the reference path: shown, but no peer.
-NO_PEER = {"reference", "pettingzoo"}
+# Ours on the reference path, or with other rounding than ours: shown, but no peer.
+NO_PEER = {"reference", "pettingzoo", "bf16", "autocast"}
 
 
 def time_text(seconds: float) -> str:
