@@ -170,18 +170,51 @@ void put_x(const Tile& t, const float* from) {
     for (int j = 0; j < n; ++j) t.v[r * t.e.width + t.e.x + j] = from[r * n + j];
 }
 
-void put_rows(const Tile& t) {
+// Which of the tile's row vectors row r reads: `repeat` rows in a line share one.
+DOM2_INLINE int vector_of(const Tile& t, int r) {
+  return static_cast<int>((t.row + r) / t.call.repeat - t.row / t.call.repeat);
+}
+
+// The tile's row vectors into its first rows
+void put_rows(const Tile& t, int vectors) {
   const int n = t.e.rows_width;
-  const int64_t per_group = t.call.batch / t.call.repeat;
-  for (int r = 0; r < t.rows; ++r) {
-    const float* from = t.call.rows + (t.group * per_group + (t.row + r) / t.call.repeat) * n;
-    for (int j = 0; j < n; ++j) t.v[r * t.e.width + t.e.rows + j] = from[j];
-  }
+  const int64_t first = t.group * (t.call.batch / t.call.repeat) + t.row / t.call.repeat;
+  for (int r = 0; r < vectors; ++r)
+    for (int j = 0; j < n; ++j)
+      t.v[r * t.e.width + t.e.rows + j] = t.call.rows[(first + r) * n + j];
 }
 
 void run_phase(const Tile& t, bool once) {
   for (int i = once ? 0 : t.e.once_n; i < (once ? t.e.once_n : t.e.steps_n); ++i)
     run_step(t, t.e.steps[i]);
+}
+
+// The first value column behind what the `once` phase fills; its first one is that of the rows.
+int once_end(const Exec& e) {
+  int end = e.rows + e.rows_width;
+  for (int i = 0; i < e.once_n; ++i) {
+    const Step& s = e.steps[i];
+    if (s.out + s.width > end) end = s.out + s.width;
+    if (s.z >= 0 && s.z + s.width > end) end = s.z + s.width;
+  }
+  return pad(end);
+}
+
+// The row vectors and the `once` phase: computed for each of the tile's row vectors, in its first
+// rows, then spread over the rows that share it, last first.
+void once_phase(const Tile& t) {
+  Tile c = t;
+  c.rows = vector_of(t, t.rows - 1) + 1;
+  put_rows(c, c.rows);
+  run_phase(c, true);
+  if (c.rows == t.rows) return;
+  const int64_t ld = t.e.width;
+  const int n = once_end(t.e) - t.e.rows;
+  for (int r = t.rows - 1; r > 0; --r) {
+    const float* from = t.v + vector_of(t, r) * ld + t.e.rows;
+    float* to = t.v + r * ld + t.e.rows;
+    if (from != to) columns(n, [&](int j, int m) { store(to + j, load(from + j, m), m); });
+  }
 }
 
 struct Coefficients {
@@ -216,8 +249,7 @@ void forward(const Call& call, int64_t group, int64_t row, int count, float* scr
       }
     }
   }
-  put_rows(t);
-  run_phase(t, true);
+  once_phase(t);
   const int64_t slab = call.groups * call.batch * n;  // one step of path or noise
   for (int64_t s = 0; s < call.steps; ++s) {
     t.step = s;

@@ -28,7 +28,7 @@ struct BackwardCall {
   const float* grad_out;  // [G, B, x_width or out_width]
   const float* packed_t;  // [G, packed_t_size]
   float* grad_x;          // [G, B, x_width]
-  float* grad_rows;       // [G, B, rows_width], not yet summed over `repeat`
+  float* grad_rows;       // [G, B, rows_width]: the `repeat` rows of one row vector sum to it
 };
 
 // Sums over rows that one thread collects; added up in order afterwards.

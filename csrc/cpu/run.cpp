@@ -4,6 +4,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <new>
+#include <numeric>
 
 namespace dom2 {
 namespace cpu {
@@ -34,6 +35,13 @@ Tiles split(int64_t groups, int64_t batch, int64_t row_floats, int block, int th
   int64_t rows = ceil_div(batch, n);
   if (rows > block) rows = ceil_div(rows, block) * block;
   return {ceil_div(batch, rows), rows};
+}
+
+// Tiles are multiples of this many rows, if there are as many: whole register tiles, and where it
+// can be whole groups of rows that share a row vector, so that no vector is in two tiles.
+int tile_block(const Kernels& kernels, const Call& c) {
+  const int64_t both = std::lcm<int64_t>(kernels.row_block, std::min<int64_t>(c.repeat, kMaxRows));
+  return both <= kMinRows ? static_cast<int>(both) : kernels.row_block;
 }
 
 double flops(const Exec& e, const Call& c) {
@@ -81,7 +89,7 @@ void denoise(const Kernels& kernels, const Call& call, const Threads& threads) {
   if (call.batch == 0 || call.groups == 0) return;
   const Exec& e = *call.exec;
   const int wanted = flops(e, call) < kSerialFlops ? 1 : threads.count;
-  const Tiles tiles = split(call.groups, call.batch, e.width, kernels.row_block, wanted);
+  const Tiles tiles = split(call.groups, call.batch, e.width, tile_block(kernels, call), wanted);
   const int64_t n = call.groups * tiles.per_group;
   const int64_t floats = tiles.rows * (e.width + 4 * e.x_width);
   for_tiles(n, static_cast<int>(std::min<int64_t>(wanted, n)), threads, [&](int, int64_t i) {
@@ -99,7 +107,7 @@ void denoise_backward(const Kernels& kernels, const Plan& plan, const Call& call
   const int64_t weights_size = groups * e.grad_size;
   const int wanted = 3 * flops(e, call) < kSerialFlops ? 1 : threads.count;
   const Tiles tiles =
-      call.batch ? split(groups, call.batch, e.width + e.g_width, kernels.row_block, wanted)
+      call.batch ? split(groups, call.batch, e.width + e.g_width, tile_block(kernels, call), wanted)
                  : Tiles{0, 1};
   const int64_t n = groups * tiles.per_group;
   const int parts = static_cast<int>(std::max<int64_t>(1, std::min<int64_t>(wanted, n)));
