@@ -31,6 +31,17 @@ struct BackwardCall {
   float* grad_rows;       // [G, B, rows_width]: the `repeat` rows of one row vector sum to it
 };
 
+// What `conservative_loss` adds. Rows of x per row vector, call.repeat of them: the data's action,
+// then the proposed ones. Groups k, k + data_groups, ... of the program share the data of k.
+struct ConservativeCall {
+  int64_t data_groups;
+  const float* act;       // [data groups, B, x_width]
+  const float* proposed;  // [data groups, B, M, x_width]
+  const float* target;    // [data groups, B]
+  double weight, log_density;
+  float* q;  // [G, B (1 + M)]
+};
+
 // Sums over rows that one thread collects; added up in order afterwards.
 struct Partial {
   float* weights;  // [G, grad_size]; null if not wanted
@@ -64,6 +75,13 @@ struct Kernels {
   // scratch: count * (width + g_width) floats and 6 * count * x_width doubles behind them.
   void (*backward)(const Call&, const BackwardCall&, const Partial&, int64_t group, int64_t row,
                    int count, float* scratch);
+  // Losses with their gradients, see losses.inl; scratch and partial sums as for backward. packed_t
+  // null: no gradients. grad_out is not read. What the rows add to the sums goes to `sums`:
+  // squares, [1]; td and cql, [2].
+  void (*squared)(const Call&, const BackwardCall&, const Partial&, const float* target,
+                  int64_t group, int64_t row, int count, float* scratch, double* sums);
+  void (*conservative)(const Call&, const BackwardCall&, const Partial&, const ConservativeCall&,
+                       int64_t group, int64_t row, int count, float* scratch, double* sums);
   // Draws rows [row, row + count) of one group's batch and gathers all its fields.
   void (*sample)(const SampleCall&, int64_t group, int64_t row, int64_t count);
 };

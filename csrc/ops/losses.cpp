@@ -1,0 +1,101 @@
+// Losses on the CPU, together with their gradients: what the loss needs of a row is known as soon
+// as the row's result is. Defined by dom2_fast.reference.denoising_loss and conservative_loss; on
+// other devices dom2_fast.ops composes them.
+#include "cpu.h"
+
+namespace dom2 {
+namespace ops {
+namespace {
+
+constexpr const char* kDenoising = "dom2_fast::denoising_loss";
+constexpr const char* kConservative = "dom2_fast::conservative_loss";
+
+void check_precision(const char* op, int64_t precision) {
+  STD_TORCH_CHECK(precision == 0 || precision == 1, op, ": precision is ", precision,
+                  ", it must be 0 (fp32) or 1 (bf16)");
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> denoising_loss(
+    const Tensor& x, const std::optional<Tensor>& rows, const std::vector<Tensor>& weights,
+    const Tensor& table, const Tensor& program, const Tensor& target,
+    const std::optional<Tensor>& rng, int64_t precision, bool need_x, bool need_rows,
+    bool need_weights, bool need_table) {
+  check_precision(kDenoising, precision);
+  const Input in = check_program(kDenoising, x, rows, weights, table, program, rng);
+  const Arguments& a = in.arguments;
+  CpuCall made = cpu_call(a, true, 0, 0);
+  cpu::Call& c = made.call;
+  const Tensor to = checked(target, kDenoising, "target", ScalarType::Float,
+                            {a.groups, a.batch, c.exec->out_width}, a.place);
+  c.x = in.x.const_data_ptr<float>();
+  const Plan& plan = *a.compiled->backward;
+  Differentiated d =
+      differentiated(a.program(), plan, c, weights, {need_x, need_rows, need_weights, need_table});
+  Tensor loss = empty({a.groups}, a.place);
+  cpu::denoising_loss(cpu::active(), plan, c, d.call, to.const_data_ptr<float>(), d.out, threads(),
+                      loss.mutable_data_ptr<float>());
+  return {loss, d.x, d.rows, d.weights, d.table};
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> conservative_loss(
+    const Tensor& act, const Tensor& proposed, const std::optional<Tensor>& rows,
+    const std::vector<Tensor>& weights, const Tensor& table, const Tensor& program,
+    const Tensor& target, const std::optional<Tensor>& rng, double cql_weight, double log_density,
+    int64_t precision, bool need_weights, bool need_table) {
+  constexpr const char* op = kConservative;
+  check_precision(op, precision);
+  Arguments a{};
+  a.compiled = &compiled(program, op);
+  a.place = cpu_place();
+  a.steps = 1;
+  const Program& p = a.program();
+  STD_TORCH_CHECK(p.out.width == 1, op, ": the program returns ", p.out.width,
+                  " columns; a critic returns 1");
+  const int64_t width = p.buffers[0];
+  const Tensor data = checked(act, op, "act", ScalarType::Float, {-1, -1, width}, a.place);
+  const int64_t groups = data.size(0), batch = data.size(1);
+  const Tensor actions =
+      checked(proposed, op, "proposed", ScalarType::Float, {groups, batch, -1, width}, a.place);
+  STD_TORCH_CHECK(actions.size(2) > 0, op, ": proposed has shape ", shape_text(actions),
+                  ": it needs at least one action per row");
+  const Tensor to = checked(target, op, "target", ScalarType::Float, {groups, batch}, a.place);
+  a.table = checked(table, op, "table", ScalarType::Float, {1, -1, p.table_width}, a.place);
+  a.groups = a.table->size(1);
+  STD_TORCH_CHECK(groups > 0 && a.groups > 0 && a.groups % groups == 0, op, ": table is for ",
+                  a.groups, " critics, which can't share the data of ", groups,
+                  " groups; it must be a multiple");
+  check_weights(weights, p, a.groups, op, a.place);
+  if (p.buffers[1] > 0) {
+    STD_TORCH_CHECK(rows.has_value(), op, ": rows are missing; the program reads ", p.buffers[1],
+                    " columns of them");
+    a.rows = checked(*rows, op, "rows", ScalarType::Float, {groups, batch, p.buffers[1]}, a.place);
+  }
+  a.seed = checked_seed(rng, p.sites > 0, op, "dropout masks", a.place);
+  a.repeat = 1 + actions.size(2);
+  a.batch = batch * a.repeat;
+  CpuCall made = cpu_call(a, true, 0, 0);
+  cpu::Call& c = made.call;
+  const Plan& plan = *a.compiled->backward;
+  Differentiated d = differentiated(p, plan, c, weights, {false, false, need_weights, need_table});
+  Tensor loss = empty({a.groups}, a.place), parts = empty({2, a.groups}, a.place);
+  Tensor q = empty({a.groups, batch, a.repeat}, a.place);
+  const cpu::ConservativeCall l{groups,
+                                data.const_data_ptr<float>(),
+                                actions.const_data_ptr<float>(),
+                                to.const_data_ptr<float>(),
+                                cql_weight,
+                                log_density,
+                                q.mutable_data_ptr<float>()};
+  cpu::conservative_loss(cpu::active(), plan, c, d.call, l, d.out, threads(),
+                         loss.mutable_data_ptr<float>(), parts.mutable_data_ptr<float>());
+  return {loss, parts, q, d.weights, d.table};
+}
+
+}  // namespace
+}  // namespace ops
+}  // namespace dom2
+
+STABLE_TORCH_LIBRARY_IMPL(DOM2_OPS, CPU, m) {
+  m.impl("denoising_loss", TORCH_BOX(&dom2::ops::denoising_loss));
+  m.impl("conservative_loss", TORCH_BOX(&dom2::ops::conservative_loss));
+}
