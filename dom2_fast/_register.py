@@ -52,6 +52,15 @@ def register(namespace: str = "dom2_fast") -> None:
         shapes = (critics,), (2, critics), (critics, batch, 1 + actions)
         return *(act.new_empty(s) for s in shapes), *gradients[2:]
 
+    @torch.library.register_fake(f"{namespace}::chain_value")
+    def _(
+        x_T, rows, weights, table, program, solver, noise, rng, critic_weights, critic_table,
+        critic_program, critic_rng, size, low, high, precision, *needs,
+    ):  # fmt: skip
+        groups = table.shape[1]
+        gradients = _fake_gradients(table, 0, 0, 0, None, weights, table, (False, False, *needs))
+        return table.new_empty((groups,)), table.new_empty((groups, size[0])), *gradients[2:]
+
     @torch.library.register_fake(f"{namespace}::pack_weights")
     def _(weights, program, precision):
         def padded(n, unit):
@@ -162,11 +171,24 @@ def register(namespace: str = "dom2_fast") -> None:
         _, _, gweights, gtable = _scaled(ctx, grad)
         return None, None, None, gweights, gtable, *none
 
+    def _chain_setup(ctx, inputs, output):
+        ctx.critic_count = len(inputs[8])
+        _keep_gradients(ctx, (False, False, *inputs[16:]), None, inputs[2], (None, None, *output[2:]))
+        ctx.mark_non_differentiable(*output[1:])
+
+    def _chain_backward(ctx, grad, *_):
+        gweights, gtable = [None] * len(ctx.shapes), None
+        if grad is not None:
+            _, _, gweights, gtable = _scaled(ctx, grad)
+        none = (None,) * 4, [None] * ctx.critic_count, (None,) * 9
+        return None, None, gweights, gtable, *none[0], none[1], *none[2]
+
     for name, backward, setup in (
         ("denoise", _denoise_backward, _denoise_setup),
         ("run_program", _run_backward, _run_setup),
         ("denoising_loss", _denoising_backward, _denoising_setup),
         ("conservative_loss", _conservative_backward, _conservative_setup),
+        ("chain_value", _chain_backward, _chain_setup),
     ):
         torch.library.register_autograd(f"{namespace}::{name}", backward, setup_context=setup)
 

@@ -213,6 +213,52 @@ def conservative_loss(
     return loss, parts[0], parts[1], q
 
 
+def chain_value(
+    x_T: torch.Tensor | None,
+    rows: torch.Tensor | None,
+    weights: Sequence[torch.Tensor],
+    table: torch.Tensor,
+    program: StepProgram,
+    solver: torch.Tensor,
+    noise: torch.Tensor | None = None,
+    *,
+    critic: tuple[Sequence[torch.Tensor], torch.Tensor, StepProgram],
+    critic_rng: torch.Tensor | None = None,
+    batch: int | None = None,
+    rng: torch.Tensor | None = None,
+    out_low: float = -float("inf"),
+    out_high: float = float("inf"),
+    precision: str = "fp32",
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """A critic's value of sampled actions: its mean over the rows, [G], and the values, [G, B].
+
+    E Q(o, a~), a~ ~ pi(. | o) through the whole denoising loop: the actor's second term in DOM2 and
+    in Diffusion-QL (Wang et al. 2023, eq. 3). The draws are those of `denoise` with the same `rng`;
+    `critic` is (weights, table, program), `critic_rng` gives its dropout masks. Other arguments and
+    meaning as `reference.chain_value`. The mean is differentiable once in x_T, rows, all weights
+    and tables, the values aren't. Where the policy's weights and table alone want gradients, on the
+    CPU, these are made in the same pass; else `denoise`, `run_program` and PyTorch compose it.
+    Raises RuntimeError naming the argument whose shape, dtype or device doesn't fit.
+    """
+    native = _fused("chain_value", table)
+    critic_weights, critic_table, critic_program = critic
+    if native is None or _wanted(x_T, rows, noise, critic_table, *critic_weights):
+        act = denoise(
+            x_T, rows, weights, table, program, solver, noise, batch=batch, rng=rng,
+            out_low=out_low, out_high=out_high, precision=precision,
+        )  # fmt: skip
+        q = run_program(act, rows, *critic, critic_rng, precision=precision)
+        return reference.mean_value(q)
+    batch = batch if x_T is None else x_T.shape[1]
+    mean, q, _, _ = native(
+        x_T, rows, list(weights), table, program.encode(), solver, noise, rng,
+        list(critic_weights), critic_table, critic_program.encode(), critic_rng,
+        [batch, program.x_width], out_low, out_high, check_precision(precision),
+        _wanted(*weights), _wanted(table),
+    )  # fmt: skip
+    return mean, q
+
+
 def pack_weights(
     weights: Sequence[torch.Tensor], program: StepProgram, precision: str = "fp32"
 ) -> torch.Tensor | None:

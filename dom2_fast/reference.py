@@ -231,6 +231,30 @@ def conservative(
     return td + cql_weight * cql, td.detach(), cql.detach(), q.detach()
 
 
+def chain_value(
+    x_T: torch.Tensor | None,
+    rows: torch.Tensor | None,  # [G, B / r, rows_width], read by the policy and by the critic
+    weights: Sequence[torch.Tensor],
+    table: torch.Tensor,
+    program: StepProgram,
+    solver: torch.Tensor,
+    noise: torch.Tensor | None = None,
+    *,
+    critic: tuple,  # (weights, table, program) of the critic, as in `run_program`: one column
+    critic_rng: torch.Tensor | None = None,  # needed if the critic has dropout
+    precision: str = "fp32",  # of the executors; here the tensors' dtype counts
+    **how,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The critic's mean value of what `denoise` gives, [G], and its values, [G, B], constants."""
+    act = denoise(x_T, rows, weights, table, program, solver, noise, **how)
+    return mean_value(run_program(act, rows, *critic, critic_rng))
+
+
+def mean_value(q: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """[G, B, 1] -> its mean [G], and itself [G, B] without a gradient."""
+    return q.mean((1, 2)), q.detach().squeeze(2)
+
+
 def alias_table(weights: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Alias tables (Walker 1977; Vose 1991) of weights [G, n] >= 0, float64, each row's sum > 0.
 

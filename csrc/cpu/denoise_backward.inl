@@ -148,6 +148,7 @@ void clear(const Tile& t, int begin, int end) {
 // The `once` phase backwards, for each of the tile's row vectors: what the rows that share one have
 // collected is summed first, into the tile's first rows. Then the gradient of the row vectors.
 void once_backward(const Tile& t, const BackwardCall& b, const Partial& p) {
+  if (!p.weights && !p.table && !b.grad_rows) return;
   const Exec& e = t.e;
   Tile c = t;
   c.rows = vector_of(t, t.rows - 1) + 1;
@@ -189,6 +190,19 @@ void solver_backward(const Tile& t, const Coefficients& c, double* gx, double* g
     }
 }
 
+// The instructions of one step backwards, from the gradient of its result, contiguous rows of n.
+void phase_backward(const Tile& t, const BackwardCall& b, const Partial& p, const float* from,
+                    int n) {
+  const Exec& e = t.e;
+  const bool early = e.g_out < e.g_once_end;
+  for (int i = 0; i < e.zero_n; i += 2) clear(t, e.zero[i], e.zero[i + 1]);
+  for (int r = 0; r < t.rows; ++r) {
+    float* to = t.g + r * e.g_width + e.g_out;
+    for (int j = 0; j < n; ++j) to[j] = early ? to[j] + from[r * n + j] : from[r * n + j];
+  }
+  for (int i = e.steps_n - 1; i >= e.once_n; --i) step_backward(t, b, p, e.steps[i]);
+}
+
 void backward(const Call& call, const BackwardCall& b, const Partial& p, int64_t group, int64_t row,
               int count, float* scratch) {
   const Exec& e = *call.exec;
@@ -199,8 +213,6 @@ void backward(const Call& call, const BackwardCall& b, const Partial& p, int64_t
   double* gp = gx + static_cast<int64_t>(count) * n;
   float* geps = reinterpret_cast<float*>(gp + static_cast<int64_t>(count) * n);
   const int64_t slab = call.groups * call.batch * n;
-  const bool out_early = e.g_out < e.g_once_end;
-
   once_phase(t);
   clear(t, 0, e.g_once_end);
   for (int r = 0; r < count; ++r)
@@ -217,13 +229,7 @@ void backward(const Call& call, const BackwardCall& b, const Partial& p, int64_t
     put_x(t, call.path + s * slab + t.flat(0) * n);
     run_phase(t, false);
     if (call.solver) solver_backward(t, coefficients(call, s), gx, gp, geps);
-    for (int i = 0; i < e.zero_n; i += 2) clear(t, e.zero[i], e.zero[i + 1]);
-    for (int r = 0; r < count; ++r) {
-      const float* from = call.solver ? geps + r * n : b.grad_out + t.flat(r) * out_n;
-      float* to = g + r * e.g_width + e.g_out;
-      for (int j = 0; j < out_n; ++j) to[j] = out_early ? to[j] + from[j] : from[j];
-    }
-    for (int i = e.steps_n - 1; i >= e.once_n; --i) step_backward(t, b, p, e.steps[i]);
+    phase_backward(t, b, p, call.solver ? geps : b.grad_out + t.flat(0) * out_n, out_n);
     for (int r = 0; r < count; ++r)
       for (int j = 0; j < n; ++j) gx[r * n + j] += g[r * e.g_width + e.g_x + j];
   }

@@ -230,16 +230,13 @@ DOM2_INLINE double clamp(double v, double low, double high) {
   return v < low ? low : v > high ? high : v;  // NaN stays NaN
 }
 
-void forward(const Call& call, int64_t group, int64_t row, int count, float* scratch) {
-  const Exec& e = *call.exec;
-  Tile t{call, e, group, row, count, scratch, nullptr, 0};
-  const int n = e.x_width;
-  double* x = reinterpret_cast<double*>(scratch + static_cast<int64_t>(count) * e.width);
-  double* previous = x + static_cast<int64_t>(count) * n;
-  const Rng rng{call.seed, call.offset};
+// x_T of the tile, given or drawn; there is no x0 before it.
+void start(const Tile& t, double* x, double* previous) {
+  const Rng rng{t.call.seed, t.call.offset};
+  const int n = t.e.x_width;
   float z[1024];
-  for (int r = 0; r < count; ++r) {
-    const float* from = call.x ? call.x + t.flat(r) * n : nullptr;
+  for (int r = 0; r < t.rows; ++r) {
+    const float* from = t.call.x ? t.call.x + t.flat(r) * n : nullptr;
     for (int j0 = 0; j0 < n; j0 += 1024) {
       const int m = n - j0 < 1024 ? n - j0 : 1024;
       if (!from) normal_columns(rng, 0, t.flat(r), n, j0, m, z);
@@ -249,6 +246,44 @@ void forward(const Call& call, int64_t group, int64_t row, int count, float* scr
       }
     }
   }
+}
+
+// x and x0 after step t.step, from the program's result.
+void advance(const Tile& t, double* x, double* previous) {
+  const Rng rng{t.call.seed, t.call.offset};
+  const Coefficients c = coefficients(t.call, t.step);
+  const int n = t.e.x_width;
+  const int64_t slab = t.call.groups * t.call.batch * n;
+  float z[1024];
+  for (int r = 0; r < t.rows; ++r)
+    for (int j0 = 0; j0 < n; j0 += 1024) {
+      const int m = n - j0 < 1024 ? n - j0 : 1024;
+      const float* drawn = z;
+      if (c.noise != 0.0) {
+        if (t.call.noise)
+          drawn = t.call.noise + t.step * slab + t.flat(r) * n + j0;
+        else
+          normal_columns(rng, static_cast<uint32_t>(1 + t.step), t.flat(r), n, j0, m, z);
+      }
+      for (int j = 0; j < m; ++j) {
+        double& v = x[r * n + j0 + j];
+        double& p = previous[r * n + j0 + j];
+        const double eps = t.v[r * t.e.width + t.e.out + j0 + j];
+        const double x0 = clamp(c.inv_alpha * v - c.sigma_over_alpha * eps, c.low, c.high);
+        v = c.x * v + c.x0 * x0 + c.prev * p;
+        if (c.noise != 0.0) v += c.noise * drawn[j];
+        p = x0;
+      }
+    }
+}
+
+void forward(const Call& call, int64_t group, int64_t row, int count, float* scratch) {
+  const Exec& e = *call.exec;
+  Tile t{call, e, group, row, count, scratch, nullptr, 0};
+  const int n = e.x_width;
+  double* x = reinterpret_cast<double*>(scratch + static_cast<int64_t>(count) * e.width);
+  double* previous = x + static_cast<int64_t>(count) * n;
+  start(t, x, previous);
   once_phase(t);
   const int64_t slab = call.groups * call.batch * n;  // one step of path or noise
   for (int64_t s = 0; s < call.steps; ++s) {
@@ -261,27 +296,7 @@ void forward(const Call& call, int64_t group, int64_t row, int count, float* scr
       }
     run_phase(t, false);
     if (!call.solver) break;
-    const Coefficients c = coefficients(call, s);
-    for (int r = 0; r < count; ++r)
-      for (int j0 = 0; j0 < n; j0 += 1024) {
-        const int m = n - j0 < 1024 ? n - j0 : 1024;
-        const float* drawn = z;
-        if (c.noise != 0.0) {
-          if (call.noise)
-            drawn = call.noise + s * slab + t.flat(r) * n + j0;
-          else
-            normal_columns(rng, static_cast<uint32_t>(1 + s), t.flat(r), n, j0, m, z);
-        }
-        for (int j = 0; j < m; ++j) {
-          double& v = x[r * n + j0 + j];
-          double& p = previous[r * n + j0 + j];
-          const double eps = t.v[r * e.width + e.out + j0 + j];
-          const double x0 = clamp(c.inv_alpha * v - c.sigma_over_alpha * eps, c.low, c.high);
-          v = c.x * v + c.x0 * x0 + c.prev * p;
-          if (c.noise != 0.0) v += c.noise * drawn[j];
-          p = x0;
-        }
-      }
+    advance(t, x, previous);
   }
   for (int r = 0; r < count; ++r) {
     if (!call.solver) {

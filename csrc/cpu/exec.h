@@ -42,6 +42,14 @@ struct ConservativeCall {
   float* q;  // [G, B (1 + M)]
 };
 
+// What `chain_value` adds: the critic that rates the chain's result.
+struct ChainCall {
+  Call critic;            // one pass, of as many groups and rows; x is not read
+  const float* packed_t;  // [G, packed_t_size], the critic's
+  bool keep;              // scratch has room for the values of all steps; else they are recomputed
+  float* q;               // [G, B]
+};
+
 // Sums over rows that one thread collects; added up in order afterwards.
 struct Partial {
   float* weights;  // [G, grad_size]; null if not wanted
@@ -67,6 +75,14 @@ struct SampleCall {
   int64_t* index;  // [groups, batch]
 };
 
+// Scratch of one row of `chain`: values of the steps, gradients, x and x0 (doubles) or their
+// gradients, x of every step, the gradient of the noise; and the critic's values and gradients.
+static inline int64_t chain_floats(const Call& call, const ChainCall& l) {
+  const Exec &e = *call.exec, &c = *l.critic.exec;
+  return (l.keep ? call.steps : 1) * e.width + e.g_width + (5 + call.steps) * e.x_width + c.width +
+         c.g_width;
+}
+
 struct Kernels {
   const char* name;
   int row_block;  // rows that one register tile holds
@@ -82,6 +98,9 @@ struct Kernels {
                   int64_t group, int64_t row, int count, float* scratch, double* sums);
   void (*conservative)(const Call&, const BackwardCall&, const Partial&, const ConservativeCall&,
                        int64_t group, int64_t row, int count, float* scratch, double* sums);
+  // Q of the chain's result: adds up Q, [1]. scratch holds count rows of chain_floats.
+  void (*chain)(const Call&, const BackwardCall&, const Partial&, const ChainCall&, int64_t group,
+                int64_t row, int count, float* scratch, double* sums);
   // Draws rows [row, row + count) of one group's batch and gathers all its fields.
   void (*sample)(const SampleCall&, int64_t group, int64_t row, int64_t count);
 };

@@ -27,7 +27,8 @@ namespace {
 }  // namespace
 
 extern const Kernels DOM2_KERNELS;
-const Kernels DOM2_KERNELS = {DOM2_ISA, MR, forward, backward, squared, conservative, sample};
+const Kernels DOM2_KERNELS = {DOM2_ISA, MR,           forward, backward,
+                              squared,  conservative, chain,   sample};
 
 }  // namespace cpu
 }  // namespace dom2

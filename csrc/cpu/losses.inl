@@ -92,3 +92,76 @@ void conservative(const Call& given, const BackwardCall& b, const Partial& p,
                t.g + r * e.g_width + e.g_out, e.g_width, sums);
   });
 }
+
+// The whole denoising loop, the critic on its result, and both backwards.
+void chain(const Call& call, const BackwardCall& b, const Partial& p, const ChainCall& l,
+           int64_t group, int64_t row, int count, float* scratch, double* sums) {
+  const Exec &e = *call.exec, &c = *l.critic.exec;
+  const int n = e.x_width;
+  const int64_t slab = static_cast<int64_t>(count) * e.width;  // the values of one step
+  float* g = scratch + (l.keep ? call.steps : 1) * slab;
+  double* x = reinterpret_cast<double*>(g + static_cast<int64_t>(count) * e.g_width);
+  double* previous = x + static_cast<int64_t>(count) * n;
+  float* path = reinterpret_cast<float*>(previous + static_cast<int64_t>(count) * n);
+  float* geps = path + call.steps * count * n;
+  Tile t{call, e, group, row, count, scratch, g, 0};
+  const int begin = e.rows, columns_n = once_end(e) - begin;
+
+  start(t, x, previous);
+  once_phase(t);
+  for (int64_t s = 0; s < call.steps; ++s) {
+    t.step = s;
+    if (l.keep && s > 0) {
+      t.v = scratch + s * slab;
+      for (int r = 0; r < count; ++r) {
+        const float* from = scratch + r * static_cast<int64_t>(e.width) + begin;
+        float* to = t.v + r * static_cast<int64_t>(e.width) + begin;
+        columns(columns_n, [&](int j, int m) { store(to + j, load(from + j, m), m); });
+      }
+    }
+    float* now = path + s * count * n;
+    for (int i = 0; i < count * n; ++i) now[i] = static_cast<float>(x[i]);
+    put_x(t, now);
+    run_phase(t, false);
+    advance(t, x, previous);
+  }
+
+  const Tile q = tile_of(l.critic, group, row, count, geps + count * n);
+  for (int r = 0; r < count; ++r)
+    for (int j = 0; j < n; ++j)
+      q.v[r * c.width + c.x + j] =
+          static_cast<float>(clamp(x[r * n + j], call.out_low, call.out_high));
+  BackwardCall of_x{};  // of the critic, the gradient of its x is all that is wanted
+  of_x.packed_t = b.packed_t ? l.packed_t : nullptr;
+  sums[0] = 0;
+  pass(q, of_x, {nullptr, nullptr}, [&] {
+    for (int r = 0; r < count; ++r) {
+      const float value = q.v[r * c.width + c.out];
+      l.q[q.flat(r)] = value;
+      sums[0] += value;
+      q.g[r * c.g_width + c.g_out] = static_cast<float>(1.0 / call.batch);
+    }
+  });
+  if (!b.packed_t) return;
+
+  clear(t, 0, e.g_once_end);
+  for (int r = 0; r < count; ++r)
+    for (int j = 0; j < n; ++j) {  // x becomes its gradient, x0 that of the step after
+      const bool clipped = x[r * n + j] < call.out_low || x[r * n + j] > call.out_high;
+      x[r * n + j] = clipped ? 0 : q.g[r * c.g_width + c.g_x + j];
+      previous[r * n + j] = 0;
+    }
+  for (int64_t s = call.steps - 1; s >= 0; --s) {
+    t.step = s;
+    t.v = scratch + (l.keep ? s : 0) * slab;
+    if (!l.keep) {
+      put_x(t, path + s * count * n);
+      run_phase(t, false);
+    }
+    solver_backward(t, coefficients(call, s), x, previous, geps);
+    phase_backward(t, b, p, geps, n);
+    for (int r = 0; r < count; ++r)
+      for (int j = 0; j < n; ++j) x[r * n + j] += g[r * e.g_width + e.g_x + j];
+  }
+  once_backward(t, b, p);  // t is the first step again
+}

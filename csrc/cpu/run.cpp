@@ -13,6 +13,8 @@ namespace {
 // Scratch of one tile: about what a second-level cache holds beside a layer's weights.
 constexpr int64_t kScratchFloats = 160 * 1024;
 constexpr int kMaxRows = 96, kMinRows = 66;
+// A tile keeps the values of all steps for backward up to here, 32 MiB; beyond it recomputes them.
+constexpr int64_t kKeptFloats = 8 << 20;
 // Below this many floating-point operations waking another thread costs more than it gains.
 constexpr double kSerialFlops = 1e6;
 
@@ -220,6 +222,17 @@ void conservative_loss(const Kernels& kernels, const Plan& plan, const Call& cal
     parts[g] = static_cast<float>(td);
     parts[call.groups + g] = static_cast<float>(cql);
   }
+}
+
+void chain_value(const Kernels& kernels, const Plan& plan, const Call& call, const BackwardCall& b,
+                 ChainCall l, const Gradients& out, const Threads& threads, float* mean) {
+  l.keep = b.packed_t && call.steps * plan.exec.width * kMaxRows <= kKeptFloats;
+  const std::vector<double> sums =
+      collect(kernels, plan, call, out, threads, {tile_unit(call), chain_floats(call, l), 1},
+              [&](const Partial& p, int64_t group, int64_t row, int count, float* scratch,
+                  double* sum) { kernels.chain(call, b, p, l, group, row, count, scratch, sum); });
+  for (int64_t g = 0; g < call.groups; ++g)
+    mean[g] = static_cast<float>(sums[g] / static_cast<double>(call.batch));
 }
 
 void sample_transitions(const Kernels& kernels, const SampleCall& call, const Threads& threads) {

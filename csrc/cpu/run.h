@@ -57,6 +57,11 @@ void conservative_loss(const Kernels& kernels, const Plan& plan, const Call& cal
                        const BackwardCall& b, const ConservativeCall& l, const Gradients& out,
                        const Threads& threads, float* loss, float* parts);
 
+// The mean over rows, [G], of the critic's values l.q of what `denoise` gives, with its gradients.
+// l.keep is decided here.
+void chain_value(const Kernels& kernels, const Plan& plan, const Call& call, const BackwardCall& b,
+                 ChainCall l, const Gradients& out, const Threads& threads, float* mean);
+
 // Draws and gathers a whole batch.
 void sample_transitions(const Kernels& kernels, const SampleCall& call, const Threads& threads);
 

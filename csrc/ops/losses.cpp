@@ -9,6 +9,7 @@ namespace {
 
 constexpr const char* kDenoising = "dom2_fast::denoising_loss";
 constexpr const char* kConservative = "dom2_fast::conservative_loss";
+constexpr const char* kChain = "dom2_fast::chain_value";
 
 void check_precision(const char* op, int64_t precision) {
   STD_TORCH_CHECK(precision == 0 || precision == 1, op, ": precision is ", precision,
@@ -91,6 +92,70 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> conservative_loss(
   return {loss, parts, q, d.weights, d.table};
 }
 
+// The critic of chain_value: as many groups and rows as the policy.
+Arguments check_critic(const Arguments& policy, const std::optional<Tensor>& rows,
+                       const std::vector<Tensor>& weights, const Tensor& table,
+                       const Tensor& program, const std::optional<Tensor>& rng) {
+  constexpr const char* op = kChain;
+  Arguments a{};
+  a.compiled = &compiled(program, op);
+  a.place = policy.place;
+  a.steps = 1;
+  a.groups = policy.groups;
+  a.batch = policy.batch;
+  const Program& p = a.program();
+  const int width = policy.program().buffers[0];
+  STD_TORCH_CHECK(p.out.width == 1, op, ": critic_program returns ", p.out.width,
+                  " columns; a critic returns 1");
+  STD_TORCH_CHECK(p.buffers[0] == width, op, ": critic_program takes ", p.buffers[0],
+                  " columns, the policy gives ", width);
+  a.table =
+      checked(table, op, "critic_table", ScalarType::Float, {1, a.groups, p.table_width}, a.place);
+  check_weights(weights, p, a.groups, "dom2_fast::chain_value, critic", a.place);
+  check_rows(rows, op, a);
+  a.seed = checked_seed(rng, p.sites > 0, op, "the critic's dropout masks", a.place);
+  return a;
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor> chain_value(
+    const std::optional<Tensor>& x_T, const std::optional<Tensor>& rows,
+    const std::vector<Tensor>& weights, const Tensor& table, const Tensor& program,
+    const Tensor& solver, const std::optional<Tensor>& noise, const std::optional<Tensor>& rng,
+    const std::vector<Tensor>& critic_weights, const Tensor& critic_table,
+    const Tensor& critic_program, const std::optional<Tensor>& critic_rng,
+    const std::vector<int64_t>& size, double out_low, double out_high, int64_t precision,
+    bool need_weights, bool need_table) {
+  check_size(kChain, size, precision);
+  const Arguments a =
+      check_denoise(kChain, rows, table, program, solver, noise, rng, !x_T.has_value(), size[0]);
+  check_weights(weights, a.program(), a.groups, kChain, a.place);
+  check_width(kChain, size, a.program().buffers[0]);
+  const Arguments of_critic =
+      check_critic(a, rows, critic_weights, critic_table, critic_program, critic_rng);
+  CpuCall made = cpu_call(a, true, out_low, out_high), critic = cpu_call(of_critic, true, 0, 0);
+  cpu::Call& c = made.call;
+  std::optional<Tensor> x;
+  if (x_T) {
+    x = checked(*x_T, kChain, "x_T", ScalarType::Float, {a.groups, a.batch, size[1]}, a.place);
+    c.x = x->const_data_ptr<float>();
+  }
+  const Plan& plan = *a.compiled->backward;
+  Differentiated d =
+      differentiated(a.program(), plan, c, weights, {false, false, need_weights, need_table});
+  thread_local cpu::Arena arena;  // another than that of the policy's weights
+  const Exec& e = *critic.call.exec;
+  float* room = arena.floats(a.groups * (e.packed_size + e.packed_t_size) + 2 * cpu::kPanel);
+  float* transposed = room + a.groups * e.packed_size;
+  pack_all(critic_weights, e, a.groups, false, room);
+  if (d.call.packed_t) pack_all(critic_weights, e, a.groups, true, transposed);
+  critic.call.packed = room;
+  Tensor mean = empty({a.groups}, a.place), q = empty({a.groups, a.batch}, a.place);
+  const cpu::ChainCall l{critic.call, transposed, false, q.mutable_data_ptr<float>()};
+  cpu::chain_value(cpu::active(), plan, c, d.call, l, d.out, threads(),
+                   mean.mutable_data_ptr<float>());
+  return {mean, q, d.weights, d.table};
+}
+
 }  // namespace
 }  // namespace ops
 }  // namespace dom2
@@ -98,4 +163,5 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> conservative_loss(
 STABLE_TORCH_LIBRARY_IMPL(DOM2_OPS, CPU, m) {
   m.impl("denoising_loss", TORCH_BOX(&dom2::ops::denoising_loss));
   m.impl("conservative_loss", TORCH_BOX(&dom2::ops::conservative_loss));
+  m.impl("chain_value", TORCH_BOX(&dom2::ops::chain_value));
 }

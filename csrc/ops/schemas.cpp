@@ -32,6 +32,12 @@ STABLE_TORCH_LIBRARY_FRAGMENT(DOM2_OPS, m) {
       "float log_density, int precision, bool need_weights, bool need_table) -> "
       "(Tensor loss, Tensor parts, Tensor q, Tensor grad_weights, Tensor grad_table)");
   m.def(
+      "chain_value(Tensor? x_T, Tensor? rows, Tensor[] weights, Tensor table, Tensor program, "
+      "Tensor solver, Tensor? noise, Tensor? rng, Tensor[] critic_weights, Tensor critic_table, "
+      "Tensor critic_program, Tensor? critic_rng, SymInt[] size, float out_low, float out_high, "
+      "int precision, bool need_weights, bool need_table) -> "
+      "(Tensor mean, Tensor q, Tensor grad_weights, Tensor grad_table)");
+  m.def(
       "sample_transitions(Tensor[] fields, Tensor threshold, Tensor alias, Tensor starts, "
       "Tensor rng, SymInt batch, bool check) -> (Tensor[] outs, Tensor index)");
   m.def("alias_table(Tensor weights) -> (Tensor threshold, Tensor alias)");

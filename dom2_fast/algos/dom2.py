@@ -194,16 +194,18 @@ class DOM2(DiffusionAgents):
         of the batch's own actions, from the critics' pass.
         """
         q = self.q1(act, obs).squeeze(-1)  # [G, B]
-        scale = self.config.eta / q_data.abs().mean(1).clamp(min=1e-6)  # [G]
-        return -scale * q.mean(1), q
+        return -self._q_scale(q_data) * q.mean(1), q
+
+    def _q_scale(self, q_data: torch.Tensor) -> torch.Tensor:
+        return self.config.eta / q_data.abs().mean(1).clamp(min=1e-6)  # [G]
 
     def _policy_step(self, batch: Batch, q_data: torch.Tensor) -> dict[str, torch.Tensor]:
         c = self.config
         if c.eta == 0.0 or self.step < c.q_warmup:
             return {"loss/bc": self._actor_step(batch).mean()}
-        if c.q_action == "chain":  # a~ ~ pi(. | o), through the whole chain
-            act = self.policy.sample(batch.obs, generator=self.generator)
-            loss, q = self.q_loss(act, batch.obs, q_data)
+        if c.q_action == "chain":  # q_loss of a~ ~ pi(. | o), through the whole chain
+            mean, q = self.policy.chain_value(batch.obs, self.q1, generator=self.generator)
+            loss = -self._q_scale(q_data) * mean
             bc = self._actor_step(batch, loss)
         else:
             bc, act = self.policy.bc_terms(

@@ -182,6 +182,11 @@ class FusedModule(nn.Module):
         rng = ops.make_rng(generator, like.device) if low.program.sites else None
         return executor(self.backend, like), (weights, table, low.program), rng
 
+    def runs_on(self, run, like: torch.Tensor, precision: str) -> bool:
+        """Is this a program for the executor `run`, at that precision, for such inputs?"""
+        here = self._programs.get(None) is not None and executor(self.backend, like) is run
+        return here and self.precision == precision
+
     def prepare(self) -> None:
         """Lowers for train and eval mode at once; needed only before torch.compile."""
         self._programs.prepare(None)
