@@ -142,24 +142,31 @@ class DiffusionPolicy(nn.Module):
         )  # fmt: skip
 
     def chain_value(
-        self, obs: torch.Tensor, critic: FusedModule, generator: torch.Generator | None = None
+        self,
+        obs: torch.Tensor,
+        critic: FusedModule,
+        x_T: torch.Tensor | None = None,
+        generator: torch.Generator | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """E Q(obs, a), a = sample(obs): [G], and Q itself, [G, B]. Only the mean has a gradient.
 
         The same draws and the same meaning as critic(sample(obs), obs), but where the parameters of
-        this policy alone want gradients, they are made in one pass (`ops.chain_value`). obs as in
-        `sample`; critic: stacked like the net.
+        this policy alone want gradients, they are made in one pass (`ops.chain_value`). obs and x_T
+        as in `sample`; critic: stacked like the net.
         """
-        rows, _ = self._grouped(obs)
+        rows, shape = self._grouped(obs)
+        x_T, _ = inputs.starts(x_T, None, rows, shape, self.act_dim, self.steps)
         low, run = self._programs.get("table"), executor(self.backend, rows)
         if low is None or not critic.runs_on(run, rows, self.precision):
-            act = self._denoise(rows, rows.size(1), None, None, generator)
+            act = self._denoise(rows, rows.size(1), x_T, None, generator)
             return reference.mean_value(critic(act, rows, generator))
-        rng = ops.make_rng(generator, rows.device)
+        rng = None
+        if x_T is None or self._plan.needs_noise or low.program.sites:
+            rng = ops.make_rng(generator, rows.device)
         _, rated, critic_rng = critic.lowered(rows, generator)
         made = self._hoist(low, rows, run)
         return run.chain_value(
-            None, rows, made["weights"], made["table"], low.program, self._plan.table,
+            x_T, rows, made["weights"], made["table"], low.program, self._plan.table,
             critic=rated, critic_rng=critic_rng, batch=rows.size(1), rng=rng,
             out_low=self.act_low, out_high=self.act_high, precision=self.precision,
         )  # fmt: skip
