@@ -37,6 +37,30 @@ def register(namespace: str = "dom2_fast") -> None:
     def _(grad_out, x, rows, weights, table, program, rng, precision, *needs):
         return _fake_gradients(grad_out, *x.shape, rows, weights, table, needs)
 
+    @torch.library.register_fake(f"{namespace}::denoising_loss")
+    def _(x, rows, weights, table, program, target, rng, precision, *needs):
+        gradients = _fake_gradients(x, *x.shape, rows, weights, table, needs)
+        return x.new_empty((x.shape[0],)), *gradients
+
+    @torch.library.register_fake(f"{namespace}::conservative_loss")
+    def _(
+        act, proposed, rows, weights, table, program, target, rng, cql_weight, log_density,
+        precision, *needs,
+    ):  # fmt: skip
+        critics, batch, actions = table.shape[1], proposed.shape[1], proposed.shape[2]
+        gradients = _fake_gradients(act, 0, 0, 0, None, weights, table, (False, False, *needs))
+        shapes = (critics,), (2, critics), (critics, batch, 1 + actions)
+        return *(act.new_empty(s) for s in shapes), *gradients[2:]
+
+    @torch.library.register_fake(f"{namespace}::chain_value")
+    def _(
+        x_T, rows, weights, table, program, solver, noise, rng, critic_weights, critic_table,
+        critic_program, critic_rng, size, low, high, precision, *needs,
+    ):  # fmt: skip
+        groups = table.shape[1]
+        gradients = _fake_gradients(table, 0, 0, 0, None, weights, table, (False, False, *needs))
+        return table.new_empty((groups,)), table.new_empty((groups, size[0])), *gradients[2:]
+
     @torch.library.register_fake(f"{namespace}::pack_weights")
     def _(weights, program, precision):
         def padded(n, unit):
@@ -87,7 +111,8 @@ def register(namespace: str = "dom2_fast") -> None:
             grad_out, path, rows, weights, table, program, solver, noise, rng, ctx.low, ctx.high,
             ctx.precision, *ctx.needs,
         )  # fmt: skip
-        gx, grows, gweights, gtable = _spread(grads, rows, weights, ctx.needs)
+        shape = None if rows is None else rows.shape
+        gx, grows, gweights, gtable = _spread(grads, shape, [w.shape for w in weights], ctx.needs)
         return (gx, grows, gweights, gtable, *none)
 
     def _run_setup(ctx, inputs, output):
@@ -101,12 +126,69 @@ def register(namespace: str = "dom2_fast") -> None:
         grads = native.run_program_backward(
             grad_out, x, rows, weights, table, program, rng, ctx.precision, *ctx.needs
         )
-        gx, grows, gweights, gtable = _spread(grads, rows, weights, ctx.needs)
+        shape = None if rows is None else rows.shape
+        gx, grows, gweights, gtable = _spread(grads, shape, [w.shape for w in weights], ctx.needs)
         return gx, grows, gweights, gtable, None, None, None, None
+
+    def _keep_gradients(ctx, needs, rows, weights, gradients):
+        """Of a loss that comes with its gradients: they only wait to be scaled."""
+        ctx.needs, ctx.shapes = needs, [w.shape for w in weights]
+        ctx.rows_shape = None if rows is None else rows.shape
+        ctx.save_for_backward(*gradients)
+        ctx.mark_non_differentiable(*(g for g in gradients if g is not None))
+        ctx.set_materialize_grads(False)
+
+    def _scaled(ctx, grad):
+        """The kept gradients (x, rows, weights, table) times each group's `grad`, [G]."""
+        grads = _spread(ctx.saved_tensors, ctx.rows_shape, ctx.shapes, ctx.needs)
+        gx, grows, gweights, gtable = grads
+        each = grad.view(-1, 1, 1)
+        gweights = [None if g is None else g * each for g in gweights]
+        return (
+            None if gx is None else gx * each,
+            None if grows is None else grows * each,
+            gweights,
+            None if gtable is None else gtable * grad.view(-1, 1),
+        )
+
+    def _denoising_setup(ctx, inputs, output):
+        _keep_gradients(ctx, inputs[8:], inputs[1], inputs[2], output[1:])
+
+    def _denoising_backward(ctx, grad, *_):
+        if grad is None:
+            return (None, None, [None] * len(ctx.shapes), *(None,) * 9)
+        return *_scaled(ctx, grad), *(None,) * 8
+
+    def _conservative_setup(ctx, inputs, output):
+        weights, needs = inputs[3], (False, False, *inputs[11:])
+        _keep_gradients(ctx, needs, None, weights, (None, None, *output[3:]))
+        ctx.mark_non_differentiable(*output[1:])
+
+    def _conservative_backward(ctx, grad, *_):
+        none = (None,) * 8
+        if grad is None:
+            return (None, None, None, [None] * len(ctx.shapes), None, *none)
+        _, _, gweights, gtable = _scaled(ctx, grad)
+        return None, None, None, gweights, gtable, *none
+
+    def _chain_setup(ctx, inputs, output):
+        ctx.critic_count = len(inputs[8])
+        _keep_gradients(ctx, (False, False, *inputs[16:]), None, inputs[2], (None, None, *output[2:]))
+        ctx.mark_non_differentiable(*output[1:])
+
+    def _chain_backward(ctx, grad, *_):
+        gweights, gtable = [None] * len(ctx.shapes), None
+        if grad is not None:
+            _, _, gweights, gtable = _scaled(ctx, grad)
+        none = (None,) * 4, [None] * ctx.critic_count, (None,) * 9
+        return None, None, gweights, gtable, *none[0], none[1], *none[2]
 
     for name, backward, setup in (
         ("denoise", _denoise_backward, _denoise_setup),
         ("run_program", _run_backward, _run_setup),
+        ("denoising_loss", _denoising_backward, _denoising_setup),
+        ("conservative_loss", _conservative_backward, _conservative_setup),
+        ("chain_value", _chain_backward, _chain_setup),
     ):
         torch.library.register_autograd(f"{namespace}::{name}", backward, setup_context=setup)
 
@@ -122,17 +204,17 @@ def _fake_gradients(like, groups, batch, width, rows, weights, table, needs):
     )
 
 
-def _spread(grads, rows, weights, need):
+def _spread(grads, rows_shape, shapes, need):
     """Native results -> gradients in the order (x, rows, weights, table)."""
     gx, grows, flat, gt = grads
-    if need[1] and grows.shape[1] != rows.shape[1]:  # one row of `rows` served several of x
-        groups, given, width = rows.shape
+    if need[1] and grows.shape[1] != rows_shape[1]:  # one row of `rows` served several of x
+        groups, given, width = rows_shape
         grows = grows.reshape(groups, given, -1, width).sum(2)
-    parts = [None] * len(weights)
+    parts = [None] * len(shapes)
     if need[2]:
         parts = [
-            g.view(w.shape)
-            for g, w in zip(flat.split([w.numel() for w in weights]), weights, strict=True)
+            g.view(shape)
+            for g, shape in zip(flat.split([s.numel() for s in shapes]), shapes, strict=True)
         ]
     return gx if need[0] else None, grows if need[1] else None, parts, gt if need[3] else None
 

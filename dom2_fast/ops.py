@@ -1,4 +1,4 @@
-"""The three ops, typed. Each runs the compiled kernel, or the reference where there is none.
+"""The ops, typed. Each runs the compiled kernel, or the reference where there is none.
 
 Shapes are documented in `reference`, which defines the results. The schemas and all argument checks
 are in csrc/ops; fake kernels and autograd formulas are registered in `_register`.
@@ -130,6 +130,133 @@ def _without_autograd(*args):
         return _NATIVE.denoise.default(*args)
     finally:
         del guard
+
+
+def _fused(name: str, like: torch.Tensor):
+    """The native op that gives a loss with its gradients; None where it is composed of others."""
+    if _NATIVE is None:
+        backend.warn_if_missing()
+    return getattr(_NATIVE, name, None) if like.is_cpu else None
+
+
+def _wanted(*values) -> bool:
+    """Does autograd want the gradient of one of these?"""
+    return torch.is_grad_enabled() and any(v is not None and v.requires_grad for v in values)
+
+
+def denoising_loss(
+    x: torch.Tensor,
+    rows: torch.Tensor | None,
+    weights: Sequence[torch.Tensor],
+    table: torch.Tensor,
+    program: StepProgram,
+    target: torch.Tensor,
+    rng: torch.Tensor | None = None,
+    *,
+    precision: str = "fp32",
+) -> torch.Tensor:
+    """Each group's mean of (program(x, rows) - target)^2: [G, B, x_width], [G, B, out width] -> [G].
+
+    With x = alpha_t act + sigma_t eps and target eps the denoising loss of Ho et al. 2020, eq. 14.
+    Arguments and meaning as `reference.denoising_loss`. Differentiable once in x, rows, weights,
+    table and target. On the CPU the gradients are made in the same pass, while a tile's activations
+    are in cache, and kept until backward; elsewhere `run_program` and PyTorch compose it.
+    Raises RuntimeError naming the argument whose shape, dtype or device doesn't fit.
+    """
+    native = _fused("denoising_loss", x)
+    if native is None or _wanted(target):
+        out = run_program(x, rows, weights, table, program, rng, precision=precision)
+        return reference.mean_square(out, target)
+    return native(
+        x, rows, list(weights), table, program.encode(), target, rng, check_precision(precision),
+        _wanted(x), _wanted(rows), _wanted(*weights), _wanted(table),
+    )[0]  # fmt: skip
+
+
+def conservative_loss(
+    act: torch.Tensor,
+    proposed: torch.Tensor,
+    rows: torch.Tensor | None,
+    weights: Sequence[torch.Tensor],
+    table: torch.Tensor,
+    program: StepProgram,
+    target: torch.Tensor,
+    rng: torch.Tensor | None = None,
+    *,
+    cql_weight: float,
+    log_density: float,
+    precision: str = "fp32",
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Conservative critics: (loss, td, cql) of each, [K G], and their Q, [K G, B, 1 + M].
+
+        td  = E (Q(o, a) - y)^2
+        cql = E [log sum_m exp(Q(o, u_m) - log_density) - Q(o, a)]     (Kumar et al. 2020, eq. 4)
+        loss = td + cql_weight cql
+
+    act [G, B, A] is a, proposed [G, B, M, A] are the u, target [G, B] is y; the K critics of each
+    group share them and rows [G, B, O]: their weights are [K G, ...], first all groups' first
+    critic, then all groups' second one. Meaning as `reference.conservative_loss`. `loss` is
+    differentiable once in all tensors, the others aren't. Where weights and table alone want
+    gradients, on the CPU, these are made in the same pass; else `run_program` and PyTorch compose
+    it.
+    Raises RuntimeError naming the argument whose shape, dtype or device doesn't fit.
+    """
+    native = _fused("conservative_loss", act)
+    if native is None or _wanted(act, proposed, rows, target):
+        x, rows = reference.critic_input(act, proposed, rows, table)
+        q = run_program(x, rows, weights, table, program, rng, precision=precision)
+        return reference.conservative(q, target, 1 + proposed.size(2), cql_weight, log_density)
+    loss, parts, q, _, _ = native(
+        act, proposed, rows, list(weights), table, program.encode(), target, rng, cql_weight,
+        log_density, check_precision(precision), _wanted(*weights), _wanted(table),
+    )  # fmt: skip
+    return loss, parts[0], parts[1], q
+
+
+def chain_value(
+    x_T: torch.Tensor | None,
+    rows: torch.Tensor | None,
+    weights: Sequence[torch.Tensor],
+    table: torch.Tensor,
+    program: StepProgram,
+    solver: torch.Tensor,
+    noise: torch.Tensor | None = None,
+    *,
+    critic: tuple[Sequence[torch.Tensor], torch.Tensor, StepProgram],
+    critic_rng: torch.Tensor | None = None,
+    batch: int | None = None,
+    rng: torch.Tensor | None = None,
+    out_low: float = -float("inf"),
+    out_high: float = float("inf"),
+    precision: str = "fp32",
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """A critic's value of sampled actions: its mean over the rows, [G], and the values, [G, B].
+
+    E Q(o, a~), a~ ~ pi(. | o) through the whole denoising loop: the actor's second term in DOM2 and
+    in Diffusion-QL (Wang et al. 2023, eq. 3). The draws are those of `denoise` with the same `rng`;
+    `critic` is (weights, table, program), `critic_rng` gives its dropout masks. Other arguments and
+    meaning as `reference.chain_value`. The mean is differentiable once in x_T, rows, all weights
+    and tables, the values aren't. Where the policy's weights and table alone want gradients, on the
+    CPU, these are made in the same pass; else `denoise`, `run_program` and PyTorch compose it.
+    Raises RuntimeError naming the argument whose shape, dtype or device doesn't fit.
+    """
+    native = _fused("chain_value", table)
+    critic_weights, critic_table, critic_program = critic
+    if native is None or _wanted(x_T, rows, noise, critic_table, *critic_weights):
+        act = denoise(
+            x_T, rows, weights, table, program, solver, noise, batch=batch, rng=rng,
+            out_low=out_low, out_high=out_high, precision=precision,
+        )  # fmt: skip
+        q = run_program(act, rows, *critic, critic_rng, precision=precision)
+        return reference.mean_value(q)
+    batch = batch if x_T is None else x_T.shape[1]
+    mean, q, _, _ = native(
+        x_T, rows, list(weights), table, program.encode(), solver, noise, rng,
+        list(critic_weights), critic_table, critic_program.encode(), critic_rng,
+        [batch, program.x_width], out_low, out_high, check_precision(precision),
+        _wanted(*weights), _wanted(table),
+    )  # fmt: skip
+    return mean, q
 
 
 def pack_weights(

@@ -141,6 +141,36 @@ class DiffusionPolicy(nn.Module):
             precision=self.precision, **made["more"],
         )  # fmt: skip
 
+    def chain_value(
+        self,
+        obs: torch.Tensor,
+        critic: FusedModule,
+        x_T: torch.Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """E Q(obs, a), a = sample(obs): [G], and Q itself, [G, B]. Only the mean has a gradient.
+
+        The same draws and the same meaning as critic(sample(obs), obs), but where the parameters of
+        this policy alone want gradients, they are made in one pass (`ops.chain_value`). obs and x_T
+        as in `sample`; critic: stacked like the net.
+        """
+        rows, shape = self._grouped(obs)
+        x_T, _ = inputs.starts(x_T, None, rows, shape, self.act_dim, self.steps)
+        low, run = self._programs.get("table"), executor(self.backend, rows)
+        if low is None or not critic.runs_on(run, rows, self.precision):
+            act = self._denoise(rows, rows.size(1), x_T, None, generator)
+            return reference.mean_value(critic(act, rows, generator))
+        rng = None
+        if x_T is None or self._plan.needs_noise or low.program.sites:
+            rng = ops.make_rng(generator, rows.device)
+        _, rated, critic_rng = critic.lowered(rows, generator)
+        made = self._hoist(low, rows, run)
+        return run.chain_value(
+            x_T, rows, made["weights"], made["table"], low.program, self._plan.table,
+            critic=rated, critic_rng=critic_rng, batch=rows.size(1), rng=rng,
+            out_low=self.act_low, out_high=self.act_high, precision=self.precision,
+        )  # fmt: skip
+
     def _hoist(self, low, rows, run) -> dict:
         """What ops.denoise takes of the parameters; kept between calls until one changes."""
         times = self._times.get((rows.dtype, rows.device))
@@ -254,7 +284,14 @@ class DiffusionPolicy(nn.Module):
         [B, A], or [G, B, ...] for a stack. reduction: "mean" (a scalar) or "group" ([G], the mean
         of each group; their sum gives every net of a stack the gradient of its own mean).
         """
-        return self._bc(obs, act, generator, reduction)[0]
+        rows, x, t, target, _, _ = self._noised(obs, act, generator, reduction)
+        training = self._training(t, rows, generator)
+        if training is None:
+            loss = reference.mean_square(_call_net(self.net, x, t, rows), target)
+        else:
+            run, inputs, rng = training
+            loss = run.denoising_loss(x, *inputs, target, rng, precision=self.precision)
+        return loss.mean() if reduction == "mean" else loss
 
     def bc_terms(
         self,
@@ -269,12 +306,20 @@ class DiffusionPolicy(nn.Module):
         one-step action approximation of EDP (Kang et al. 2023, arXiv 2305.20081), differentiable at
         the cost of one pass through the net instead of a whole chain.
         """
-        loss, x, out, alpha, sigma = self._bc(obs, act, generator, reduction)
+        rows, x, t, target, alpha, sigma = self._noised(obs, act, generator, reduction)
+        training = self._training(t, rows, generator)
+        if training is None:
+            out = _call_net(self.net, x, t, rows)
+        else:
+            run, inputs, rng = training
+            out = run.run_program(x, *inputs, rng, precision=self.precision)
+        loss = reference.mean_square(out, target)
         x0 = (x - sigma * out) / alpha if self.predict == "eps" else out
-        return loss, x0.clamp(self.act_low, self.act_high).reshape(act.shape)
+        x0 = x0.clamp(self.act_low, self.act_high).reshape(act.shape)
+        return loss.mean() if reduction == "mean" else loss, x0
 
-    def _bc(self, obs, act, generator, reduction: str):
-        """The loss, and of each row x_t, the net's result, alpha_t and sigma_t."""
+    def _noised(self, obs, act, generator, reduction: str):
+        """Of each row: obs, x_t, t, what the net should return, alpha_t and sigma_t."""
         if reduction not in ("mean", "group"):
             raise Dom2Error(f"reduction is 'mean' or 'group', got {reduction!r}")
         rows, shape = self._grouped(obs)
@@ -287,22 +332,21 @@ class DiffusionPolicy(nn.Module):
         eps = eps.to(rows.device)
         alpha, sigma = (v.unsqueeze(-1) for v in self.schedule.alpha_sigma(t))
         x = alpha * act + sigma * eps
-        out = self._predict(x, t, rows, generator)
-        error = (out - (eps if self.predict == "eps" else act)).square()
-        loss = error.mean() if reduction == "mean" else error.mean((1, 2))
-        return loss, x, out, alpha, sigma
+        return rows, x, t, eps if self.predict == "eps" else act, alpha, sigma
 
-    def _predict(self, x, t, rows, generator) -> torch.Tensor:
-        """net(x, t, obs) with one t per row: [G, B, A], [G, B], [G, B, O] -> [G, B, A]."""
+    def _training(self, t, rows, generator):
+        """How a program gives net(x, t, obs) with one t per row, t [G, B] and obs [G, B, O].
+
+        (executor, (rows, weights, table, program), rng); None where the net can't be lowered.
+        """
         low = self._programs.get("row")
         if low is None:
-            return _call_net(self.net, x, t, rows)
+            return None
         params = lowering.grouped_params(self.net)
         weights, table = low.hoist(params, None, rows)
-        run = executor(self.backend, rows).run_program
         rng = ops.make_rng(generator, rows.device) if low.program.sites else None
-        inputs = low.rows(params, rows, t)
-        return run(x, inputs, weights, table, low.program, rng, precision=self.precision)
+        row_vectors = low.rows(params, rows, t)
+        return executor(self.backend, rows), (row_vectors, weights, table, low.program), rng
 
     # ---- inputs -------------------------------------------------------------------------------
 

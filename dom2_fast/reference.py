@@ -167,6 +167,94 @@ def solve(predict, x, solver, noise, rng, out_low: float, out_high: float) -> to
     return torch.clamp(x, out_low, out_high)
 
 
+def denoising_loss(
+    x: torch.Tensor,  # [G, B, x_width]
+    rows: torch.Tensor | None,  # [G, B / r, rows_width]
+    weights: Sequence[torch.Tensor],  # [G, N, K] each
+    table: torch.Tensor,  # [1, G, table_width]
+    program: StepProgram,
+    target: torch.Tensor,  # [G, B, out width]
+    rng: torch.Tensor | None = None,  # int64 [2]; needed if the program has dropout
+    *,
+    precision: str = "fp32",  # of the executors; here the tensors' dtype counts
+) -> torch.Tensor:  # [G]
+    """Each group's mean squared error of `run_program` against `target`."""
+    return mean_square(run_program(x, rows, weights, table, program, rng), target)
+
+
+def mean_square(out: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """[G, B, width] -> [G]."""
+    return (out - target).square().mean((1, 2))
+
+
+def conservative_loss(
+    act: torch.Tensor,  # [G, B, x_width], the data's actions
+    proposed: torch.Tensor,  # [G, B, M, x_width], the CQL term's
+    rows: torch.Tensor | None,  # [G, B, rows_width]
+    weights: Sequence[torch.Tensor],  # [K G, N, K'] each: K critics of the first group's data, ...
+    table: torch.Tensor,  # [1, K G, table_width]
+    program: StepProgram,  # returns one column, Q
+    target: torch.Tensor,  # [G, B], y
+    rng: torch.Tensor | None = None,  # int64 [2]; needed if the program has dropout
+    *,
+    cql_weight: float,
+    log_density: float,  # of the proposed actions
+    precision: str = "fp32",  # of the executors; here the tensors' dtype counts
+) -> tuple[torch.Tensor, ...]:
+    """Conservative critics' losses, see `conservative`. Critics k, k + G, ... share data k."""
+    x, rows = critic_input(act, proposed, rows, table)
+    q = run_program(x, rows, weights, table, program, rng)
+    return conservative(q, target, 1 + proposed.size(2), cql_weight, log_density)
+
+
+def critic_input(act, proposed, rows, table):
+    """x [K G, B (1 + M), x_width] and rows [K G, B, rows_width], the same for all K critics."""
+    twins = table.size(1) // act.size(0)
+    x = torch.cat([act.unsqueeze(2), proposed], 2).flatten(1, 2).repeat(twins, 1, 1)
+    return x, None if rows is None else rows.repeat(twins, 1, 1)
+
+
+def conservative(
+    q, target, actions: int, cql_weight: float, log_density: float
+) -> tuple[torch.Tensor, ...]:
+    """From Q of the data's action and of M others, per row: [K G, B actions, 1], actions = 1 + M.
+
+        td  = E (Q_0 - y)^2;  cql = E [log sum_m exp(Q_m - log_density) - Q_0]
+
+    Returns td + cql_weight cql, td, cql [K G] each, and Q [K G, B, 1 + M]; only the first has a
+    gradient.
+    """
+    target = target.repeat(q.size(0) // target.size(0), 1)
+    q = q.reshape(*target.shape, actions)
+    td = (q[..., 0] - target).square().mean(1)
+    cql = (torch.logsumexp(q[..., 1:] - log_density, 2) - q[..., 0]).mean(1)
+    return td + cql_weight * cql, td.detach(), cql.detach(), q.detach()
+
+
+def chain_value(
+    x_T: torch.Tensor | None,
+    rows: torch.Tensor | None,  # [G, B / r, rows_width], read by the policy and by the critic
+    weights: Sequence[torch.Tensor],
+    table: torch.Tensor,
+    program: StepProgram,
+    solver: torch.Tensor,
+    noise: torch.Tensor | None = None,
+    *,
+    critic: tuple,  # (weights, table, program) of the critic, as in `run_program`: one column
+    critic_rng: torch.Tensor | None = None,  # needed if the critic has dropout
+    precision: str = "fp32",  # of the executors; here the tensors' dtype counts
+    **how,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The critic's mean value of what `denoise` gives, [G], and its values, [G, B], constants."""
+    act = denoise(x_T, rows, weights, table, program, solver, noise, **how)
+    return mean_value(run_program(act, rows, *critic, critic_rng))
+
+
+def mean_value(q: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """[G, B, 1] -> its mean [G], and itself [G, B] without a gradient."""
+    return q.mean((1, 2)), q.detach().squeeze(2)
+
+
 def alias_table(weights: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Alias tables (Walker 1977; Vose 1991) of weights [G, n] >= 0, float64, each row's sum > 0.
 

@@ -176,6 +176,34 @@ void clear(const Tile& t, int begin, int end) {
     for (int j = begin; j < end; j += VL) store(t.g + r * t.e.g_width + j, vf{});
 }
 
+// The `once` phase backwards, for each of the tile's row vectors: what the rows that share one have
+// collected is summed first, into the tile's first rows. Then the gradient of the row vectors.
+void once_backward(const Tile& t, const BackwardCall& b, const Partial& p) {
+  if (!p.weights && !p.table && !b.grad_rows) return;
+  const Exec& e = t.e;
+  Tile c = t;
+  c.rows = vector_of(t, t.rows - 1) + 1;
+  const auto first = [&](int r) { return r == 0 || vector_of(t, r) != vector_of(t, r - 1); };
+  if (c.rows != t.rows) {
+    const int n = once_end(e) - e.rows;
+    for (int r = 1; r < t.rows; ++r) {
+      const int64_t u = vector_of(t, r);
+      if (u == r) continue;
+      const float *v = t.v + r * int64_t{e.width} + e.rows, *g = t.g + r * int64_t{e.g_width};
+      float *to = t.v + u * e.width + e.rows, *g_to = t.g + u * e.g_width;
+      const bool set = first(r);
+      columns(e.g_once_end, [&](int j, int m) { put(g_to + j, load(g + j, m), m, set); });
+      if (set) columns(n, [&](int j, int m) { store(to + j, load(v + j, m), m); });
+    }
+  }
+  for (int i = e.once_n - 1; i >= 0; --i) step_backward(c, b, p, e.steps[i]);
+  if (!b.grad_rows) return;
+  for (int r = 0; r < t.rows; ++r)
+    for (int j = 0; j < e.rows_width; ++j)
+      b.grad_rows[t.flat(r) * e.rows_width + j] =
+          first(r) ? t.g[vector_of(t, r) * e.g_width + e.g_rows + j] : 0.f;
+}
+
 // The gradient of the loop body: from d(x after) in gx to d(eps) and, in gx, what reaches x
 // directly. gp carries the gradient that the next step's c_prev term sends to this step's x0.
 void solver_backward(const Tile& t, const Coefficients& c, double* gx, double* gp, float* geps) {
@@ -193,6 +221,19 @@ void solver_backward(const Tile& t, const Coefficients& c, double* gx, double* g
     }
 }
 
+// The instructions of one step backwards, from the gradient of its result, contiguous rows of n.
+void phase_backward(const Tile& t, const BackwardCall& b, const Partial& p, const float* from,
+                    int n) {
+  const Exec& e = t.e;
+  const bool early = e.g_out < e.g_once_end;
+  for (int i = 0; i < e.zero_n; i += 2) clear(t, e.zero[i], e.zero[i + 1]);
+  for (int r = 0; r < t.rows; ++r) {
+    float* to = t.g + r * e.g_width + e.g_out;
+    for (int j = 0; j < n; ++j) to[j] = early ? to[j] + from[r * n + j] : from[r * n + j];
+  }
+  for (int i = e.steps_n - 1; i >= e.once_n; --i) step_backward(t, b, p, e.steps[i]);
+}
+
 void backward(const Call& call, const BackwardCall& b, const Partial& p, int64_t group, int64_t row,
               int count, float* scratch) {
   const Exec& e = *call.exec;
@@ -203,10 +244,7 @@ void backward(const Call& call, const BackwardCall& b, const Partial& p, int64_t
   double* gp = gx + static_cast<int64_t>(count) * n;
   float* geps = reinterpret_cast<float*>(gp + static_cast<int64_t>(count) * n);
   const int64_t slab = call.groups * call.batch * n;
-  const bool out_early = e.g_out < e.g_once_end;
-
-  put_rows(t);
-  run_phase(t, true);
+  once_phase(t);
   clear(t, 0, e.g_once_end);
   for (int r = 0; r < count; ++r)
     for (int j = 0; j < n; ++j) {
@@ -222,23 +260,14 @@ void backward(const Call& call, const BackwardCall& b, const Partial& p, int64_t
     put_x(t, call.path + s * slab + t.flat(0) * n);
     run_phase(t, false);
     if (call.solver) solver_backward(t, coefficients(call, s), gx, gp, geps);
-    for (int i = 0; i < e.zero_n; i += 2) clear(t, e.zero[i], e.zero[i + 1]);
-    for (int r = 0; r < count; ++r) {
-      const float* from = call.solver ? geps + r * n : b.grad_out + t.flat(r) * out_n;
-      float* to = g + r * e.g_width + e.g_out;
-      for (int j = 0; j < out_n; ++j) to[j] = out_early ? to[j] + from[j] : from[j];
-    }
-    for (int i = e.steps_n - 1; i >= e.once_n; --i) step_backward(t, b, p, e.steps[i]);
+    phase_backward(t, b, p, call.solver ? geps : b.grad_out + t.flat(0) * out_n, out_n);
     for (int r = 0; r < count; ++r)
       for (int j = 0; j < n; ++j) gx[r * n + j] += g[r * e.g_width + e.g_x + j];
   }
   t.step = 0;
-  for (int i = e.once_n - 1; i >= 0; --i) step_backward(t, b, p, e.steps[i]);
+  once_backward(t, b, p);
   for (int r = 0; r < count; ++r) {
     if (b.grad_x)
       for (int j = 0; j < n; ++j) b.grad_x[t.flat(r) * n + j] = static_cast<float>(gx[r * n + j]);
-    if (b.grad_rows)
-      for (int j = 0; j < e.rows_width; ++j)
-        b.grad_rows[t.flat(r) * e.rows_width + j] = g[r * e.g_width + e.g_rows + j];
   }
 }

@@ -199,18 +199,51 @@ void put_x(const Tile& t, const float* from) {
     for (int j = 0; j < n; ++j) t.v[r * t.e.width + t.e.x + j] = from[r * n + j];
 }
 
-void put_rows(const Tile& t) {
+// Which of the tile's row vectors row r reads: `repeat` rows in a line share one.
+DOM2_INLINE int vector_of(const Tile& t, int r) {
+  return static_cast<int>((t.row + r) / t.call.repeat - t.row / t.call.repeat);
+}
+
+// The tile's row vectors into its first rows
+void put_rows(const Tile& t, int vectors) {
   const int n = t.e.rows_width;
-  const int64_t per_group = t.call.batch / t.call.repeat;
-  for (int r = 0; r < t.rows; ++r) {
-    const float* from = t.call.rows + (t.group * per_group + (t.row + r) / t.call.repeat) * n;
-    for (int j = 0; j < n; ++j) t.v[r * t.e.width + t.e.rows + j] = from[j];
-  }
+  const int64_t first = t.group * (t.call.batch / t.call.repeat) + t.row / t.call.repeat;
+  for (int r = 0; r < vectors; ++r)
+    for (int j = 0; j < n; ++j)
+      t.v[r * t.e.width + t.e.rows + j] = t.call.rows[(first + r) * n + j];
 }
 
 void run_phase(const Tile& t, bool once) {
   for (int i = once ? 0 : t.e.once_n; i < (once ? t.e.once_n : t.e.steps_n); ++i)
     run_step(t, t.e.steps[i]);
+}
+
+// The first value column behind what the `once` phase fills; its first one is that of the rows.
+int once_end(const Exec& e) {
+  int end = e.rows + e.rows_width;
+  for (int i = 0; i < e.once_n; ++i) {
+    const Step& s = e.steps[i];
+    if (s.out + s.width > end) end = s.out + s.width;
+    if (s.z >= 0 && s.z + s.width > end) end = s.z + s.width;
+  }
+  return pad(end);
+}
+
+// The row vectors and the `once` phase: computed for each of the tile's row vectors, in its first
+// rows, then spread over the rows that share it, last first.
+void once_phase(const Tile& t) {
+  Tile c = t;
+  c.rows = vector_of(t, t.rows - 1) + 1;
+  put_rows(c, c.rows);
+  run_phase(c, true);
+  if (c.rows == t.rows) return;
+  const int64_t ld = t.e.width;
+  const int n = once_end(t.e) - t.e.rows;
+  for (int r = t.rows - 1; r > 0; --r) {
+    const float* from = t.v + vector_of(t, r) * ld + t.e.rows;
+    float* to = t.v + r * ld + t.e.rows;
+    if (from != to) columns(n, [&](int j, int m) { store(to + j, load(from + j, m), m); });
+  }
 }
 
 struct Coefficients {
@@ -226,16 +259,13 @@ DOM2_INLINE double clamp(double v, double low, double high) {
   return v < low ? low : v > high ? high : v;  // NaN stays NaN
 }
 
-void forward(const Call& call, int64_t group, int64_t row, int count, float* scratch) {
-  const Exec& e = *call.exec;
-  Tile t{call, e, group, row, count, scratch, nullptr, 0};
-  const int n = e.x_width;
-  double* x = reinterpret_cast<double*>(scratch + static_cast<int64_t>(count) * e.width);
-  double* previous = x + static_cast<int64_t>(count) * n;
-  const Rng rng{call.seed, call.offset};
+// x_T of the tile, given or drawn; there is no x0 before it.
+void start(const Tile& t, double* x, double* previous) {
+  const Rng rng{t.call.seed, t.call.offset};
+  const int n = t.e.x_width;
   float z[1024];
-  for (int r = 0; r < count; ++r) {
-    const float* from = call.x ? call.x + t.flat(r) * n : nullptr;
+  for (int r = 0; r < t.rows; ++r) {
+    const float* from = t.call.x ? t.call.x + t.flat(r) * n : nullptr;
     for (int j0 = 0; j0 < n; j0 += 1024) {
       const int m = n - j0 < 1024 ? n - j0 : 1024;
       if (!from) normal_columns(rng, 0, t.flat(r), n, j0, m, z);
@@ -245,8 +275,45 @@ void forward(const Call& call, int64_t group, int64_t row, int count, float* scr
       }
     }
   }
-  put_rows(t);
-  run_phase(t, true);
+}
+
+// x and x0 after step t.step, from the program's result.
+void advance(const Tile& t, double* x, double* previous) {
+  const Rng rng{t.call.seed, t.call.offset};
+  const Coefficients c = coefficients(t.call, t.step);
+  const int n = t.e.x_width;
+  const int64_t slab = t.call.groups * t.call.batch * n;
+  float z[1024];
+  for (int r = 0; r < t.rows; ++r)
+    for (int j0 = 0; j0 < n; j0 += 1024) {
+      const int m = n - j0 < 1024 ? n - j0 : 1024;
+      const float* drawn = z;
+      if (c.noise != 0.0) {
+        if (t.call.noise)
+          drawn = t.call.noise + t.step * slab + t.flat(r) * n + j0;
+        else
+          normal_columns(rng, static_cast<uint32_t>(1 + t.step), t.flat(r), n, j0, m, z);
+      }
+      for (int j = 0; j < m; ++j) {
+        double& v = x[r * n + j0 + j];
+        double& p = previous[r * n + j0 + j];
+        const double eps = t.v[r * t.e.width + t.e.out + j0 + j];
+        const double x0 = clamp(c.inv_alpha * v - c.sigma_over_alpha * eps, c.low, c.high);
+        v = c.x * v + c.x0 * x0 + c.prev * p;
+        if (c.noise != 0.0) v += c.noise * drawn[j];
+        p = x0;
+      }
+    }
+}
+
+void forward(const Call& call, int64_t group, int64_t row, int count, float* scratch) {
+  const Exec& e = *call.exec;
+  Tile t{call, e, group, row, count, scratch, nullptr, 0};
+  const int n = e.x_width;
+  double* x = reinterpret_cast<double*>(scratch + static_cast<int64_t>(count) * e.width);
+  double* previous = x + static_cast<int64_t>(count) * n;
+  start(t, x, previous);
+  once_phase(t);
   const int64_t slab = call.groups * call.batch * n;  // one step of path or noise
   for (int64_t s = 0; s < call.steps; ++s) {
     t.step = s;
@@ -258,27 +325,7 @@ void forward(const Call& call, int64_t group, int64_t row, int count, float* scr
       }
     run_phase(t, false);
     if (!call.solver) break;
-    const Coefficients c = coefficients(call, s);
-    for (int r = 0; r < count; ++r)
-      for (int j0 = 0; j0 < n; j0 += 1024) {
-        const int m = n - j0 < 1024 ? n - j0 : 1024;
-        const float* drawn = z;
-        if (c.noise != 0.0) {
-          if (call.noise)
-            drawn = call.noise + s * slab + t.flat(r) * n + j0;
-          else
-            normal_columns(rng, static_cast<uint32_t>(1 + s), t.flat(r), n, j0, m, z);
-        }
-        for (int j = 0; j < m; ++j) {
-          double& v = x[r * n + j0 + j];
-          double& p = previous[r * n + j0 + j];
-          const double eps = t.v[r * e.width + e.out + j0 + j];
-          const double x0 = clamp(c.inv_alpha * v - c.sigma_over_alpha * eps, c.low, c.high);
-          v = c.x * v + c.x0 * x0 + c.prev * p;
-          if (c.noise != 0.0) v += c.noise * drawn[j];
-          p = x0;
-        }
-      }
+    advance(t, x, previous);
   }
   for (int r = 0; r < count; ++r) {
     if (!call.solver) {

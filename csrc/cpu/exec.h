@@ -29,7 +29,26 @@ struct BackwardCall {
   const float* grad_out;  // [G, B, x_width or out_width]
   const float* packed_t;  // [G, packed_t_size or half_t_size]
   float* grad_x;          // [G, B, x_width]
-  float* grad_rows;       // [G, B, rows_width], not yet summed over `repeat`
+  float* grad_rows;       // [G, B, rows_width]: the `repeat` rows of one row vector sum to it
+};
+
+// What `conservative_loss` adds. Rows of x per row vector, call.repeat of them: the data's action,
+// then the proposed ones. Groups k, k + data_groups, ... of the program share the data of k.
+struct ConservativeCall {
+  int64_t data_groups;
+  const float* act;       // [data groups, B, x_width]
+  const float* proposed;  // [data groups, B, M, x_width]
+  const float* target;    // [data groups, B]
+  double weight, log_density;
+  float* q;  // [G, B (1 + M)]
+};
+
+// What `chain_value` adds: the critic that rates the chain's result.
+struct ChainCall {
+  Call critic;            // one pass, of as many groups and rows; x is not read
+  const float* packed_t;  // [G, packed_t_size], the critic's
+  bool keep;              // scratch has room for the values of all steps; else they are recomputed
+  float* q;               // [G, B]
 };
 
 // Sums over rows that one thread collects; added up in order afterwards.
@@ -57,6 +76,14 @@ struct SampleCall {
   int64_t* index;  // [groups, batch]
 };
 
+// Scratch of one row of `chain`: values of the steps, gradients, x and x0 (doubles) or their
+// gradients, x of every step, the gradient of the noise; and the critic's values and gradients.
+static inline int64_t chain_floats(const Call& call, const ChainCall& l) {
+  const Exec &e = *call.exec, &c = *l.critic.exec;
+  return (l.keep ? call.steps : 1) * e.width + e.g_width + (5 + call.steps) * e.x_width + c.width +
+         c.g_width;
+}
+
 struct Kernels {
   const char* name;
   int row_block;  // rows that one register tile holds
@@ -65,6 +92,16 @@ struct Kernels {
   // scratch: count * (width + g_width) floats and 6 * count * x_width doubles behind them.
   void (*backward)(const Call&, const BackwardCall&, const Partial&, int64_t group, int64_t row,
                    int count, float* scratch);
+  // Losses with their gradients, see losses.inl; scratch and partial sums as for backward. packed_t
+  // null: no gradients. grad_out is not read. What the rows add to the sums goes to `sums`:
+  // squares, [1]; td and cql, [2].
+  void (*squared)(const Call&, const BackwardCall&, const Partial&, const float* target,
+                  int64_t group, int64_t row, int count, float* scratch, double* sums);
+  void (*conservative)(const Call&, const BackwardCall&, const Partial&, const ConservativeCall&,
+                       int64_t group, int64_t row, int count, float* scratch, double* sums);
+  // Q of the chain's result: adds up Q, [1]. scratch holds count rows of chain_floats.
+  void (*chain)(const Call&, const BackwardCall&, const Partial&, const ChainCall&, int64_t group,
+                int64_t row, int count, float* scratch, double* sums);
   // Draws rows [row, row + count) of one group's batch and gathers all its fields.
   void (*sample)(const SampleCall&, int64_t group, int64_t row, int64_t count);
 };

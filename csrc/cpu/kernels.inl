@@ -24,13 +24,15 @@ namespace {
 #include "gemm.inl"
 #include "denoise_kernel.inl"
 #include "denoise_backward.inl"
+#include "losses.inl"
 #include "sample_transitions_kernel.inl"
 // clang-format on
 
 }  // namespace
 
 extern const Kernels DOM2_KERNELS;
-const Kernels DOM2_KERNELS = {DOM2_ISA, MR, forward, backward, sample};
+const Kernels DOM2_KERNELS = {DOM2_ISA, MR,           forward, backward,
+                              squared,  conservative, chain,   sample};
 
 }  // namespace cpu
 }  // namespace dom2

@@ -4,6 +4,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <new>
+#include <numeric>
 
 namespace dom2 {
 namespace cpu {
@@ -12,6 +13,8 @@ namespace {
 // Scratch of one tile: about what a second-level cache holds beside a layer's weights.
 constexpr int64_t kScratchFloats = 160 * 1024;
 constexpr int kMaxRows = 96, kMinRows = 66;
+// A tile keeps the values of all steps for backward up to here, 32 MiB; beyond it recomputes them.
+constexpr int64_t kKeptFloats = 8 << 20;
 // Below this many floating-point operations waking another thread costs more than it gains.
 constexpr double kSerialFlops = 1e6;
 
@@ -21,8 +24,12 @@ struct Tiles {
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-Tiles split(int64_t groups, int64_t batch, int64_t row_floats, int block, int threads) {
+// unit: tiles should be multiples of this many rows, as far as that leaves them in cache.
+Tiles split(int64_t groups, int64_t batch, int64_t row_floats, int row_block, int64_t unit,
+            int threads) {
   const int64_t fit = std::clamp<int64_t>(kScratchFloats / row_floats, kMinRows, kMaxRows);
+  const int64_t both = std::lcm<int64_t>(row_block, unit);
+  const int64_t block = both <= kMinRows ? both : unit > 1 ? unit : row_block;
   const int64_t most = std::max<int64_t>(fit / block * block, block);
   int64_t n = ceil_div(batch, most);
   // As many tiles as the threads can share evenly, unless tiles would get too small for that.
@@ -32,9 +39,13 @@ Tiles split(int64_t groups, int64_t batch, int64_t row_floats, int block, int th
       break;
     }
   int64_t rows = ceil_div(batch, n);
-  if (rows > block) rows = ceil_div(rows, block) * block;
+  rows = ceil_div(rows, rows > block ? block : unit) * (rows > block ? block : unit);
   return {ceil_div(batch, rows), rows};
 }
+
+// Whole groups of rows that share a row vector, so that no vector is in two tiles; but not where a
+// tile would have to grow for that.
+int64_t tile_unit(const Call& c) { return c.repeat <= kMinRows ? c.repeat : 1; }
 
 double flops(const Exec& e, const Call& c) {
   double per_row = 0;
@@ -81,7 +92,8 @@ void denoise(const Kernels& kernels, const Call& call, const Threads& threads) {
   if (call.batch == 0 || call.groups == 0) return;
   const Exec& e = *call.exec;
   const int wanted = flops(e, call) < kSerialFlops ? 1 : threads.count;
-  const Tiles tiles = split(call.groups, call.batch, e.half, kernels.row_block, wanted);
+  const Tiles tiles =
+      split(call.groups, call.batch, e.half, kernels.row_block, tile_unit(call), wanted);
   const int64_t n = call.groups * tiles.per_group;
   const int64_t floats = tiles.rows * (e.width + 4 * e.x_width);
   for_tiles(n, static_cast<int>(std::min<int64_t>(wanted, n)), threads, [&](int, int64_t i) {
@@ -91,27 +103,43 @@ void denoise(const Kernels& kernels, const Call& call, const Threads& threads) {
   });
 }
 
-void denoise_backward(const Kernels& kernels, const Plan& plan, const Call& call,
-                      const BackwardCall& b, const Gradients& out, const Threads& threads) {
+namespace {
+
+// One tile of the backward executors: which rows, the sums of its part, and its own.
+using TileBody = std::function<void(const Partial&, int64_t group, int64_t row, int count,
+                                    float* scratch, double* sums)>;
+
+struct Collect {
+  int64_t unit;        // rows of a tile are a multiple of this
+  int64_t row_floats;  // scratch of one row
+  int sums = 0;        // numbers that a tile adds up, besides gradients
+};
+
+// Runs `body` over all tiles and adds what its parts have collected into `out`, in order. Returns
+// the sums of each group, [G, how.sums].
+std::vector<double> collect(const Kernels& kernels, const Plan& plan, const Call& call,
+                            const Gradients& out, const Threads& threads, const Collect& how,
+                            const TileBody& body) {
   const Exec& e = plan.exec;
   const bool weights = out.weights != nullptr, table = out.table != nullptr;
   const int64_t groups = call.groups, table_size = call.steps * groups * e.table_ld;
   const int64_t weights_size = groups * e.grad_size;
   const int wanted = 3 * flops(e, call) < kSerialFlops ? 1 : threads.count;
-  const Tiles tiles = call.batch
-                          ? split(groups, call.batch, e.half + e.g_width, kernels.row_block, wanted)
-                          : Tiles{0, 1};
+  const Tiles tiles = call.batch ? split(groups, call.batch, e.half + e.g_width, kernels.row_block,
+                                         how.unit, wanted)
+                                 : Tiles{0, 1};
   const int64_t n = groups * tiles.per_group;
   const int parts = static_cast<int>(std::max<int64_t>(1, std::min<int64_t>(wanted, n)));
   const int64_t part_size = (weights ? weights_size : 0) + (table ? table_size : 0);
-  thread_local Arena sums;
-  float* partials = part_size ? sums.floats(parts * part_size) : nullptr;
+  thread_local Arena arena;
+  float* partials = part_size ? arena.floats(parts * part_size) : nullptr;
   const auto partial = [&](int part) {
     float* p = partials + part * part_size;
     return Partial{weights ? p : nullptr, table ? p + (weights ? weights_size : 0) : nullptr};
   };
   std::vector<char> cleared(parts, 0);
-  const int64_t floats = tiles.rows * (e.width + e.g_width + 6 * e.x_width);
+  std::vector<double> sums(n * how.sums), totals(groups * how.sums);
+  const int64_t floats = tiles.rows * how.row_floats;
   for_tiles(n, parts, threads, [&](int part, int64_t i) {
     if (!cleared[part] && part_size) {
       std::memset(partials + part * part_size, 0, part_size * sizeof(float));
@@ -119,16 +147,19 @@ void denoise_backward(const Kernels& kernels, const Plan& plan, const Call& call
     }
     const int64_t row = i % tiles.per_group * tiles.rows;
     const int count = static_cast<int>(std::min(tiles.rows, call.batch - row));
-    kernels.backward(call, b, partial(part), i / tiles.per_group, row, count,
-                     scratch().floats(floats));
+    body(partial(part), i / tiles.per_group, row, count, scratch().floats(floats),
+         sums.data() + i * how.sums);
   });
-  if (!part_size) return;
+  for (int64_t i = 0; i < n; ++i)
+    for (int s = 0; s < how.sums; ++s)
+      totals[i / tiles.per_group * how.sums + s] += sums[i * how.sums + s];
+  if (!part_size) return totals;
   if (n == 0) std::memset(partials, 0, part_size * sizeof(float));
   if (table) {
     for (int p = 0; p < parts; ++p)
       unpad_table(plan, partial(p).table, out.table_width, call.steps * groups, out.table);
   }
-  if (!weights) return;
+  if (!weights) return totals;
   const auto reduce = [&](int64_t i) {
     const Weight& w = plan.weights[i / groups];
     const int64_t group = i % groups;
@@ -148,6 +179,60 @@ void denoise_backward(const Kernels& kernels, const Plan& plan, const Call& call
   };
   const int64_t blocks = static_cast<int64_t>(plan.weights.size()) * groups;
   for_tiles(blocks, weights_size < 16384 ? 1 : parts, threads, [&](int, int64_t i) { reduce(i); });
+  return totals;
+}
+
+int64_t backward_floats(const Exec& e) { return e.width + e.g_width + 6 * e.x_width; }
+
+}  // namespace
+
+void denoise_backward(const Kernels& kernels, const Plan& plan, const Call& call,
+                      const BackwardCall& b, const Gradients& out, const Threads& threads) {
+  collect(kernels, plan, call, out, threads, {tile_unit(call), backward_floats(plan.exec)},
+          [&](const Partial& p, int64_t group, int64_t row, int count, float* scratch, double*) {
+            kernels.backward(call, b, p, group, row, count, scratch);
+          });
+}
+
+void denoising_loss(const Kernels& kernels, const Plan& plan, const Call& call,
+                    const BackwardCall& b, const float* target, const Gradients& out,
+                    const Threads& threads, float* loss) {
+  const std::vector<double> sums = collect(
+      kernels, plan, call, out, threads, {tile_unit(call), backward_floats(plan.exec), 1},
+      [&](const Partial& p, int64_t group, int64_t row, int count, float* scratch, double* sum) {
+        kernels.squared(call, b, p, target, group, row, count, scratch, sum);
+      });
+  for (int64_t g = 0; g < call.groups; ++g)
+    loss[g] = static_cast<float>(sums[g] / (static_cast<double>(call.batch) * plan.exec.out_width));
+}
+
+void conservative_loss(const Kernels& kernels, const Plan& plan, const Call& call,
+                       const BackwardCall& b, const ConservativeCall& l, const Gradients& out,
+                       const Threads& threads, float* loss, float* parts) {
+  // A tile holds all rows of an observation, however many: the loss compares them.
+  const std::vector<double> sums = collect(
+      kernels, plan, call, out, threads, {call.repeat, backward_floats(plan.exec), 2},
+      [&](const Partial& p, int64_t group, int64_t row, int count, float* scratch, double* sum) {
+        kernels.conservative(call, b, p, l, group, row, count, scratch, sum);
+      });
+  const double batch = static_cast<double>(call.batch / call.repeat);
+  for (int64_t g = 0; g < call.groups; ++g) {
+    const double td = sums[2 * g] / batch, cql = sums[2 * g + 1] / batch;
+    loss[g] = static_cast<float>(td + l.weight * cql);
+    parts[g] = static_cast<float>(td);
+    parts[call.groups + g] = static_cast<float>(cql);
+  }
+}
+
+void chain_value(const Kernels& kernels, const Plan& plan, const Call& call, const BackwardCall& b,
+                 ChainCall l, const Gradients& out, const Threads& threads, float* mean) {
+  l.keep = b.packed_t && call.steps * plan.exec.width * kMaxRows <= kKeptFloats;
+  const std::vector<double> sums =
+      collect(kernels, plan, call, out, threads, {tile_unit(call), chain_floats(call, l), 1},
+              [&](const Partial& p, int64_t group, int64_t row, int count, float* scratch,
+                  double* sum) { kernels.chain(call, b, p, l, group, row, count, scratch, sum); });
+  for (int64_t g = 0; g < call.groups; ++g)
+    mean[g] = static_cast<float>(sums[g] / static_cast<double>(call.batch));
 }
 
 void sample_transitions(const Kernels& kernels, const SampleCall& call, const Threads& threads) {

@@ -44,6 +44,24 @@ struct Gradients {
 void denoise_backward(const Kernels& kernels, const Plan& plan, const Call& call,
                       const BackwardCall& b, const Gradients& out, const Threads& threads);
 
+// The mean over rows and columns of (the program's result - target)^2, loss [G], with its
+// gradients. target: [G, B, out_width]. Plan, sums and results as in denoise_backward; b.packed_t
+// null: no gradients.
+void denoising_loss(const Kernels& kernels, const Plan& plan, const Call& call,
+                    const BackwardCall& b, const float* target, const Gradients& out,
+                    const Threads& threads, float* loss);
+
+// The loss [G] of conservative critics and its parts, td and cql [2, G], with the loss's gradients.
+// call.batch counts rows of x, call.repeat of them for each row vector.
+void conservative_loss(const Kernels& kernels, const Plan& plan, const Call& call,
+                       const BackwardCall& b, const ConservativeCall& l, const Gradients& out,
+                       const Threads& threads, float* loss, float* parts);
+
+// The mean over rows, [G], of the critic's values l.q of what `denoise` gives, with its gradients.
+// l.keep is decided here.
+void chain_value(const Kernels& kernels, const Plan& plan, const Call& call, const BackwardCall& b,
+                 ChainCall l, const Gradients& out, const Threads& threads, float* mean);
+
 // Draws and gathers a whole batch.
 void sample_transitions(const Kernels& kernels, const SampleCall& call, const Threads& threads);
 

@@ -155,9 +155,6 @@ void check_weights(const std::vector<Tensor>& weights, const Program& p, int64_t
   }
 }
 
-namespace {
-
-// The row vectors [G, B / repeat, width] and `repeat`.
 void check_rows(const std::optional<Tensor>& rows, const char* op, Arguments& a) {
   const int width = a.program().buffers[1];
   if (width == 0) return;
@@ -169,8 +166,6 @@ void check_rows(const std::optional<Tensor>& rows, const char* op, Arguments& a)
                   " rows can't serve a batch of ", a.batch, "; it must be a multiple");
   if (given > 0 && a.batch > 0) a.repeat = a.batch / given;
 }
-
-}  // namespace
 
 Arguments check_denoise(const char* op, const std::optional<Tensor>& rows, const Tensor& table,
                         const Tensor& program, const Tensor& solver,

@@ -89,6 +89,9 @@ struct Arguments {
   const float* noise_data() const { return noise ? noise->const_data_ptr<float>() : nullptr; }
 };
 
+// The row vectors [G, B / repeat, width] and `repeat`, of arguments that know groups and batch.
+void check_rows(const std::optional<Tensor>& rows, const char* op, Arguments& a);
+
 Arguments check_denoise(const char* op, const std::optional<Tensor>& rows, const Tensor& table,
                         const Tensor& program, const Tensor& solver,
                         const std::optional<Tensor>& noise, const std::optional<Tensor>& rng,

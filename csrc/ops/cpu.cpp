@@ -50,35 +50,41 @@ void pack_all(const std::vector<Tensor>& weights, const Exec& e, int64_t groups,
   }
 }
 
-std::tuple<Tensor, Tensor, Tensor, Tensor> run_backward(const Program& p, const Plan& plan,
-                                                        cpu::Call& c, const Tensor& grad_out,
-                                                        const std::vector<Tensor>& weights,
-                                                        bool need_x, bool need_rows,
-                                                        bool need_weights, bool need_table) {
+Differentiated differentiated(const Program& p, const Plan& plan, cpu::Call& c,
+                              const std::vector<Tensor>& weights, const Needs& needs) {
   const Exec& e = plan.exec;
   thread_local cpu::Arena arena;
   const int64_t forward_size = c.groups * cpu::packed_size(e, false, c.half);
   const int64_t transposed_size = c.groups * cpu::packed_size(e, true, c.half);
   float* room = arena.floats(forward_size + transposed_size + 2 * cpu::kPanel);
   pack_all(weights, e, c.groups, false, c.half, room);
-  pack_all(weights, e, c.groups, true, c.half, room + forward_size);
   c.packed = room;
   int64_t weights_size = 0;
   for (size_t i = 0; i < p.n.size(); ++i) weights_size += c.groups * p.n[i] * p.k[i];
-  Tensor gx = empty({need_x ? c.groups : 0, c.batch, e.x_width}, cpu_place());
-  Tensor grows = empty({need_rows ? c.groups : 0, c.batch, e.rows_width}, cpu_place());
-  Tensor gw = empty({need_weights ? weights_size : 0}, cpu_place());
-  Tensor gt = empty({need_table ? c.steps : 0, c.groups, p.table_width}, cpu_place());
-  if (need_table) torch::stable::zero_(gt);
-  cpu::BackwardCall b{};
-  b.grad_out = grad_out.const_data_ptr<float>();
-  b.packed_t = room + forward_size;
-  b.grad_x = need_x ? gx.mutable_data_ptr<float>() : nullptr;
-  b.grad_rows = need_rows ? grows.mutable_data_ptr<float>() : nullptr;
-  cpu::Gradients out{need_weights ? gw.mutable_data_ptr<float>() : nullptr,
-                     need_table ? gt.mutable_data_ptr<float>() : nullptr, p.table_width};
-  cpu::denoise_backward(cpu::active(), plan, c, b, out, threads());
-  return {gx, grows, gw, gt};
+  Differentiated d{empty({needs.x ? c.groups : 0, c.batch, e.x_width}, cpu_place()),
+                   empty({needs.rows ? c.groups : 0, c.batch, e.rows_width}, cpu_place()),
+                   empty({needs.weights ? weights_size : 0}, cpu_place()),
+                   empty({needs.table ? c.steps : 0, c.groups, p.table_width}, cpu_place())};
+  if (needs.any()) {
+    pack_all(weights, e, c.groups, true, c.half, room + forward_size);
+    d.call.packed_t = room + forward_size;
+  }
+  if (needs.table) torch::stable::zero_(d.table);
+  if (needs.x) d.call.grad_x = d.x.mutable_data_ptr<float>();
+  if (needs.rows) d.call.grad_rows = d.rows.mutable_data_ptr<float>();
+  d.out = {needs.weights ? d.weights.mutable_data_ptr<float>() : nullptr,
+           needs.table ? d.table.mutable_data_ptr<float>() : nullptr, p.table_width};
+  return d;
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor> run_backward(const Program& p, const Plan& plan,
+                                                        cpu::Call& c, const Tensor& grad_out,
+                                                        const std::vector<Tensor>& weights,
+                                                        const Needs& needs) {
+  Differentiated d = differentiated(p, plan, c, weights, needs);
+  d.call.grad_out = grad_out.const_data_ptr<float>();
+  cpu::denoise_backward(cpu::active(), plan, c, d.call, d.out, threads());
+  return {d.x, d.rows, d.weights, d.table};
 }
 
 }  // namespace ops

@@ -19,13 +19,28 @@ CpuCall cpu_call(const Arguments& a, bool backward, bool half, double out_low, d
 void pack_all(const std::vector<Tensor>& weights, const Exec& e, int64_t groups, bool transposed,
               bool half, float* out);
 
+// Which gradients are asked for.
+struct Needs {
+  bool x, rows, weights, table;
+  bool any() const { return x || rows || weights || table; }
+};
+
+// Weights packed in both directions, and room for the gradients that are asked for. Sets
+// call.packed. `weights` is flat: one [G, N, K] block per weight, in order; unwanted ones are
+// empty.
+struct Differentiated {
+  Tensor x, rows, weights, table;
+  cpu::BackwardCall call{};
+  cpu::Gradients out{};
+};
+Differentiated differentiated(const Program& p, const Plan& plan, cpu::Call& call,
+                              const std::vector<Tensor>& weights, const Needs& needs);
+
 // The gradients of one call whose data is checked; `denoise` and `run_program` share it.
-// grad_weights is flat: one [G, N, K] block per weight, in order. Unwanted ones are empty.
 std::tuple<Tensor, Tensor, Tensor, Tensor> run_backward(const Program& p, const Plan& plan,
                                                         cpu::Call& call, const Tensor& grad_out,
                                                         const std::vector<Tensor>& weights,
-                                                        bool need_x, bool need_rows,
-                                                        bool need_weights, bool need_table);
+                                                        const Needs& needs);
 
 }  // namespace ops
 }  // namespace dom2

@@ -61,8 +61,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> denoise_backward(
   const Tensor saved = checked(path, kOp, "path", ScalarType::Float,
                                {a.steps + 1, a.groups, a.batch, width}, a.place);
   made.call.path = const_cast<float*>(saved.const_data_ptr<float>());  // only read by backward
-  return run_backward(a.program(), *a.compiled->backward, made.call, go, weights, need_x, need_rows,
-                      need_weights, need_table);
+  return run_backward(a.program(), *a.compiled->backward, made.call, go, weights,
+                      {need_x, need_rows, need_weights, need_table});
 }
 
 Tensor pack_weights(const std::vector<Tensor>& weights, const Tensor& program, int64_t precision) {

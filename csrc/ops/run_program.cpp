@@ -40,7 +40,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> run_program_backward(
   c.x = in.x.const_data_ptr<float>();
   c.path = const_cast<float*>(c.x);  // only read by backward
   return run_backward(in.arguments.program(), *in.arguments.compiled->backward, c, go, weights,
-                      need_x, need_rows, need_weights, need_table);
+                      {need_x, need_rows, need_weights, need_table});
 }
 
 }  // namespace

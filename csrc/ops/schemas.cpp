@@ -22,6 +22,22 @@ STABLE_TORCH_LIBRARY_FRAGMENT(DOM2_OPS, m) {
       "bool need_weights, bool need_table) -> "
       "(Tensor grad_x, Tensor grad_rows, Tensor grad_weights, Tensor grad_table)");
   m.def(
+      "denoising_loss(Tensor x, Tensor? rows, Tensor[] weights, Tensor table, Tensor program, "
+      "Tensor target, Tensor? rng, int precision, bool need_x, bool need_rows, "
+      "bool need_weights, bool need_table) -> (Tensor loss, "
+      "Tensor grad_x, Tensor grad_rows, Tensor grad_weights, Tensor grad_table)");
+  m.def(
+      "conservative_loss(Tensor act, Tensor proposed, Tensor? rows, Tensor[] weights, "
+      "Tensor table, Tensor program, Tensor target, Tensor? rng, float cql_weight, "
+      "float log_density, int precision, bool need_weights, bool need_table) -> "
+      "(Tensor loss, Tensor parts, Tensor q, Tensor grad_weights, Tensor grad_table)");
+  m.def(
+      "chain_value(Tensor? x_T, Tensor? rows, Tensor[] weights, Tensor table, Tensor program, "
+      "Tensor solver, Tensor? noise, Tensor? rng, Tensor[] critic_weights, Tensor critic_table, "
+      "Tensor critic_program, Tensor? critic_rng, SymInt[] size, float out_low, float out_high, "
+      "int precision, bool need_weights, bool need_table) -> "
+      "(Tensor mean, Tensor q, Tensor grad_weights, Tensor grad_table)");
+  m.def(
       "sample_transitions(Tensor[] fields, Tensor threshold, Tensor alias, Tensor starts, "
       "Tensor rng, SymInt batch, bool check) -> (Tensor[] outs, Tensor index)");
   m.def("alias_table(Tensor weights) -> (Tensor threshold, Tensor alias)");

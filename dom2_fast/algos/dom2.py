@@ -142,7 +142,7 @@ class DOM2(DiffusionAgents):
     def critic_loss(
         self, batch: Batch, target: torch.Tensor, proposed: torch.Tensor
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """TD + zeta CQL of every critic, [2 G], and its parts.
+        """TD + zeta CQL of every critic, [2 G], and its parts, which have no gradient.
 
         The log-integral over actions is estimated by importance sampling as in OMAR's code:
         logsumexp_m (Q(o, u_m) - log 0.5^A) over uniform u_m in [-1, 1]^A.
@@ -150,29 +150,25 @@ class DOM2(DiffusionAgents):
         Args:
             target: y, [G, B]. proposed: the actions u, [G, B, M, A], the same for both twins.
         """
-        G, B, M, A = proposed.shape
-        act = torch.cat([batch.act.unsqueeze(2), proposed], 2)  # [G, B, 1 + M, A]
-        q = self.q(twice(act.reshape(G, B * (1 + M), A)), twice(batch.obs))  # [2 G, B (1 + M), 1]
-        q = q.view(2 * G, B, 1 + M)
-        q_data, q_proposed = q[..., 0], q[..., 1:]
-        td = (q_data - twice(target)).square().mean(1)  # [2 G]
-        log_density = A * math.log(0.5)
-        cql = (torch.logsumexp(q_proposed - log_density, 2) - q_data).mean(1)  # [2 G]
-        parts = {"td": td, "cql": cql, "q_data": q_data, "q_proposed": q_proposed}
-        return td + self.config.zeta * cql, parts
+        run, program, rng = self.q.lowered(proposed)
+        loss, td, cql, q = run.conservative_loss(
+            batch.act, proposed, batch.obs, *program, target, rng, precision=self.q.precision,
+            cql_weight=self.config.zeta, log_density=proposed.size(3) * math.log(0.5),
+        )  # fmt: skip
+        return loss, {"td": td, "cql": cql, "q_data": q[..., 0], "q_proposed": q[..., 1:]}
 
     def _critic_step(self, batch: Batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """Gives Q1 of the data, [G, B], and what to log."""
         target = self.td_target(batch)
         loss, parts = self.critic_loss(batch, target, self._proposed(batch))
         descend(loss, self.critic_optimiser, self.config.grad_clip)
-        q1 = parts["q_data"][: self.num_agents].detach()
+        q1 = parts["q_data"][: self.num_agents]
         return q1, {
             "loss/critic": loss.detach().mean(),
-            "loss/td": parts["td"].detach().mean(),
-            "loss/cql": parts["cql"].detach().mean(),
+            "loss/td": parts["td"].mean(),
+            "loss/cql": parts["cql"].mean(),
             "q/data": q1.mean(),
-            "q/uniform": parts["q_proposed"][..., : self.config.cql_actions].detach().mean(),
+            "q/uniform": parts["q_proposed"][..., : self.config.cql_actions].mean(),
             "q/target": target.mean(),
         }
 
@@ -198,16 +194,18 @@ class DOM2(DiffusionAgents):
         of the batch's own actions, from the critics' pass.
         """
         q = self.q1(act, obs).squeeze(-1)  # [G, B]
-        scale = self.config.eta / q_data.abs().mean(1).clamp(min=1e-6)  # [G]
-        return -scale * q.mean(1), q
+        return -self._q_scale(q_data) * q.mean(1), q
+
+    def _q_scale(self, q_data: torch.Tensor) -> torch.Tensor:
+        return self.config.eta / q_data.abs().mean(1).clamp(min=1e-6)  # [G]
 
     def _policy_step(self, batch: Batch, q_data: torch.Tensor) -> dict[str, torch.Tensor]:
         c = self.config
         if c.eta == 0.0 or self.step < c.q_warmup:
             return {"loss/bc": self._actor_step(batch).mean()}
-        if c.q_action == "chain":  # a~ ~ pi(. | o), through the whole chain
-            act = self.policy.sample(batch.obs, generator=self.generator)
-            loss, q = self.q_loss(act, batch.obs, q_data)
+        if c.q_action == "chain":  # q_loss of a~ ~ pi(. | o), through the whole chain
+            mean, q = self.policy.chain_value(batch.obs, self.q1, generator=self.generator)
+            loss = -self._q_scale(q_data) * mean
             bc = self._actor_step(batch, loss)
         else:
             bc, act = self.policy.bc_terms(

@@ -162,15 +162,30 @@ class FusedModule(nn.Module):
         if flat:
             x, obs = x.unsqueeze(0), obs.unsqueeze(0)
         self._check(x, obs)
-        low = self._programs.get(None)
-        if low is None:
+        lowered = self.lowered(x, generator)
+        if lowered is None:
             out = self._plain(x, obs)
         else:
-            weights, table = low.hoist(lowering.grouped_params(self.module), None, x)
-            rng = ops.make_rng(generator, x.device) if low.program.sites else None
-            run = executor(self.backend, x).run_program
-            out = run(x, obs, weights, table, low.program, rng, precision=self.precision)
+            run, program, rng = lowered
+            out = run.run_program(x, obs, *program, rng, precision=self.precision)
         return out.squeeze(0) if flat else out
+
+    def lowered(self, like: torch.Tensor, generator: torch.Generator | None = None):
+        """(executor, (weights, table, program), rng) for inputs like this one, as `ops` takes them.
+
+        None for a module that can't be lowered. The executor is `ops` or `reference`.
+        """
+        low = self._programs.get(None)
+        if low is None:
+            return None
+        weights, table = low.hoist(lowering.grouped_params(self.module), None, like)
+        rng = ops.make_rng(generator, like.device) if low.program.sites else None
+        return executor(self.backend, like), (weights, table, low.program), rng
+
+    def runs_on(self, run, like: torch.Tensor, precision: str) -> bool:
+        """Is this a program for the executor `run`, at that precision, for such inputs?"""
+        here = self._programs.get(None) is not None and executor(self.backend, like) is run
+        return here and self.precision == precision
 
     def prepare(self) -> None:
         """Lowers for train and eval mode at once; needed only before torch.compile."""

@@ -12,10 +12,10 @@ import plain_dom2 as plain
 import pytest
 import torch
 from small_data import dataset
-from tolerances import SAME_FORMULA_64
+from tolerances import NETWORK32, SAME_FORMULA_64, relative_error
 
+from dom2_fast import backend, networks
 from dom2_fast import config as configs
-from dom2_fast import networks
 from dom2_fast.algos.dom2 import DOM2, DOM2Config, frozen_view
 from dom2_fast.data.trajectories import TrajectoryDataset
 from dom2_fast.errors import Dom2Error
@@ -38,8 +38,9 @@ def in_float64():
 
 def with_noise(policy, x_T):
     """Makes the policy draw its samples from the given noise."""
-    sample = policy.sample
+    sample, value = policy.sample, policy.chain_value
     policy.sample = lambda obs, generator=None: sample(obs, x_T=x_T)
+    policy.chain_value = lambda obs, critic, generator=None: value(obs, critic, x_T)
 
 
 def grads(stacked) -> dict[str, torch.Tensor]:
@@ -204,9 +205,28 @@ def test_whole_update_equals_plain_adam_steps(in_float64):
             torch.testing.assert_close(p.detach(), expected.detach(), **SAME_FORMULA_64)
 
 
+@pytest.mark.skipif(not backend.available(), reason="no compiled extension")
+@pytest.mark.parametrize("network", ["mlp", "unet"])
+@pytest.mark.parametrize("q_action", ["chain", "one_step"])
+def test_kernels_and_reference_update_alike(network, q_action):
+    """With dropout, in float32: losses and gradients of one update, from the same draws."""
+    made = []
+    for run in ("native", "reference"):
+        config = small(network=network, q_action=q_action, batch_size=40, backend=run, q_warmup=0)
+        agents = DOM2(config, dataset(trajectories=6, obs_dims=(5, 5)))
+        made.append((agents.fit(1), grads(agents.net), grads(agents.critic)))
+    (losses, *got), (expected, *want) = made
+    # As in ops/test_whole_update: ten layers of rounding, and normalisation by E |Q|.
+    assert losses == pytest.approx(expected, rel=10 * NETWORK32, abs=10 * NETWORK32)
+    for ours, theirs in zip(got, want, strict=True):
+        for name, grad in theirs.items():
+            assert relative_error(ours[name], grad) < 10 * NETWORK32, name
+
+
 def fix_draws(agents, x_next, x_now, proposed):
     for policy, x_T in ((agents.target_policy, x_next), (agents.policy, x_now)):
-        policy.__dict__.pop("sample", None)
+        for name in ("sample", "chain_value"):
+            policy.__dict__.pop(name, None)
         with_noise(policy, x_T)
     agents._proposed = lambda batch: proposed
 

@@ -108,6 +108,7 @@ def test_dropout_gradients(executor):
 @pytest.mark.parametrize("given, batch", [(1, 7), (3, 12), (5, 130)])
 def test_rows_that_serve_several(executor, given, batch):
     check(problem(mlp(2, 4, 24), 2, batch, steps=2, given_rows=given), solver_table(2))
+    check(problem(everything(2, 4, 20), 2, batch, steps=2, given_rows=given), solver_table(2))
 
 
 def test_non_contiguous_input(executor):

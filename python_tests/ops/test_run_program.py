@@ -54,6 +54,12 @@ def test_one_observation_serves_many_actions(executor, given, batch):
     check(problem(mlp(2, 7, 33, out=1), 2, batch, given_rows=given))
 
 
+@pytest.mark.parametrize("given, batch", [(1, 100), (7, 350), (4, 400), (40, 440)])
+def test_rows_that_share_an_observation_in_several_tiles(executor, given, batch):
+    # 7 x 50 and 4 x 100 rows: a tile starts and ends within the rows of one observation.
+    check(problem(everything(3, 5, 21, dropout=0.3), 2, batch, given_rows=given), rng=RNG)
+
+
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
 def test_every_instruction(executor, dropout):
     check(problem(everything(3, 5, 37, dropout=dropout), 3, 29), rng=RNG)

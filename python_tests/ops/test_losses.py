@@ -1,0 +1,419 @@
+"""The losses of ops that come with their gradients, against reference and against composition."""
+
+import pytest
+import torch
+from op_problems import everything, mlp, problem, solver_table
+from tolerances import EPS32, assert_as_good_as_torch
+
+from dom2_fast import backend, ops, reference
+from dom2_fast.program import Act, ProgramBuilder
+
+needs_extension = pytest.mark.skipif(
+    not backend.available(), reason=f"no compiled extension: {backend.reason()}"
+)
+RNG = torch.tensor([42, 7])
+
+
+def draw(*shape, seed=1):
+    g = torch.Generator().manual_seed(seed)
+    return torch.randn(shape, generator=g, dtype=torch.float64)
+
+
+def denoising(op, p, target, **kw):
+    loss = op.denoising_loss(p.x, p.rows, p.weights, p.table, p.program, target, **kw)
+    return loss, ()
+
+
+def check(run, p, more, leaves=None, **kw):
+    """`run(ops or reference, problem, more) -> loss [G], other results`, value and gradients."""
+    results = []
+    for op, dtype in ((ops, torch.float32), (reference, torch.float32), (reference, torch.float64)):
+        q = p.to(dtype)
+        wanted = q.leaves if leaves is None else leaves(q)
+        for t in q.leaves:
+            t.requires_grad_(any(t is w for w in wanted))
+        loss, others = run(op, q, *(m.to(dtype) for m in more), **kw)
+        scale = draw(*loss.shape, seed=3).to(dtype)  # each group's own
+        grads = torch.autograd.grad(loss, wanted, scale, allow_unused=True)
+        results.append((loss, *others, *grads))
+    for i, (n, o, e) in enumerate(zip(*results, strict=True)):
+        if e is None:
+            assert n is None or not n.any(), i
+        elif e.isnan().any():  # the mean over no rows
+            assert n.isnan().equal(e.isnan()), i
+        else:
+            assert_as_good_as_torch(n, o, e, str(i))
+
+
+@pytest.mark.parametrize("batch", [0, 1, 2, 7, 9, 17, 129, 400])
+@pytest.mark.parametrize("groups", [1, 3])
+def test_denoising_loss(executor, groups, batch):
+    check(denoising, problem(mlp(3, 5, 37), groups, batch), [draw(groups, batch, 3)])
+
+
+@pytest.mark.parametrize("given, batch", [(29, 29), (4, 44), (2, 160)])
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_denoising_loss_of_every_instruction(executor, given, batch, dropout):
+    p = problem(everything(3, 5, 21, dropout=dropout), 3, batch, given_rows=given)
+    check(denoising, p, [draw(3, batch, 3)], rng=RNG)
+
+
+def test_denoising_loss_of_a_program_that_returns_its_input(executor):
+    for returned in ("x", "rows"):
+        b = ProgramBuilder(3, 2)
+        program = b.build(getattr(b, returned))
+        check(denoising, problem(program, 2, 5), [draw(2, 5, program.out.width)])
+
+
+def weights_and_table(q):
+    return [q.table, *q.weights]
+
+
+@pytest.mark.parametrize(
+    "leaves", [weights_and_table, lambda q: q.weights, lambda q: [q.x], lambda q: [q.rows]]
+)
+def test_only_the_gradients_that_are_wanted(executor, leaves):
+    check(denoising, problem(everything(3, 5, 21), 2, 30), [draw(2, 30, 3)], leaves)
+
+
+def conservative(op, q, target, act, proposed, **kw):
+    loss, *others = op.conservative_loss(
+        act, proposed, q.rows, q.weights, q.table, q.program, target,
+        cql_weight=0.3, log_density=-1.4, **kw,
+    )  # fmt: skip
+    return loss, others
+
+
+def check_conservative(program, groups, batch, actions, twins=2, leaves=weights_and_table, **kw):
+    p = problem(program, groups * twins, batch)
+    if p.rows is not None:
+        p.rows = p.rows[:groups]
+    A = program.x_width
+    more = [draw(groups, batch), draw(groups, batch, A), draw(groups, batch, actions, A, seed=2)]
+    check(conservative, p, more, leaves, **kw)
+
+
+@pytest.mark.parametrize("batch", [0, 1, 2, 9, 33, 256])
+@pytest.mark.parametrize("groups, twins", [(1, 1), (3, 2), (2, 3)])
+def test_conservative_loss(executor, groups, twins, batch):
+    check_conservative(mlp(2, 7, 33, act=Act.RELU, out=1), groups, batch, 10, twins)
+
+
+@pytest.mark.parametrize("actions", [1, 2, 15, 16, 17, 70, 130])
+def test_conservative_loss_for_any_number_of_actions(executor, actions):
+    # 70 and 130: the rows of one observation are a tile of their own.
+    check_conservative(mlp(2, 4, 20, out=1), 2, 5, actions)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_conservative_loss_of_every_instruction(executor, dropout):
+    check_conservative(everything(1, 5, 21, dropout=dropout), 2, 30, 6, rng=RNG)
+
+
+def test_conservative_loss_without_rows(executor):
+    check_conservative(mlp(2, 0, 20, out=1), 2, 9, 4)
+
+
+def test_conservative_loss_differentiates_its_rows_too(executor):
+    check_conservative(mlp(2, 4, 20, out=1), 2, 9, 4, leaves=lambda q: q.leaves[1:])
+
+
+def test_large_values_do_not_overflow(executor):
+    p = problem(mlp(2, 4, 20, out=1), 2, 12)
+    p.weights[-1] *= 1000
+    check(conservative, p, [draw(2, 12), draw(2, 12, 2), draw(2, 12, 3, 2)], weights_and_table)
+
+
+def chain(solver, critic, **how):
+    """A `run` for `check`: the value of what a denoising chain gives."""
+
+    def run(op, q, *weights_and_table_of_critic, x_T=None):
+        weights, table = weights_and_table_of_critic[:-1], weights_and_table_of_critic[-1]
+        kept = None if how.get("noise") is None else how["noise"].to(q.table.dtype)
+        mean, values = op.chain_value(
+            x_T if x_T is None else q.x, q.rows, q.weights, q.table, q.program, solver,
+            critic=(weights, table, critic.program), **{**how, "noise": kept},
+        )  # fmt: skip
+        return mean, [values]
+
+    return run
+
+
+def check_chain(p, steps, critic=None, leaves=weights_and_table, *, x_T=True, **how):
+    critic = mlp(p.program.x_width, p.program.rows_width, 20, out=1) if critic is None else critic
+    rater = problem(critic, p.table.shape[1], 1, seed=5)
+    if not x_T:
+        how["batch"] = p.x.shape[1]
+        p.x = None
+    run = chain(how.pop("solver", solver_table(steps)), rater, **how)
+    check(run, p, [*rater.weights, rater.table], leaves, x_T=x_T or None)
+
+
+@pytest.mark.parametrize("batch", [0, 1, 2, 9, 17, 129])
+@pytest.mark.parametrize("groups, steps", [(1, 1), (3, 5)])
+def test_chain_value(executor, groups, steps, batch):
+    check_chain(problem(mlp(3, 5, 37), groups, batch, steps=steps), steps)
+
+
+@pytest.mark.parametrize("given, batch", [(29, 29), (4, 44), (2, 160)])
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_chain_value_of_every_instruction(executor, given, batch, dropout):
+    p = problem(everything(1, 5, 21, dropout=dropout), 2, batch, steps=3, given_rows=given)
+    critic = everything(1, 5, 13, dropout=dropout)
+    check_chain(p, 3, critic, rng=RNG, critic_rng=RNG + 1)
+
+
+def test_chain_value_with_drawn_noise_clipping_and_the_step_before(executor):
+    p = problem(mlp(3, 5, 37), 2, 40, steps=4)
+    solver = solver_table(4, clip=1.1, noise=0.3, previous=-0.2)
+    bounds = {"out_low": -0.5, "out_high": 0.5, "solver": solver}
+    check_chain(p, 4, x_T=False, rng=RNG, **bounds)
+    p = problem(mlp(3, 5, 37), 2, 40, steps=4)
+    check_chain(p, 4, noise=draw(4, 2, 40, 3), **bounds)
+
+
+def test_chain_value_without_rows(executor):
+    check_chain(problem(mlp(2, 0, 20), 2, 9, steps=2), 2)
+
+
+def test_chain_value_differentiates_its_inputs_too(executor):
+    p = problem(mlp(2, 4, 20), 2, 9, steps=2)
+    check_chain(p, 2, leaves=lambda q: [q.x, q.rows, *q.weights])
+
+
+@needs_extension
+def test_chain_value_draws_what_denoise_draws():
+    p = problem(mlp(2, 4, 24), 2, 150, steps=5).to(torch.float32, requires_grad=False)
+    r = problem(mlp(2, 4, 24, out=1), 2, 1).to(torch.float32, requires_grad=False)
+    args = p.rows, p.weights, p.table, p.program, solver_table(5)
+    act = ops.denoise(None, *args, batch=150, rng=RNG)
+    q = ops.run_program(act, p.rows, r.weights, r.table, r.program).squeeze(-1)
+    critic = (r.weights, r.table, r.program)
+    _, values = ops.chain_value(None, *args, critic=critic, batch=150, rng=RNG)
+    assert torch.equal(values, q)
+
+
+@needs_extension
+def test_a_chain_too_long_to_keep_is_computed_again():
+    # 600 steps of 300 columns in 96 rows are more than a tile keeps.
+    p = problem(mlp(2, 4, 64), 1, 5, steps=600).to(torch.float32)
+    r = problem(mlp(2, 4, 24, out=1), 1, 1).to(torch.float32, requires_grad=False)
+    args = p.x.detach(), p.rows.detach(), p.weights, p.table, p.program
+    solver = solver_table(600)
+    solver[:, 2:4] = torch.tensor([0.9, 0.1])
+    mean, _ = ops.chain_value(*args, solver, critic=(r.weights, r.table, r.program))
+    act = ops.denoise(*args, solver)
+    q = ops.run_program(act, p.rows.detach(), r.weights, r.table, r.program)
+    got = torch.autograd.grad(mean.sum(), p.leaves[2:])
+    want = torch.autograd.grad(q.mean((1, 2)).sum(), p.leaves[2:])
+    for g, w in zip(got, want, strict=True):
+        assert (g - w).norm() <= 1e2 * EPS32 * w.norm()
+
+
+@needs_extension
+@pytest.mark.parametrize("name", ["denoising", "chain"])
+def test_several_threads_sum_in_order(name):
+    steps = 3 if name == "chain" else 1
+    p = problem(everything(3, 5, 64, dropout=0.2), 2, 700, steps=steps).to(torch.float32)
+    r = problem(mlp(3, 5, 24, out=1), 2, 1).to(torch.float32, requires_grad=False)
+    target = draw(2, 700, 3).float()
+    critic = (r.weights, r.table, r.program)
+
+    def gradients():
+        if name == "denoising":
+            loss, _ = denoising(ops, p, target, rng=RNG)
+        else:
+            loss, _ = ops.chain_value(
+                p.x.detach(), p.rows.detach(), p.weights, p.table, p.program, solver_table(3),
+                critic=critic, rng=RNG,
+            )  # fmt: skip
+        return [loss.detach(), *torch.autograd.grad(loss.sum(), p.leaves[2:])]
+
+    one = gradients()
+    torch.set_num_threads(3)
+    three, again = gradients(), gradients()
+    for a, b, c in zip(one, three, again, strict=True):
+        assert torch.equal(b, c)
+        torch.testing.assert_close(a, b, rtol=1e3 * EPS32, atol=1e3 * EPS32)
+
+
+@needs_extension
+def test_the_same_as_composed():
+    """What is kept in the forward call survives a second backward, and clipping in place."""
+    p = problem(mlp(3, 5, 37), 2, 50).to(torch.float32)
+    target = draw(2, 50, 3).float()
+    loss, _ = denoising(ops, p, target)
+    out = ops.run_program(p.x, p.rows, p.weights, p.table, p.program)
+    want = torch.autograd.grad(reference.mean_square(out, target).sum(), p.leaves)
+    for _ in range(2):
+        got = torch.autograd.grad(loss.sum(), p.leaves, retain_graph=True)
+        for g, w in zip(got, want, strict=True):
+            assert (g - w).norm() <= 1e2 * EPS32 * w.norm()
+            g.zero_()
+    with torch.no_grad():
+        assert torch.equal(denoising(ops, p, target)[0], loss)
+
+
+@needs_extension
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (dict(x=torch.zeros(2, 6, 3)), ["x has shape", "[2, 6, 3]", "[2, *, 2]"]),
+        (dict(target=torch.zeros(2, 6, 2)), ["target", "[2, 6, 2]", "[2, 6, 1]"]),
+        (dict(target=torch.zeros(2, 6, 1, dtype=torch.float64)), ["target is float64", "float32"]),
+        (dict(rows=torch.zeros(2, 4, 4)), ["4 rows", "batch of 6"]),
+        (dict(table=torch.zeros(2, 2, 25)), ["table", "[2, 2, 25]"]),
+        (dict(weights=[]), ["5 weights", "given are 0"]),
+    ],
+)
+def test_bad_arguments_of_denoising_loss_are_named(change, words):
+    p = problem(mlp(2, 4, 8, out=1), 2, 6).to(torch.float32, requires_grad=False)
+    args = dict(x=p.x, rows=p.rows, weights=p.weights, table=p.table, program=p.program)
+    with pytest.raises(RuntimeError) as error:
+        ops.denoising_loss(**{**args, "target": torch.zeros(2, 6, 1), **change})
+    assert all(w in str(error.value) for w in words), str(error.value)
+
+
+@needs_extension
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (dict(act=torch.zeros(1, 6, 3)), ["act has shape", "[1, 6, 3]", "[*, *, 2]"]),
+        (dict(proposed=torch.zeros(1, 5, 4, 2)), ["proposed", "[1, 5, 4, 2]", "[1, 6, *, 2]"]),
+        (dict(proposed=torch.zeros(1, 6, 0, 2)), ["proposed", "at least one action"]),
+        (dict(target=torch.zeros(1, 5)), ["target", "[1, 5]", "[1, 6]"]),
+        (dict(rows=torch.zeros(2, 6, 4)), ["rows", "[2, 6, 4]", "[1, 6, 4]"]),
+        (dict(rows=None), ["rows are missing"]),
+        (dict(act=torch.zeros(3, 6, 2), proposed=torch.zeros(3, 6, 4, 2),
+              target=torch.zeros(3, 6)), ["2 critics", "3 groups"]),
+    ],
+)  # fmt: skip
+def test_bad_arguments_of_conservative_loss_are_named(change, words):
+    p = problem(mlp(2, 4, 8, out=1), 2, 6).to(torch.float32, requires_grad=False)
+    args = dict(
+        act=p.x[:1], proposed=torch.zeros(1, 6, 4, 2), rows=p.rows[:1], weights=p.weights,
+        table=p.table, program=p.program, target=torch.zeros(1, 6), cql_weight=1.0,
+        log_density=0.0,
+    )  # fmt: skip
+    with pytest.raises(RuntimeError) as error:
+        ops.conservative_loss(**{**args, **change})
+    assert all(w in str(error.value) for w in words), str(error.value)
+
+
+@needs_extension
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (dict(x_T=torch.zeros(2, 6, 3)), ["x_T has shape", "[2, 6, 3]", "[2, 6, 2]"]),
+        (dict(x_T=None, batch=6), ["rng is missing"]),
+        (dict(rows=torch.zeros(2, 4, 4)), ["4 rows", "batch of 6"]),
+        (dict(weights=[]), ["5 weights", "given are 0"]),
+        (dict(solver=solver_table(2)), ["solver", "[2, 8]", "[3, 8]"]),
+        (dict(critic_table=torch.zeros(1, 1, 25)), ["critic_table", "[1, 1, 25]", "[1, 2, 25]"]),
+        (dict(critic_weights=[]), ["critic", "5 weights", "given are 0"]),
+        (dict(critic=mlp(3, 4, 8, out=1)), ["critic_program takes 3", "the policy gives 2"]),
+        (dict(critic=mlp(2, 4, 8)), ["critic_program returns 2", "a critic returns 1"]),
+        (dict(critic=mlp(2, 5, 8, out=1)), ["rows", "[2, 6, 4]", "[2, *, 5]"]),
+    ],
+)
+def test_bad_arguments_of_chain_value_are_named(change, words):
+    p = problem(mlp(2, 4, 8), 2, 6, steps=3).to(torch.float32, requires_grad=False)
+    program = change.pop("critic", mlp(2, 4, 8, out=1))
+    r = problem(program, 2, 1).to(torch.float32, requires_grad=False)
+    weights, table = change.pop("critic_weights", r.weights), change.pop("critic_table", r.table)
+    args = dict(
+        x_T=p.x, rows=p.rows, weights=p.weights, table=p.table, program=p.program,
+        solver=solver_table(3), critic=(weights, table, program),
+    )  # fmt: skip
+    with pytest.raises(RuntimeError) as error:
+        ops.chain_value(**{**args, **change})
+    assert all(w in str(error.value) for w in words), str(error.value)
+
+
+@needs_extension
+def test_a_critic_returns_one_column():
+    p = problem(mlp(2, 4, 8), 2, 6).to(torch.float32, requires_grad=False)
+    with pytest.raises(RuntimeError, match="returns 2 columns; a critic returns 1"):
+        conservative(ops, p, torch.zeros(2, 6), p.x, torch.zeros(2, 6, 3, 2))
+
+
+def test_conservative_loss_by_hand():
+    """Q(a) = a: everything can be worked out with a pencil."""
+    b = ProgramBuilder(1, 0)
+    program = b.build(b.linear(b.x, b.weight(1, 1)))
+    weights = [torch.ones(1, 1, 1, dtype=torch.float64)]
+    act, proposed = torch.tensor([[[0.5]]]), torch.tensor([[[[0.0], [0.0]]]])
+    loss, td, cql, q = reference.conservative_loss(
+        act.double(), proposed.double(), None, weights, torch.zeros(1, 1, 0), program,
+        torch.tensor([[0.25]]).double(), cql_weight=2.0, log_density=0.0,
+    )  # fmt: skip
+    log2 = torch.tensor(2.0).double().log()
+    torch.testing.assert_close(td, torch.tensor([0.0625]).double())
+    torch.testing.assert_close(cql, (log2 - 0.5).view(1))
+    torch.testing.assert_close(loss, td + 2 * cql)
+    assert q.tolist() == [[[0.5, 0.0, 0.0]]]
+
+
+def test_reference_gradients():
+    p = problem(mlp(2, 3, 6, act=Act.TANH, out=1), 2, 3).to(torch.float64)
+    x, target = draw(2, 3, 2), draw(2, 3)
+    assert torch.autograd.gradcheck(
+        lambda x, rows, table, *w: reference.denoising_loss(
+            x, rows, w, table, p.program, target.unsqueeze(-1)
+        ),
+        p.leaves,
+    )
+    assert torch.autograd.gradcheck(
+        lambda act, rows, table, *w: reference.conservative_loss(
+            act, draw(2, 3, 4, 2), rows, w, table, p.program, target,
+            cql_weight=0.5, log_density=-0.7,
+        )[0],
+        (x.requires_grad_(), *p.leaves[1:]),
+    )  # fmt: skip
+
+
+@needs_extension
+def test_opcheck():
+    p = problem(everything(3, 5, 21, dropout=0.5), 2, 6).to(torch.float32)
+    args = (p.x, p.rows, p.weights, p.table, p.program.encode(), torch.zeros(2, 6, 3), RNG, 0)
+    torch.library.opcheck(torch.ops.dom2_fast.denoising_loss.default, (*args, *(True,) * 4))
+    p = problem(mlp(2, 5, 21, out=1), 4, 6).to(torch.float32)
+    args = (
+        torch.zeros(2, 6, 2), torch.ones(2, 6, 3, 2), p.rows[:2].detach(), p.weights, p.table,
+        p.program.encode(), torch.zeros(2, 6), None, 0.5, -1.0, 0, True, True,
+    )  # fmt: skip
+    torch.library.opcheck(torch.ops.dom2_fast.conservative_loss.default, args)
+    q = problem(mlp(2, 5, 21), 4, 6, steps=2).to(torch.float32)
+    critic = [w.detach() for w in p.weights], p.table.detach(), p.program.encode(), None
+    args = (
+        None, q.rows.detach(), q.weights, q.table, q.program.encode(), solver_table(2), None, RNG,
+        *critic, [6, 2], -1.0, 1.0, 0, True, True,
+    )  # fmt: skip
+    torch.library.opcheck(torch.ops.dom2_fast.chain_value.default, args)
+
+
+@needs_extension
+def test_compiles_in_one_graph():
+    p = problem(mlp(2, 4, 24, out=1), 2, 6).to(torch.float32)
+    q, solver = problem(mlp(2, 4, 20), 2, 1, steps=2).to(torch.float32), solver_table(2)
+    target, proposed = draw(2, 6).float(), draw(2, 6, 3, 2).float()
+
+    def f(x, rows, table, *weights):
+        weights, (q_table, *q_weights) = weights[:5], weights[5:]
+        one = ops.denoising_loss(x, rows, weights, table, p.program, target.unsqueeze(-1))
+        two, _, _, _ = ops.conservative_loss(
+            x.detach(), proposed, rows.detach(), weights, table, p.program, target,
+            cql_weight=0.5, log_density=-1.0,
+        )  # fmt: skip
+        three, _ = ops.chain_value(
+            None, rows.detach(), q_weights, q_table, q.program, solver, batch=6, rng=RNG,
+            critic=([w.detach() for w in weights], table.detach(), p.program),
+        )  # fmt: skip
+        return (one + two + three).sum()
+
+    compiled = torch.compile(f, fullgraph=True, backend="aot_eager")
+    leaves = [*p.leaves, q.table, *q.weights]
+    expected = torch.autograd.grad(f(*leaves), leaves)
+    got = torch.autograd.grad(compiled(*leaves), leaves)
+    for e, g in zip(expected, got, strict=True):
+        assert torch.equal(e, g)
