@@ -6,6 +6,8 @@ agents, `compile` that one under torch.compile; see `peer_*.py`. `bf16` is the k
 precision="bf16", `autocast` PyTorch's loop under bf16 autocast.
 """
 
+from functools import partial
+
 import pytest
 import torch
 from conftest import close, close_in_bf16, missing
@@ -66,7 +68,7 @@ def contenders(kinds, net: str, agents: int, batch: int, threads: int) -> dict:
             half, _, _ = policy_and_inputs(net, agents, batch, "bf16")
             torch_loop = Sampler(per_agent(policy.net), bound=BOUND)
             close_in_bf16(half.sample(obs, x_T), autocast(), policy.sample(obs, x_T))
-            found[kind] = lambda: half.sample(obs, x_T)
+            found[kind] = partial(half.sample, obs, x_T)
         elif kind == "autocast":
             torch_loop = Sampler(per_agent(policy.net), bound=BOUND)
             found[kind] = autocast

@@ -1,8 +1,9 @@
 """One whole DOM2 update of three agents: draw, critics, policy through the chain, targets.
 
 `native` is DOM2.update, `reference` the same code on dom2_fast's plain-PyTorch path; `eager`,
-`batched` and `compile` are `peer_torch_dom2`, `jax` is `peer_jax_dom2`. The U-Net is in evaluation
-mode for all of them: no two libraries draw the same dropout masks.
+`batched` and `compile` are `peer_torch_dom2`, `jax` is `peer_jax_dom2`. `bf16` is `native` with
+precision="bf16", `autocast` is `eager` under bf16 autocast. The U-Net is in evaluation mode for all
+of them: no two libraries draw the same dropout masks.
 """
 
 import dataclasses
@@ -99,6 +100,17 @@ def jax_step(peer, batch, noise) -> dict:
     }
 
 
+def same_in_bf16(ours: dict, autocast: dict, exact: dict) -> None:
+    """Gradients at most twice as far from those in float32 as PyTorch's own with bf16 products."""
+    for k in ("net", "critic"):
+        a, b, c = (
+            torch.cat([r["grads"][k][n].flatten() for n in exact["grads"][k]])
+            for r in (ours, autocast, exact)
+        )
+        error, own = (a - c).norm() / c.norm(), (b - c).norm() / c.norm()
+        assert error <= 2 * own, f"gradient of {k}: {error:.1e}, PyTorch's own in bf16 {own:.1e}"
+
+
 def same(ours: dict, theirs: dict) -> None:
     for name, value in theirs["losses"].items():
         close(ours["losses"][name], value)
@@ -128,10 +140,15 @@ def contenders(kinds, data, net: str, batch: int) -> dict:
     noise = next_draws(native, rows)
     fixed = [getattr(rows, f) for f in FIELDS]
     peers = {}  # built before the native agent learns
+    half = None
     for kind in kinds:
-        if kind in ("eager", "batched", "compile"):
-            make = peer_torch.per_agent if kind == "eager" else peer_torch.batched
-            peers[kind] = TorchDOM2(native, make, compile=kind == "compile")
+        if kind == "bf16":
+            half = agent(precision="bf16"), TorchDOM2(native, peer_torch.per_agent, autocast=True)
+        elif kind in ("eager", "batched", "compile", "autocast"):
+            make = peer_torch.per_agent if kind in ("eager", "autocast") else peer_torch.batched
+            peers[kind] = TorchDOM2(
+                native, make, compile=kind == "compile", autocast=kind == "autocast"
+            )
         elif kind == "jax":
             if (why := missing("jax")) is None:
                 from peer_jax_dom2 import JaxDOM2
@@ -141,8 +158,12 @@ def contenders(kinds, data, net: str, batch: int) -> dict:
                 found[kind] = why
     ours = own_step(native, rows)
     for kind, peer in peers.items():
-        same(ours, (jax_step if kind == "jax" else torch_step)(peer, fixed, noise))
+        if kind != "autocast":
+            same(ours, (jax_step if kind == "jax" else torch_step)(peer, fixed, noise))
         found[kind] = peer.update
+    if half:
+        same_in_bf16(own_step(half[0], rows), torch_step(half[1], fixed, noise), ours)
+        found["bf16"] = half[0].update
     if "reference" in kinds:
         plain = agent(backend="reference")
         same(ours, own_step(plain, rows))
@@ -153,7 +174,9 @@ def contenders(kinds, data, net: str, batch: int) -> dict:
 
 
 @pytest.mark.filterwarnings("ignore")  # of compilers
-@pytest.mark.parametrize("kind", ["native", "reference", "eager", "batched", "compile", "jax"])
+@pytest.mark.parametrize(
+    "kind", ["native", "bf16", "reference", "eager", "autocast", "batched", "compile", "jax"]
+)
 @pytest.mark.parametrize(("net", "batch"), [("mlp", 256), ("mlp", 1024), ("unet", 256)])
 def bench_dom2_update(race, threads, data, net, batch, kind):
     group = f"DOM2 update, {net}, 3 x {batch} rows, {threads} threads"

@@ -19,10 +19,12 @@ class TorchDOM2:
     """See dom2_fast.algos.dom2 for the losses; `agent` is the one whose settings and data serve.
 
     make: builds a network of a StackedModule: peer_torch.per_agent or peer_torch.batched.
-    compile: torch.compile on the three functions that hold nearly all of the work.
+    compile: torch.compile on the three functions that hold nearly all of the work. autocast: to
+    bf16, in the same three.
     """
 
-    def __init__(self, agent, make, compile: bool = False):
+    def __init__(self, agent, make, compile: bool = False, autocast: bool = False):
+        self.autocast = autocast
         self.c, self.G = agent.config, agent.num_agents
         self.shift, self.sd = agent.reward_shift, agent.reward_sd
         self.net, self.critic = make(agent.net), make(agent.critic)
@@ -72,11 +74,14 @@ class TorchDOM2:
 
     def step(self, obs, act, reward, next_obs, x_target, proposed, x_actor, t, eps):
         """One update; gives the losses."""
-        with torch.no_grad():
+        products = torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.autocast)
+        with torch.no_grad(), products:
             y = self.td_target(reward, next_obs, x_target)
-        critic, q_data = self.critic_loss(obs, act, proposed, y)
+        with products:
+            critic, q_data = self.critic_loss(obs, act, proposed, y)
         self.descend(critic, self.critic, self.critic_optimiser)
-        bc, actor = self.actor_loss(obs, act, q_data.detach(), x_actor, t, eps)
+        with products:
+            bc, actor = self.actor_loss(obs, act, q_data.detach(), x_actor, t, eps)
         self.descend(actor, self.net, self.actor_optimiser)
         with torch.no_grad():
             for target, source in (
