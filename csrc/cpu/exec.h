@@ -11,11 +11,11 @@ struct Call {
   int64_t groups, batch, steps, repeat;  // repeat: rows of x that one row vector serves
   const float* x;                        // [G, B, x_width], or null: drawn
   const float* rows;                     // [G, B / repeat, rows_width]
-  bool half;             // products of bf16 operands, sums in float32; packed: see pack_half
-  const float* packed;   // [G, packed_size or half_size]
-  const float* table;    // [S, G, table_ld]
-  const double* solver;  // [S, 8], or null: one pass without a solver
-  const float* noise;    // [S, G, B, x_width], or null: drawn
+  bool half;                             // products of bf16 operands, sums in float32
+  const float* packed;                   // [G, packed_size or half_size], see Kernels::pack
+  const float* table;                    // [S, G, table_ld]
+  const double* solver;                  // [S, 8], or null: one pass without a solver
+  const float* noise;                    // [S, G, B, x_width], or null: drawn
   uint64_t seed;
   uint32_t offset;
   double out_low, out_high;
@@ -84,9 +84,19 @@ static inline int64_t chain_floats(const Call& call, const ChainCall& l) {
          c.g_width;
 }
 
+// Any strided [n, k] matrix of floats.
+struct Matrix {
+  const float* data;
+  int64_t row, col;  // strides in floats
+};
+
 struct Kernels {
   const char* name;
   int row_block;  // rows that one register tile holds
+  // Packs a matrix [n, k] into panels: [k][w] floats each, w = 64 columns of the output (the last
+  // panel the rest, padded to 16 with zeros). half: words of two bf16 numbers, [pairs(k)][w], the
+  // one with the even k in the lower half.
+  void (*pack)(const Matrix&, int n, int k, bool half, float* out);
   // Runs rows [row, row + count) of one group; scratch holds count * width floats, 64-byte aligned.
   void (*forward)(const Call&, int64_t group, int64_t row, int count, float* scratch);
   // scratch: count * (width + g_width) floats and 6 * count * x_width doubles behind them.

@@ -22,6 +22,7 @@ namespace {
 // clang-format off: each part uses the ones before it
 #include "vector.inl"
 #include "gemm.inl"
+#include "pack.inl"
 #include "denoise_kernel.inl"
 #include "denoise_backward.inl"
 #include "losses.inl"
@@ -31,8 +32,8 @@ namespace {
 }  // namespace
 
 extern const Kernels DOM2_KERNELS;
-const Kernels DOM2_KERNELS = {DOM2_ISA, MR,           forward, backward,
-                              squared,  conservative, chain,   sample};
+const Kernels DOM2_KERNELS = {DOM2_ISA, MR,           pack,  forward, backward,
+                              squared,  conservative, chain, sample};
 
 }  // namespace cpu
 }  // namespace dom2

@@ -11,19 +11,6 @@ void pad_table(const Plan& plan, const float* table, int table_width, int64_t ro
 // Adds padded rows back: table[r, c] += padded[r, plan column of c].
 void unpad_table(const Plan& plan, const float* padded, int table_width, int64_t rows, float* out);
 
-// Any strided [n, k] matrix of floats.
-struct Matrix {
-  const float* data;
-  int64_t row, col;  // strides in floats
-};
-
-// Packs a matrix, or its transpose, into panels: [k][w] floats each, w = 64 columns of the output
-// (the last panel the rest, padded to 16 with zeros).
-void pack(const Matrix& m, int n, int k, float* out);
-// The same with bf16 numbers: panels of [pairs(k)][w] words, row 2 i of the above in the lower
-// half.
-void pack_half(const Matrix& m, int n, int k, uint32_t* out);
-
 // Packs group `group` of weight `w` to its place among the packed weights of all groups.
 void pack_weight(const Exec& e, const Weight& w, int64_t group, const Matrix& m, bool transposed,
                  bool half, float* packed);
