@@ -104,6 +104,9 @@ void linear_backward(const Tile& t, const BackwardCall& b, const Partial& p, con
   if (s.g_b >= 0) pass_on(t, s.g_out, s.g_b, n, s.set_b);
   table_gradient(t, p, s.table, t.g + s.g_out, nullptr, n);
   if (p.weights) linear_weight_gradient(t, p, s);
+  // The first step's x is where the chain starts: its gradient may not be asked for.
+  const bool of_x = s.g_a >= t.e.g_x && s.g_a < t.e.g_x + pad(t.e.x_width);
+  if (of_x && t.step == 0 && !b.grad_x && !b.keeps_x) return;
   const bool of_rows = s.g_a >= t.e.g_rows && s.g_a < t.e.g_rows + pad(t.e.rows_width);
   if (of_rows && !b.grad_rows) return;  // nobody asked for the gradient of the row vector
   linear_input_gradient(t, b, s);

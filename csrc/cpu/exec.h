@@ -29,6 +29,7 @@ struct BackwardCall {
   const float* grad_out;  // [G, B, x_width or out_width]
   const float* packed_t;  // [G, packed_t_size or half_t_size]
   float* grad_x;          // [G, B, x_width]
+  bool keeps_x;           // grad_x is null, but the tile's gradient of x will be read
   float* grad_rows;       // [G, B, rows_width]: the `repeat` rows of one row vector sum to it
 };
 

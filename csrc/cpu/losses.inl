@@ -133,6 +133,7 @@ void chain(const Call& call, const BackwardCall& b, const Partial& p, const Chai
           static_cast<float>(clamp(x[r * n + j], call.out_low, call.out_high));
   BackwardCall of_x{};  // of the critic, the gradient of its x is all that is wanted
   of_x.packed_t = b.packed_t ? l.packed_t : nullptr;
+  of_x.keeps_x = true;
   sums[0] = 0;
   pass(q, of_x, {nullptr, nullptr}, [&] {
     for (int r = 0; r < count; ++r) {
