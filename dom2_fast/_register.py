@@ -174,7 +174,9 @@ def register(namespace: str = "dom2_fast") -> None:
 
     def _chain_setup(ctx, inputs, output):
         ctx.critic_count = len(inputs[8])
-        _keep_gradients(ctx, (False, False, *inputs[16:]), None, inputs[2], (None, None, *output[2:]))
+        _keep_gradients(
+            ctx, (False, False, *inputs[16:]), None, inputs[2], (None, None, *output[2:])
+        )
         ctx.mark_non_differentiable(*output[1:])
 
     def _chain_backward(ctx, grad, *_):
