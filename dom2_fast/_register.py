@@ -143,7 +143,8 @@ def register(namespace: str = "dom2_fast") -> None:
         grads = _spread(ctx.saved_tensors, ctx.rows_shape, ctx.shapes, ctx.needs)
         gx, grows, gweights, gtable = grads
         each = grad.view(-1, 1, 1)
-        gweights = [None if g is None else g * each for g in gweights]
+        if ctx.needs[2] and gweights:
+            gweights = list(torch._foreach_mul(gweights, [each] * len(gweights)))
         return (
             None if gx is None else gx * each,
             None if grows is None else grows * each,
@@ -173,7 +174,9 @@ def register(namespace: str = "dom2_fast") -> None:
 
     def _chain_setup(ctx, inputs, output):
         ctx.critic_count = len(inputs[8])
-        _keep_gradients(ctx, (False, False, *inputs[16:]), None, inputs[2], (None, None, *output[2:]))
+        _keep_gradients(
+            ctx, (False, False, *inputs[16:]), None, inputs[2], (None, None, *output[2:])
+        )
         ctx.mark_non_differentiable(*output[1:])
 
     def _chain_backward(ctx, grad, *_):

@@ -155,7 +155,7 @@ def denoising_loss(
     *,
     precision: str = "fp32",
 ) -> torch.Tensor:
-    """Each group's mean of (program(x, rows) - target)^2: [G, B, x_width], [G, B, out width] -> [G].
+    """Each group's mean of (program(x, rows) - target)^2, [G]. target: [G, B, out width].
 
     With x = alpha_t act + sigma_t eps and target eps the denoising loss of Ho et al. 2020, eq. 14.
     Arguments and meaning as `reference.denoising_loss`. Differentiable once in x, rows, weights,

@@ -285,12 +285,7 @@ class DiffusionPolicy(nn.Module):
         of each group; their sum gives every net of a stack the gradient of its own mean).
         """
         rows, x, t, target, _, _ = self._noised(obs, act, generator, reduction)
-        training = self._training(t, rows, generator)
-        if training is None:
-            loss = reference.mean_square(_call_net(self.net, x, t, rows), target)
-        else:
-            run, inputs, rng = training
-            loss = run.denoising_loss(x, *inputs, target, rng, precision=self.precision)
+        loss = self._mean_square(x, t, rows, target, generator)
         return loss.mean() if reduction == "mean" else loss
 
     def bc_terms(
@@ -307,12 +302,7 @@ class DiffusionPolicy(nn.Module):
         the cost of one pass through the net instead of a whole chain.
         """
         rows, x, t, target, alpha, sigma = self._noised(obs, act, generator, reduction)
-        training = self._training(t, rows, generator)
-        if training is None:
-            out = _call_net(self.net, x, t, rows)
-        else:
-            run, inputs, rng = training
-            out = run.run_program(x, *inputs, rng, precision=self.precision)
+        out = self._predict(x, t, rows, generator)
         loss = reference.mean_square(out, target)
         x0 = (x - sigma * out) / alpha if self.predict == "eps" else out
         x0 = x0.clamp(self.act_low, self.act_high).reshape(act.shape)
@@ -333,6 +323,22 @@ class DiffusionPolicy(nn.Module):
         alpha, sigma = (v.unsqueeze(-1) for v in self.schedule.alpha_sigma(t))
         x = alpha * act + sigma * eps
         return rows, x, t, eps if self.predict == "eps" else act, alpha, sigma
+
+    def _predict(self, x, t, rows, generator) -> torch.Tensor:
+        """net(x, t, obs) with one t per row: [G, B, A], [G, B], [G, B, O] -> [G, B, A]."""
+        training = self._training(t, rows, generator)
+        if training is None:
+            return _call_net(self.net, x, t, rows)
+        run, inputs, rng = training
+        return run.run_program(x, *inputs, rng, precision=self.precision)
+
+    def _mean_square(self, x, t, rows, target, generator) -> torch.Tensor:
+        """Each group's mean of (net(x, t, obs) - target)^2, [G]; shapes as in `_predict`."""
+        training = self._training(t, rows, generator)
+        if training is None:
+            return reference.mean_square(_call_net(self.net, x, t, rows), target)
+        run, inputs, rng = training
+        return run.denoising_loss(x, *inputs, target, rng, precision=self.precision)
 
     def _training(self, t, rows, generator):
         """How a program gives net(x, t, obs) with one t per row, t [G, B] and obs [G, B, O].

@@ -32,10 +32,11 @@ def clip_each_group(parameters: list[torch.Tensor], most: float) -> None:
     Not across groups: one agent's large gradient must not slow the others.
     """
     grads = [p.grad for p in parameters if p.grad is not None]
-    norm = sum(g.flatten(1).square().sum(1) for g in grads).sqrt()  # [G]
+    norms = [torch.linalg.vector_norm(g.flatten(1), dim=1) for g in grads]
+    norm = torch.linalg.vector_norm(torch.stack(norms), dim=0)  # [G]
     scale = (most / (norm + 1e-6)).clamp(max=1.0)
-    for g in grads:
-        g.mul_(scale.view(-1, *[1] * (g.ndim - 1)))
+    shaped = {n: scale.view(-1, *[1] * (n - 1)) for n in {g.ndim for g in grads}}
+    torch._foreach_mul_(grads, [shaped[g.ndim] for g in grads])
 
 
 @torch.no_grad()

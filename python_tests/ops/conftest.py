@@ -64,8 +64,8 @@ def choose(name, monkeypatch):
     elif name == "cuda":
         if not (torch.cuda.is_available() and backend.cuda_built()):
             pytest.skip("no GPU, or the extension was built without CUDA")
-        for function in ("denoise", "run_program", "sample_transitions", "pack_weights", "denoising_loss",
-                         "conservative_loss", "chain_value"):  # fmt: skip
+        for function in ("denoise", "run_program", "sample_transitions", "pack_weights",
+                         "denoising_loss", "conservative_loss", "chain_value"):  # fmt: skip
             monkeypatch.setattr(ops, function, on_cuda(getattr(ops, function)))
 
 
