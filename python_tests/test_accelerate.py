@@ -267,7 +267,7 @@ def test_other_refusals_of_diffusions():
         "'observation_dim', 'o_dim', 's_dim'] that say how wide that input is; give obs_dim=",
     )
     refused(diffusion(), "accelerate(QLPolicy) takes the options ['solver', 'steps', 'obs_dim', "
-            "'backend'], not ['schedule']", schedule="vp")  # fmt: skip
+            "'backend', 'precision'], not ['schedule']", schedule="vp")  # fmt: skip
     refused(diffusion(), "unknown backend 'gpu'; choose from ['auto', 'native', 'reference']",
             backend="gpu")  # fmt: skip
     with pytest.raises(Dom2Error, match="6 steps asked of a schedule that has 5"):

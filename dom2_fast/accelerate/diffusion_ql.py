@@ -141,10 +141,10 @@ class FastDiffusion:
         state = (_Same(buffers), versions_of(buffers), options)
         if held is None or held[0].net is not self._modules["model"]:
             obs_dim = width(self, self.__dict__.get("_obs_dim"), OBS_NAMES, "obs_dim")
-            backend = self.__dict__.get("_backend", "auto")
             policy = PlannedPolicy(
-                self.model, self._plan(), obs_dim, self.action_dim, options[0], backend
-            )
+                self.model, self._plan(), obs_dim, self.action_dim, options[0],
+                **self.__dict__.get("_options", {}),
+            )  # fmt: skip
         elif held[1] != state:
             policy = held[0]
             policy.act_low, policy.act_high = -options[0], options[0]
@@ -181,7 +181,9 @@ class AgentTwin(Twin):
     """An agent whose diffusions are accelerated; everything else is its original's."""
 
 
-def accelerate_diffusion(d, *, solver=None, steps=None, obs_dim=None, backend="auto"):
+def accelerate_diffusion(
+    d, *, solver=None, steps=None, obs_dim=None, backend="auto", precision="fp32"
+):
     """A twin of a Diffusion. Raises Dom2Error, condition by condition, for one that isn't."""
     what = type(d).__name__
     _check_structure(d, what)
@@ -196,7 +198,8 @@ def accelerate_diffusion(d, *, solver=None, steps=None, obs_dim=None, backend="a
     else:
         other = None
         _check_algorithm(d, obs_dim, what)
-    made = twin(d, DiffusionTwin, _other=other, _obs_dim=obs_dim, _backend=backend)
+    run = {"backend": backend, "precision": precision}
+    made = twin(d, DiffusionTwin, _other=other, _obs_dim=obs_dim, _options=run)
     made._policy()  # lowered now, not in the first call
     made.__dict__["_own_loss"] = not _loss_agrees(made)
     return made
