@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate_problems import F64, close, refused
-from foreign import OBS, A, PlainSolver, ScoreUNet, StepsVP, rand, wrap
+from foreign import OBS, A, MultistepScheduler, PlainSolver, ScoreUNet, StepsVP, rand, wrap
 from test_accelerate_solvers import StateNet, problem, score_net
 
 from dom2_fast.accelerate import accelerate
@@ -144,3 +144,32 @@ def test_networks_may_compare_numbers_of_rows_and_not_ask_how_many():
     assert torch.equal(got, want)
     with pytest.raises(Dom2Error, match="can't trace Counted"):
         accelerate(Counted(), **plan)
+
+
+@pytest.mark.parametrize("algorithm", ["sde-dpmsolver", "sde-dpmsolver++", "dpmsolver++"])
+@pytest.mark.parametrize("solver_type", ["midpoint", "heun"])
+def test_a_scheduler_may_end_where_it_stands(algorithm, solver_type):
+    """Spacings that end at the last sigma twice, equal but for a rounding."""
+    kind = {"algorithm_type": algorithm, "solver_type": solver_type}
+    scheduler = MultistepScheduler(**kind, final_sigmas_type="sigma_min", lower_order_final=False)
+    scheduler.set_timesteps(5)
+    scheduler.sigmas[-1] = scheduler.sigmas[-2] * (1.0 + 1e-14)
+    torch.manual_seed(0)
+    net, wide = StateNet().to(F64), {"act_low": -1e6, "act_high": 1e6, "backend": "reference"}
+    fast = accelerate(net, schedule=scheduler, obs_dim=OBS, act_dim=A, **wide)
+    obs, x, noise = rand(4, OBS), rand(4, A, seed=1), rand(5, 4, A, seed=2)
+    got = fast.sample(obs, x, noise)
+    scheduler.timesteps, scheduler.sigmas = scheduler.timesteps[:-1], scheduler.sigmas[:-1]
+    short = accelerate(net, schedule=scheduler, obs_dim=OBS, act_dim=A, **wide)
+    torch.testing.assert_close(got, short.sample(obs, x, noise[:-1]), atol=1e-6, rtol=1e-6)
+
+
+def test_a_scheduler_that_stands_still_is_refused():
+    scheduler = MultistepScheduler(final_sigmas_type="sigma_min", lower_order_final=False)
+    scheduler.set_timesteps(5)
+    scheduler.sigmas[2] = scheduler.sigmas[1]
+    what = (
+        r"two steps of the walk have the same noise level \(sigma 0.9\d+ at the times 79 and 59\)"
+    )
+    with pytest.raises(Dom2Error, match=what):
+        accelerate(StateNet(), schedule=scheduler, obs_dim=OBS, act_dim=A)
