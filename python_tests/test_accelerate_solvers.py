@@ -193,7 +193,8 @@ def test_refusals_of_solvers():
             "fixed bounds, no more")  # fmt: skip
     refused(PlainSolver(lambda x, t: x, ns), what + "its model function doesn't show its network; "
             "make it by model_wrapper(net, noise_schedule, model_type, ...) with net a "
-            "torch.nn.Module and model_type one of ['noise', 'x_start', 'v', 'score']")  # fmt: skip
+            "torch.nn.Module, or a function that takes one, and at most one tensor, from around "
+            "it, and model_type one of ['noise', 'x_start', 'v', 'score']")  # fmt: skip
     refused(made(model_kwargs=one, guidance_type="classifier"), what + "guidance_type='classifier' "
             "takes a gradient in every step, and a step program has none")  # fmt: skip
     refused(made(guidance_type="classifier-free", condition=obs, unconditional_condition=obs,

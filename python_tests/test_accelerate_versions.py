@@ -1,5 +1,6 @@
 """accelerate on what versions of dpm-solver and networks that hold one differ in."""
 
+import copy
 import functools
 
 import numpy as np
@@ -173,3 +174,39 @@ def test_a_scheduler_that_stands_still_is_refused():
     )
     with pytest.raises(Dom2Error, match=what):
         accelerate(StateNet(), schedule=scheduler, obs_dim=OBS, act_dim=A)
+
+
+def test_a_function_around_a_network():
+    """What model_wrapper is often given: its network and condition are the variables around it."""
+    net, solver, obs, x = problem()
+    other, unit = 2.0 * obs, 0.5
+    ns = solver.noise_schedule
+    fn = wrap(lambda x, t: unit * net(x, t, state=obs), ns)
+    fast = accelerate(PlainSolver(fn, ns), act_dim=A, backend="reference")
+    close(fast.sample(x, 6), PlainSolver(fn, ns).sample(x, 6))
+    first = fast.sample(x, 6)
+    obs = other
+    close(fast.sample(x, 6), PlainSolver(fn, ns).sample(x, 6))
+    assert (fast.sample(x, 6) - first).abs().max() > 1e-6
+    close(copy.deepcopy(fast).sample(x, 6), fast.sample(x, 6))
+
+
+def test_a_function_around_a_network_with_its_condition_as_an_argument():
+    net, solver, obs, x = problem()
+    ns = solver.noise_schedule
+    for parts in (
+        {"model": lambda x, t, c: net(x, t, c), "guidance_type": "classifier-free",
+         "condition": obs},
+        {"model": lambda x, t, s: net(x, t, s), "model_kwargs": {"s": obs}},
+    ):  # fmt: skip
+        fn = wrap(ns=ns, **parts)
+        fast = accelerate(PlainSolver(fn, ns), act_dim=A, backend="reference")
+        close(fast.sample(x, 6), solver.sample(x, 6))
+
+
+def test_functions_that_take_more_than_one_network_or_condition():
+    net, solver, obs, _ = problem()
+    ns, more = solver.noise_schedule, rand(7, OBS, seed=3)
+    two = PlainSolver(wrap(lambda x, t: net(x, t, obs) - net(x, t, more), ns), ns)
+    refused(two, "the model function takes ['more', 'obs'] from around it, each a Tensor; one is "
+            "accepted: join them, or give model_wrapper the network itself", act_dim=A)  # fmt: skip

@@ -16,8 +16,7 @@ _PREDICT = {"noise": "eps", "x_start": "x0", "v": "v", "score": "score"}
 def variables(fn, depth: int = 4) -> dict:
     """Names and values that a function closes over, through the functions among them."""
     if isinstance(fn, types.FunctionType):
-        cells = zip(fn.__code__.co_freevars, fn.__closure__ or (), strict=False)
-        found = {name: cell.cell_contents for name, cell in cells}
+        found = {name: Around(fn)[name] for name in Around(fn).cells}
     else:
         found = dict(getattr(fn, "__dict__", {}))
     for value in list(found.values()) if depth else ():
@@ -32,12 +31,16 @@ def network_of(model_fn, what: str):
     Raises Dom2Error for guidance, several conditions and functions that weren't made by it.
     """
     v = variables(model_fn)
-    net, kind = v.get("model"), v.get("model_type")
+    net, kind, around, inner = v.get("model"), v.get("model_type"), None, None
+    if isinstance(net, types.FunctionType):
+        around = Around(net)
+        net, inner = around.network(), around.only(torch.Tensor)
     if not isinstance(net, nn.Module) or kind not in _PREDICT:
         raise Dom2Error(
             f"can't accelerate {what}: its model function doesn't show its network; make it by "
-            f"model_wrapper(net, noise_schedule, model_type, ...) with net a torch.nn.Module and "
-            f"model_type one of {list(_PREDICT)}"
+            f"model_wrapper(net, noise_schedule, model_type, ...) with net a torch.nn.Module, or a "
+            f"function that takes one, and at most one tensor, from around it, and model_type one "
+            f"of {list(_PREDICT)}"
         )
     guidance, scale = v.get("guidance_type", "uncond"), v.get("guidance_scale", 1.0)
     if guidance == "classifier":
@@ -54,24 +57,85 @@ def network_of(model_fn, what: str):
     kwargs = v.get("model_kwargs") or {}
     tensors = {k: x for k, x in kwargs.items() if isinstance(x, torch.Tensor)}
     condition = v.get("condition") if guided else None
-    if len(tensors) + (condition is not None) > 1:
+    count = len(tensors) + (condition is not None) + (inner is not None)
+    if count > 1:
         raise Dom2Error(
-            f"can't accelerate {what}: its network takes {len(tensors) + (condition is not None)} "
-            f"conditions; one tensor [B, width] is accepted: join them"
+            f"can't accelerate {what}: its network takes {count} conditions; one tensor [B, width] "
+            f"is accepted: join them"
         )
-    if condition is not None:
-        held = Held({"condition": condition}, "condition")
-        return Called(net, Positional(dict(kwargs))), held, _PREDICT[kind]
     name = next(iter(tensors), None)
     held = None if name is None else Held(kwargs, name)
-    fixed = {k: x for k, x in kwargs.items() if k != name}
-    return Called(net, Keyword(name, fixed)), held, _PREDICT[kind]
+    call = Keyword(name, {k: x for k, x in kwargs.items() if k != name})
+    if condition is not None:
+        held, call = Held({"condition": condition}, "condition"), Positional(dict(kwargs))
+    if around is not None:
+        held = held if inner is None else Held(around, inner)
+        call = Through(around, inner, call)
+    return Called(net, call), held, _PREDICT[kind]
+
+
+class Around:
+    """The variables that a function takes from around it, by name; those of its module, too."""
+
+    def __init__(self, fn: types.FunctionType):
+        self.fn = fn
+
+    @property
+    def cells(self) -> dict:
+        return dict(zip(self.fn.__code__.co_freevars, self.fn.__closure__ or (), strict=False))
+
+    def __getitem__(self, name: str):
+        if name not in self.cells:
+            return self.fn.__globals__[name]
+        try:
+            return self.cells[name].cell_contents
+        except ValueError:  # not yet given a value
+            return None
+
+    def only(self, kind: type) -> str | None:
+        """The name of the one variable of that type; None for none. Several are a Dom2Error."""
+        names = [*self.cells, *(n for n in self.fn.__code__.co_names if n in self.fn.__globals__)]
+        found = [n for n in names if isinstance(self[n], kind)]
+        if len(found) > 1:
+            raise Dom2Error(
+                f"the model function takes {found} from around it, each a {kind.__name__}; one is "
+                f"accepted: join them, or give model_wrapper the network itself"
+            )
+        return found[0] if found else None
+
+    def network(self) -> nn.Module | None:
+        name = self.only(nn.Module)
+        return None if name is None else self[name]
+
+    def rebound(self, values: dict):
+        """The function with these values in place of its variables."""
+        fn = self.fn
+        cells = tuple(types.CellType(values[n]) if n in values else c
+                      for n, c in self.cells.items())  # fmt: skip
+        new = types.FunctionType(
+            fn.__code__, {**fn.__globals__, **values}, fn.__name__, fn.__defaults__, cells
+        )
+        new.__kwdefaults__ = fn.__kwdefaults__
+        return new
+
+
+class Through:
+    """Calls a function of (x, t) around a network, with the network and obs that are given."""
+
+    def __init__(self, around: Around, name: str | None, call):
+        self.around, self.name, self.call = around, name, call
+
+    def __call__(self, net, x, t, obs):
+        values = {self.around.only(nn.Module): net}
+        if self.name is not None:
+            values[self.name] = obs
+        return self.call(self.around.rebound(values), x, t, obs)
 
 
 class Held:
     """The condition, read where it is kept, as callers may put another there between two calls."""
 
-    def __init__(self, mapping: dict, name: str):
+    def __init__(self, mapping, name: str):
         self.mapping, self.name = mapping, name
 
     def read(self) -> torch.Tensor:
