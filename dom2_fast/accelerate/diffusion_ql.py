@@ -13,7 +13,6 @@ from dom2_fast.accelerate.fast_diffusion import (
     BUFFERS,
     FastDiffusion,
     asked,
-    other_plan,
     posterior_plan,
     predicts_noise,
     shape_of,
