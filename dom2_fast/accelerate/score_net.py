@@ -47,13 +47,12 @@ class ScoreTwin(Twin):
 
 
 class _Recorder(BoundSolver):
-    def __init__(self, original):
-        self.original = original
+    def __init__(self, original, walks: Walks):
+        self.original, self.walks = original, walks
 
     def sample(self, x, *args, **kwargs):
-        s = settings_of(self.original, args, kwargs)
-        dpm.check_settings(*[s[k] for k in ("steps", "order", "skip_type", "method")],
-                           s["solver_type"])  # fmt: skip
+        settings, walks = settings_of(self.original, args, kwargs), self.walks
+        dpm.sample_plan(walks.ns, walks.kind, walks.predict, **settings)
         return torch.zeros_like(x)
 
 
@@ -113,7 +112,7 @@ def _check_score_net(net, called, kind: str, solver, obs_dim: int, act_dim: int,
     version = check_algorithm(net.dpm_solver, trial, net.condition, act_dim, what)
     if solver is not None or not hasattr(net, "sample"):
         return version
-    net.dpm_solver = _Recorder(original)
+    net.dpm_solver = _Recorder(original, trial)
     try:
         net.sample(torch.zeros(1, obs_dim).numpy())
     except Dom2Error as error:
