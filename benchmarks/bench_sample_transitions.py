@@ -146,7 +146,11 @@ def loads(name: str) -> str | None:
         try:
             import torchrl._torchrl  # noqa: F401  its sum tree; the package imports without it
         except ImportError as error:
-            return f"torchrl's extension doesn't load with torch {torch.__version__}: {error}"[:150]
+            why = str(error).partition(".so: ")[2] or str(error)
+            return (
+                f"torchrl's extension doesn't load with torch {torch.__version__}; build it by "
+                f"python tools/build_torchrl.py ({why:.90})"
+            )
     return None
 
 

@@ -114,7 +114,7 @@ class Race:
     def _run(self, kinds: list[str], make) -> dict:
         made = make(kinds)
         contenders = {k: run for k, run in made.items() if not isinstance(run, str)}
-        if self.benchmark.enabled:
+        if self.benchmark.enabled and contenders:
             pause = 0.005 if self.threads > 1 else 0.0
             times = measure(contenders, self.benchmark._max_time, pause)
         else:

@@ -254,7 +254,7 @@ class PlainSolver:
         self.model = lambda x, t: model_fn(x, t.expand(x.shape[0]))
         self.noise_schedule, self.algorithm_type = noise_schedule, algorithm_type
         self.correcting_x0_fn, self.correcting_xt_fn = correcting_x0_fn, correcting_xt_fn
-        self.lower_below = 10
+        self.lower_below, self.by_calls = 10, False
 
     def value(self, x, t):
         eps = self.model(x, torch.tensor([t], dtype=torch.float64))
@@ -305,7 +305,7 @@ class PlainSolver:
         else:
             orders = [order] * (steps // order)
             orders += [1] * (steps % order) if method == "singlestep" else []
-            if method == "singlestep" and skip_type != "logSNR":
+            if method == "singlestep" and (skip_type != "logSNR" or self.by_calls):
                 fine = self.times(skip_type, start, end, steps)
                 t = [fine[k] for k in np.cumsum([0, *orders])]
             else:

@@ -217,6 +217,61 @@ class Smaller(QLPolicy):
         return super().step(x, i, state, 0.9 * z)
 
 
+class Evaluated(QLPolicy):
+    """A fork: the second argument of sample turns the noise off."""
+
+    def sample(self, state, eval=False, verbose=False):
+        noise = 0.0 if eval else 1.0
+        x = torch.randn(len(state), self.action_dim)
+        z = torch.stack([noise * torch.randn_like(x) for _ in range(self.n_timesteps)])
+        x = self.walk(state, x, z)[0]
+        return x.clamp(-self.max_action, self.max_action)
+
+
+def test_arguments_of_a_fork_are_refused_where_they_ask_for_something():
+    torch.manual_seed(0)
+    fast = accelerate(Evaluated(QLNet(), ql_betas()))
+    state, x_T, noise = draws(5)
+    want = fast.sample(state, x_T=x_T, noise=noise)
+    for again in ({"eval": False}, {"verbose": True}, {"verbose": False, "eval": False}):
+        assert torch.equal(fast.sample(state, **again, x_T=x_T, noise=noise), want)
+    assert torch.equal(fast.sample(state, False, True, x_T=x_T, noise=noise), want)
+    for args, kwargs in [((True,), {}), ((), {"eval": True})]:
+        with pytest.raises(Dom2Error, match="eval is given, of which the native loop knows noth"):
+            fast.sample(state, *args, **kwargs)
+    plain = accelerate(diffusion())
+    assert plain.sample(state, False, True)[1].shape == (7, 6, A)
+    with pytest.raises(Dom2Error, match="got 3 arguments more"):
+        plain.sample(state, False, True, None)
+
+
+class Unsaid(QLPolicy):
+    """A fork that doesn't say by an attribute what its network predicts."""
+
+    def __init__(self, *args, clean):
+        super().__init__(*args)
+        del self.predict_epsilon
+        self.clean = clean
+
+    def step(self, x, i, state, z):
+        self.predict_epsilon = not self.clean
+        try:
+            return super().step(x, i, state, z)
+        finally:
+            del self.predict_epsilon
+
+
+@pytest.mark.parametrize("clean", [False, True])
+def test_what_a_network_predicts_is_found_out_where_it_is_not_said(clean):
+    torch.manual_seed(0)
+    d = Unsaid(QLNet(), ql_betas(), clean=clean)
+    fast = accelerate(d)
+    state, x_T, noise = draws(5)
+    want = d.walk(state, x_T, noise)[0].clamp(-1, 1)
+    close(fast.sample(state, x_T=x_T, noise=noise), want)
+    close(copy.deepcopy(fast).sample(state, x_T=x_T, noise=noise), want)
+
+
 class Branching(QLNet):
     def forward(self, x, time, state):
         return super().forward(x, time, state) if x.sum() > 0 else x
@@ -267,7 +322,7 @@ def test_other_refusals_of_diffusions():
         "'observation_dim', 'o_dim', 's_dim'] that say how wide that input is; give obs_dim=",
     )
     refused(diffusion(), "accelerate(QLPolicy) takes the options ['solver', 'steps', 'obs_dim', "
-            "'backend'], not ['schedule']", schedule="vp")  # fmt: skip
+            "'backend', 'precision'], not ['schedule']", schedule="vp")  # fmt: skip
     refused(diffusion(), "unknown backend 'gpu'; choose from ['auto', 'native', 'reference']",
             backend="gpu")  # fmt: skip
     with pytest.raises(Dom2Error, match="6 steps asked of a schedule that has 5"):

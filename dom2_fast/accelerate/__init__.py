@@ -25,17 +25,18 @@ def accelerate(obj, **options):
 
     obj, and the options of each kind (any other is refused):
 
-    * an agent with Diffusion attributes (actor, ema_model): solver, steps, obs_dim, backend
+    * an agent with Diffusion attributes (actor, ema_model): solver, steps, obs_dim
     * a Diffusion (Diffusion-QL): the same. solver and steps replace its ancestral sampling.
-    * an SfBC score network: solver, obs_dim, act_dim, backend
-    * a DPM_Solver made with `model_wrapper`: act_dim, backend
+    * an SfBC score network: solver, obs_dim, act_dim
+    * a DPM_Solver made with `model_wrapper`: act_dim
     * a network net(x [B, A], t [B], obs [B, O]) -> [B, A]: schedule (ours, a NoiseScheduleVP or a
       diffusers scheduler; default `VPSchedule()`), solver, steps, predict ("eps", "x0", "v",
-      "score"), obs_dim, act_dim, act_low, act_high, clip_x0, call, backend. It gains
+      "score"), obs_dim, act_dim, act_low, act_high, clip_x0, call. It gains
       sample(obs), act(obs) and bc_loss(obs, act). call(net, x, t, obs) is for a network with
       another order or shape of arguments.
 
-    backend: "auto", "native" or "reference", see `DiffusionPolicy`.
+    Every kind takes backend ("auto", "native" or "reference") and precision ("fp32" or "bf16", of
+    matrix products), see `DiffusionPolicy`.
     The result has obj's methods and `state_dict` keys, and its tensors: training it trains obj.
     Samples are drawn from Philox, keyed by torch's generator: another stream than torch.randn's.
     Raises Dom2Error for what can't be accelerated, naming the condition; obj is then as before.
@@ -43,15 +44,17 @@ def accelerate(obj, **options):
     function = _function_for(obj)
     known = [n for n, p in inspect.signature(function).parameters.items() if _is_option(p)]
     if function.__name__ == "accelerate_agent":
-        known = ["solver", "steps", "obs_dim", "backend"]
+        known = ["solver", "steps", "obs_dim", "backend", "precision"]
     unknown = sorted(set(options) - set(known))
     if unknown:
         raise Dom2Error(
             f"accelerate({type(obj).__name__}) takes the options {known}, not {unknown}"
         )
     from dom2_fast.lowering.fused import check_backend
+    from dom2_fast.ops import check_precision
 
     check_backend(options.get("backend", "auto"))
+    check_precision(options.get("precision", "fp32"))
     return function(obj, **options)
 
 

@@ -6,6 +6,8 @@ A noise schedule is anything with `schedule`, `T`, `total_N`, `marginal_log_mean
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 
 from dom2_fast import solvers
@@ -15,8 +17,19 @@ from dom2_fast.errors import Dom2Error
 METHODS = ("multistep", "singlestep", "singlestep_fixed")
 SKIP_TYPES = ("time_uniform", "time_quadratic", "logSNR")
 _SOLVER_TYPES = {"dpmsolver": "midpoint", "dpm_solver": "midpoint", "taylor": "taylor"}
-# Up to this many steps, not included, lower_order_final ends with a step of order 1.
-LOWER_BELOW = 10
+
+
+@dataclass(frozen=True)
+class Version:
+    """In what the versions of dpm-solver differ; the latest by default.
+
+    lower_below: up to this many steps, not included, lower_order_final ends with order 1.
+    by_calls: over logSNR the singlestep walk gives every network call, not every step, an equal
+    share of the range, as the first version did.
+    """
+
+    lower_below: int = 10
+    by_calls: bool = False
 
 
 def looks_like_noise_schedule(obj) -> bool:
@@ -81,7 +94,7 @@ def check_settings(steps, order, skip_type, method, solver_type) -> None:
 def sample_plan(
     ns, kind: str, predict: str, *, steps=20, t_start=None, t_end=None, order=2,
     skip_type="time_uniform", method="multistep", lower_order_final=True, denoise_to_zero=False,
-    solver_type="dpmsolver", lower_below: int = LOWER_BELOW,
+    solver_type="dpmsolver", version: Version | None = None,
 ) -> solvers.SolverPlan:  # fmt: skip
     """The walk that `DPM_Solver.sample` does with these settings.
 
@@ -93,12 +106,13 @@ def sample_plan(
     start = float(ns.T) if t_start is None else float(t_start)
     if not (start > 0.0 and end > 0.0) or start == end:
         raise Dom2Error(f"t_start and t_end must be positive and differ, got {start}, {end}")
+    version = version or Version()
     rows = Rows(kind, predict, _SOLVER_TYPES[solver_type])
     if method == "multistep":
         _multistep(rows, points(ns, grid(ns, skip_type, start, end, steps)), order,
-                   lower_order_final and steps < lower_below)  # fmt: skip
+                   lower_order_final and steps < version.lower_below)  # fmt: skip
     else:
-        _singlestep(rows, ns, method, steps, order, skip_type, start, end)
+        _singlestep(rows, ns, method, steps, order, skip_type, start, end, version.by_calls)
     if denoise_to_zero:
         rows.clean(points(ns, torch.tensor([end], dtype=torch.float64))[0])
     rows.times = [model_time(ns, t) for t in rows.times]
@@ -113,22 +127,17 @@ def _multistep(rows: Rows, at: list[Point], order: int, lower_last: bool) -> Non
             rows.multistep(at[i - 1], at[i], at[i + 1])
 
 
-def _singlestep(rows: Rows, ns, method, steps, order, skip_type, start, end) -> None:
+def _singlestep(rows: Rows, ns, method, steps, order, skip_type, start, end, by_calls) -> None:
     if method == "singlestep_fixed":
         orders = [order] * (steps // order)
         outer = grid(ns, skip_type, start, end, len(orders))
     else:
         orders = [order] * (steps // order) + [1] * (steps % order)
-        if skip_type == "logSNR":  # there the orders share the range evenly
-            outer = grid(ns, skip_type, start, end, 1 if order == 1 else len(orders))
+        if skip_type == "logSNR" and not by_calls:  # there the steps share the range evenly
+            outer = grid(ns, skip_type, start, end, len(orders))
         else:
             ends = torch.cumsum(torch.tensor([0, *orders]), 0)
             outer = grid(ns, skip_type, start, end, steps)[ends]
-    if len(outer) != len(orders) + 1:
-        raise Dom2Error(
-            "method='singlestep' of order 1 with skip_type='logSNR' is one step whatever `steps` "
-            "is, by dpm-solver's rule, and fails there for more; choose method='multistep'"
-        )
     for k, n in enumerate(orders):
         at = points(ns, grid(ns, skip_type, outer[k].item(), outer[k + 1].item(), n))
         if n == 1:

@@ -75,6 +75,7 @@ def plan_for(schedule, solver, steps, predict, low, high, clip_x0) -> solvers.So
 def accelerate_network(
     net: nn.Module, *, schedule=None, solver=None, steps=None, predict="eps", obs_dim=None,
     act_dim=None, act_low=-1.0, act_high=1.0, clip_x0=None, call=None, backend="auto",
+    precision="fp32",
 ):  # fmt: skip
     """A twin of a network net(x, t, obs), see `accelerate`."""
     if not (math.isfinite(act_low) and math.isfinite(act_high) and act_low < act_high):
@@ -84,7 +85,7 @@ def accelerate_network(
     plan = plan_for(schedule, solver, steps, predict, act_low, act_high, clip_x0)
     called = net if call is None else Called(net, call)
     check_lowers(called, obs_dim, act_dim, type(net).__name__)
-    policy = PlannedPolicy(called, plan, obs_dim, act_dim, backend=backend)
+    policy = PlannedPolicy(called, plan, obs_dim, act_dim, backend=backend, precision=precision)
     policy.act_low, policy.act_high = float(act_low), float(act_high)
     ours = schedule is None or isinstance(schedule, str) or hasattr(schedule, "alpha_sigma")
     has_loss = ours and predict in ("eps", "x0")

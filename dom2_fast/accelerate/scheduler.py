@@ -10,7 +10,7 @@ import copy
 import math
 
 from dom2_fast import solvers
-from dom2_fast.accelerate.tables import Point, Rows
+from dom2_fast.accelerate.tables import Point, Rows, falls
 from dom2_fast.errors import Dom2Error
 
 _PREDICT = {"epsilon": "eps", "sample": "x0", "v_prediction": "v"}
@@ -115,21 +115,21 @@ def _lower_last(scheduler, steps: int) -> bool:
 
 def _stochastic(rows: Rows, before: Point | None, s: Point, t: Point) -> None:
     """The SDE forms (Lu et al. 2023, section 3.4): a step that also adds noise."""
-    h = t.lam - s.lam
+    h = max(t.lam - s.lam, 0.0)  # equal ends may differ by a rounding
     if rows.kind == "data":
         shrink = t.sigma * s.alpha / (s.sigma * t.alpha)  # e^-h, also where h is infinite
         a = t.sigma / s.sigma * shrink
         b = t.alpha * (1.0 - shrink * shrink)
-        noise = t.sigma * math.sqrt(1.0 - shrink * shrink)
+        noise = t.sigma * math.sqrt(max(1.0 - shrink * shrink, 0.0))
         slope = 0.5 * b
-        if rows.solver_type == "taylor" and before is not None:
+        if rows.solver_type == "taylor" and h > 0.0:
             slope = t.alpha - b / (2.0 * h)
     else:
         a = t.alpha / s.alpha
         b = -2.0 * t.sigma * math.expm1(h)
         noise = t.sigma * math.sqrt(math.expm1(2.0 * h))
         slope = 0.5 * b
-        if rows.solver_type == "taylor" and before is not None:
+        if rows.solver_type == "taylor" and h > 0.0:
             slope = b / h + 2.0 * t.sigma
-    d = 0.0 if before is None else slope * h / (s.lam - before.lam)
+    d = 0.0 if before is None else slope * h / falls(before, s)
     rows.add(s, a, b + d, -d, noise)

@@ -6,11 +6,11 @@ import torch
 from torch import nn
 
 from dom2_fast.accelerate import dpm
-from dom2_fast.accelerate.planned import ACT_NAMES, OBS_NAMES, check_lowers, width
+from dom2_fast.accelerate.model_function import kind_of
+from dom2_fast.accelerate.planned import ACT_NAMES, OBS_NAMES, Called, check_lowers, width
 from dom2_fast.accelerate.solver_object import (
     Walks,
     check_algorithm,
-    kind_of,
     looks_like_solver,
     settings_of,
 )
@@ -47,17 +47,18 @@ class ScoreTwin(Twin):
 
 
 class _Recorder(BoundSolver):
-    def __init__(self, original):
-        self.original = original
+    def __init__(self, original, walks: Walks):
+        self.original, self.walks = original, walks
 
     def sample(self, x, *args, **kwargs):
-        s = settings_of(self.original, args, kwargs)
-        dpm.check_settings(*[s[k] for k in ("steps", "order", "skip_type", "method")],
-                           s["solver_type"])  # fmt: skip
+        settings, walks = settings_of(self.original, args, kwargs), self.walks
+        dpm.sample_plan(walks.ns, walks.kind, walks.predict, **settings)
         return torch.zeros_like(x)
 
 
-def accelerate_score_net(net, *, solver=None, obs_dim=None, act_dim=None, backend="auto"):
+def accelerate_score_net(
+    net, *, solver=None, obs_dim=None, act_dim=None, backend="auto", precision="fp32"
+):
     """A twin of an SfBC score network: net(x, t, condition), dpm_solver, marginal_prob_std."""
     what = type(net).__name__
     kind = kind_of(net.dpm_solver, what)
@@ -66,25 +67,52 @@ def accelerate_score_net(net, *, solver=None, obs_dim=None, act_dim=None, backen
     original = type(net.dpm_solver).sample
     if solver is not None:
         dpm.named_plan(net.noise_schedule, solver, 5, "score")  # raises for an unknown name
-    check_lowers(net, obs_dim, act_dim, what)
+    called = _called(net, obs_dim, act_dim, what)
     with torch.no_grad(), torch.random.fork_rng(devices=[]), attributes_kept(net):
         net.eval()
-        _check_score_net(net, kind, solver, obs_dim, act_dim, what)
-    walks = Walks(net, net.dpm_solver.noise_schedule, kind, "score", backend)
+        version = _check_score_net(net, called, kind, solver, obs_dim, act_dim, what)
+    walks = Walks(called, net.dpm_solver.noise_schedule, kind, "score", backend, precision)
+    walks.version = version
     made = twin(net, ScoreTwin)
     made.__dict__["dpm_solver"] = BoundSolver(made, walks, original, solver)
     return made
 
 
-def _check_score_net(net, kind: str, solver, obs_dim: int, act_dim: int, what: str) -> None:
-    """Trials of the solver that it holds and of its own sample; leaves traces in attributes."""
+def _called(net: nn.Module, obs_dim: int, act_dim: int, what: str) -> nn.Module:
+    """The network, or, where net(x, t, condition) isn't possible, one that sets net.condition."""
+    try:
+        check_lowers(net, obs_dim, act_dim, what)
+        return net
+    except Dom2Error as error:
+        called = Called(net, _with_condition)
+        try:
+            check_lowers(called, obs_dim, act_dim, what)
+        except Dom2Error:
+            raise error from None
+        return called
+
+
+def _with_condition(net, x, t, obs):
+    held = net.__dict__.get("condition")
+    net.condition = obs
+    try:
+        return net(x, t)
+    finally:
+        net.condition = held
+
+
+def _check_score_net(net, called, kind: str, solver, obs_dim: int, act_dim: int, what: str):
+    """Trials of the solver that it holds and of its own sample; leaves traces in attributes.
+
+    Returns the solver's version.
+    """
     first, original = next(iter(net.parameters())), type(net.dpm_solver).sample
     net.condition = torch.linspace(-0.8, 0.8, 3 * obs_dim).reshape(3, obs_dim).to(first)
-    trial = Walks(net, net.dpm_solver.noise_schedule, kind, "score", "reference")
-    check_algorithm(net.dpm_solver, trial, net.condition, act_dim, what)
+    trial = Walks(called, net.dpm_solver.noise_schedule, kind, "score", "reference")
+    version = check_algorithm(net.dpm_solver, trial, net.condition, act_dim, what)
     if solver is not None or not hasattr(net, "sample"):
-        return
-    net.dpm_solver = _Recorder(original)
+        return version
+    net.dpm_solver = _Recorder(original, trial)
     try:
         net.sample(torch.zeros(1, obs_dim).numpy())
     except Dom2Error as error:
@@ -94,3 +122,4 @@ def _check_score_net(net, kind: str, solver, obs_dim: int, act_dim: int, what: s
         ) from error
     except Exception as error:
         raise Dom2Error(f"can't accelerate {what}: its sample fails on a trial: {error}") from error
+    return version

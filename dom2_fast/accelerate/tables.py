@@ -66,9 +66,19 @@ def _first(kind: str, s: Point, t: Point) -> tuple[float, float]:
 
 def _slope(kind: str, solver_type: str, b: float, t: Point, h: float) -> float:
     """C: half of B, or the exact integral of the slope's term (solver_type "taylor")."""
-    if solver_type == "midpoint":
+    if solver_type == "midpoint" or h == 0.0:
         return 0.5 * b
     return t.alpha - b / h if kind == "data" else t.sigma + b / h
+
+
+def falls(s: Point, t: Point) -> float:
+    """lambda_t - lambda_s, by which a slope divides. Raises Dom2Error where it is 0."""
+    if t.lam == s.lam:
+        raise Dom2Error(
+            f"two steps of the walk have the same noise level (sigma {s.sigma:.6g} at the times "
+            f"{s.t:.6g} and {t.t:.6g}), between which there is no slope; ask for fewer steps"
+        )
+    return t.lam - s.lam
 
 
 class Rows:
@@ -92,7 +102,7 @@ class Rows:
         """One step of order 2 from the guesses at `before` and s."""
         a, b = _first(self.kind, s, t)
         h = t.lam - s.lam
-        d = _slope(self.kind, self.solver_type, b, t, h) * h / (s.lam - before.lam)
+        d = _slope(self.kind, self.solver_type, b, t, h) * h / falls(before, s)
         self.add(s, a, b + d, -d)
 
     def singlestep(self, s: Point, between: Point, t: Point) -> None:
@@ -100,7 +110,7 @@ class Rows:
         a, b = _first(self.kind, s, t)
         a1, b1 = _first(self.kind, s, between)
         h = t.lam - s.lam
-        d = _slope(self.kind, self.solver_type, b, t, h) * h / (between.lam - s.lam)
+        d = _slope(self.kind, self.solver_type, b, t, h) * h / falls(s, between)
         self.add(s, a1, b1)
         self.add(between, a / a1, d, b - d - a * b1 / a1)
 

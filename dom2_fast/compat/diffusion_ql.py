@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from dom2_fast.accelerate.diffusion_ql import FastDiffusion
+from dom2_fast.accelerate.fast_diffusion import FastDiffusion
 from dom2_fast.errors import Dom2Error
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import torch
 
 from dom2_fast.accelerate import dpm
-from dom2_fast.accelerate.solver_object import Walks, kind_of, network_of
+from dom2_fast.accelerate.model_function import kind_of, network_of
+from dom2_fast.accelerate.solver_object import Walks
 from dom2_fast.errors import Dom2Error
+from dom2_fast.ops import check_precision
 
 _MODEL_TYPES = ("noise", "x_start", "v", "score")
 _GUIDANCE = ("uncond", "classifier", "classifier-free")
@@ -138,14 +140,15 @@ class DPM_Solver:
     """Drop-in for dpm-solver's class, orders 1 and 2.
 
     model_fn: from `model_wrapper`. algorithm_type: "dpmsolver" or "dpmsolver++".
-    correcting_x0_fn and correcting_xt_fn aren't accepted. backend: see `DiffusionPolicy`.
+    correcting_x0_fn and correcting_xt_fn aren't accepted. backend, precision: see
+    `DiffusionPolicy`.
     Raises Dom2Error with the reason for what can't be a solver table.
     """
 
     def __init__(
         self, model_fn, noise_schedule, algorithm_type="dpmsolver++", correcting_x0_fn=None,
         correcting_xt_fn=None, thresholding_max_val=1.0, dynamic_thresholding_ratio=0.995, *,
-        backend="auto",
+        backend="auto", precision="fp32",
     ):  # fmt: skip
         self.model, self.noise_schedule, self.algorithm_type = (
             model_fn, noise_schedule, algorithm_type,
@@ -153,9 +156,10 @@ class DPM_Solver:
         self.correcting_x0_fn, self.correcting_xt_fn = correcting_x0_fn, correcting_xt_fn
         self.thresholding_max_val = thresholding_max_val
         self.dynamic_thresholding_ratio = dynamic_thresholding_ratio
+        check_precision(precision)
         kind = kind_of(self, "DPM_Solver")
         called, self._held, predict = network_of(model_fn, "DPM_Solver")
-        self._walks = Walks(called, noise_schedule, kind, predict, backend)
+        self._walks = Walks(called, noise_schedule, kind, predict, backend, precision)
 
     def sample(
         self, x, steps=20, t_start=None, t_end=None, order=2, skip_type="time_uniform",

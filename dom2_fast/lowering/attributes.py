@@ -1,14 +1,42 @@
-"""A module while it is traced: what its forward writes to attributes, and functions held there."""
+"""A module while it is traced: what its forward writes to attributes, and functions held there.
+
+And the tracer itself, which knows that every input has as many rows.
+"""
 
 from __future__ import annotations
 
 import functools
+import operator
 import types
 from contextlib import contextmanager
 
 from torch import fx, nn
 
 from dom2_fast.lowering import host
+
+
+class Tracer(fx.Tracer):
+    proxy_buffer_attributes = True  # else arithmetic on a buffer is frozen at its present value
+
+    def to_bool(self, obj: fx.Proxy) -> bool:
+        """A branch or an assert on equal numbers of rows of two inputs is taken; others raise."""
+        node = obj.node
+        if node.target is operator.eq and all(_is_rows(a) for a in node.args):
+            self.graph.erase_node(node)
+            return True
+        return super().to_bool(obj)
+
+
+def _is_rows(node) -> bool:
+    """Is it an input's size(0) or shape[0]?"""
+    if not isinstance(node, fx.Node):
+        return False
+    source, *rest = node.args
+    if node.target is operator.getitem and source.target is getattr:
+        source, *rest = (source.args[0], node.args[1]) if source.args[1] == "shape" else (source,)
+    elif node.target != "size":
+        return False
+    return source.op == "placeholder" and rest == [0]
 
 
 @contextmanager

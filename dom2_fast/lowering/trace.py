@@ -13,16 +13,12 @@ import torch.nn.functional as F
 from torch import fx, nn
 
 from dom2_fast.lowering import expr, host
-from dom2_fast.lowering.attributes import attributes_kept, functions_of_t_whole
+from dom2_fast.lowering.attributes import Tracer, attributes_kept, functions_of_t_whole
 from dom2_fast.lowering.errors import SUPPORTED, LoweringError
 from dom2_fast.lowering.expr import Input, Rows
 from dom2_fast.lowering.host import BATCH, EXAMPLE_BATCH, Host
 from dom2_fast.lowering.rules import CAT, FUNCTION_ACTS, MODULE_ACTS, Rules
 from dom2_fast.program import ROWS, X
-
-
-class _Tracer(fx.Tracer):
-    proxy_buffer_attributes = True  # else arithmetic on a buffer is frozen at its present value
 
 
 class Interpreter(Rules):
@@ -37,7 +33,7 @@ class Interpreter(Rules):
         self.rows_input = Input(ROWS, self.obs_width, False)
         self._feature_pieces: dict[Host, expr.Piece] = {}
         try:
-            tracer = _Tracer()
+            tracer = Tracer()
             with functions_of_t_whole(module, tracer) if mode else attributes_kept(module):
                 self.graph = tracer.trace(module)
         except Exception as error:
