@@ -10,9 +10,10 @@ namespace dom2 {
 namespace cpu {
 namespace {
 
-// Scratch of one tile: about what a second-level cache holds beside a layer's weights.
+// Scratch of one tile: about what a second-level cache holds beside a layer's weights. Where kRows
+// rows don't fit, weights and their gradients come from further away, and are shared by more rows.
 constexpr int64_t kScratchFloats = 160 * 1024;
-constexpr int kMaxRows = 96, kMinRows = 66;
+constexpr int kRows = 96, kWideRows = 132;
 // A tile keeps the values of all steps for backward up to here, 32 MiB; beyond it recomputes them.
 constexpr int64_t kKeptFloats = 8 << 20;
 // Below this many floating-point operations waking another thread costs more than it gains.
@@ -27,9 +28,9 @@ int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 // unit: tiles should be multiples of this many rows, as far as that leaves them in cache.
 Tiles split(int64_t groups, int64_t batch, int64_t row_floats, int row_block, int64_t unit,
             int threads) {
-  const int64_t fit = std::clamp<int64_t>(kScratchFloats / row_floats, kMinRows, kMaxRows);
+  const int64_t fit = kScratchFloats / row_floats < kRows ? kWideRows : kRows;
   const int64_t both = std::lcm<int64_t>(row_block, unit);
-  const int64_t block = both <= kMinRows ? both : unit > 1 ? unit : row_block;
+  const int64_t block = both <= kRows ? both : unit > 1 ? unit : row_block;
   const int64_t most = std::max<int64_t>(fit / block * block, block);
   int64_t n = ceil_div(batch, most);
   // As many tiles as the threads can share evenly, unless tiles would get too small for that.
@@ -45,7 +46,7 @@ Tiles split(int64_t groups, int64_t batch, int64_t row_floats, int row_block, in
 
 // Whole groups of rows that share a row vector, so that no vector is in two tiles; but not where a
 // tile would have to grow for that.
-int64_t tile_unit(const Call& c) { return c.repeat <= kMinRows ? c.repeat : 1; }
+int64_t tile_unit(const Call& c) { return c.repeat <= kRows ? c.repeat : 1; }
 
 double flops(const Exec& e, const Call& c) {
   double per_row = 0;
@@ -226,7 +227,7 @@ void conservative_loss(const Kernels& kernels, const Plan& plan, const Call& cal
 
 void chain_value(const Kernels& kernels, const Plan& plan, const Call& call, const BackwardCall& b,
                  ChainCall l, const Gradients& out, const Threads& threads, float* mean) {
-  l.keep = b.packed_t && call.steps * plan.exec.width * kMaxRows <= kKeptFloats;
+  l.keep = b.packed_t && call.steps * plan.exec.width * kWideRows <= kKeptFloats;
   const std::vector<double> sums =
       collect(kernels, plan, call, out, threads, {tile_unit(call), chain_floats(call, l), 1},
               [&](const Partial& p, int64_t group, int64_t row, int count, float* scratch,
