@@ -1,12 +1,18 @@
-"""Sampling beside the machine's own matrix product, one thread: `python benchmarks/peak.py`."""
+"""Sampling and training beside the machine's own matrix product: `python benchmarks/peak.py`.
+
+One thread. Only the operations that the work needs are counted: a gradient is twice its forward
+pass, whatever is computed again.
+"""
 
 import statistics
 import time
 from functools import partial
 
 import torch
+from bench_update import random_data
 
 from dom2_fast import networks
+from dom2_fast.algos.dom2 import DOM2, DOM2Config
 from dom2_fast.policy import DiffusionPolicy
 
 
@@ -29,21 +35,59 @@ def one_row(hidden: int) -> float:
     return median_seconds(partial(policy.sample, torch.randn(1, 18), torch.randn(1, 2)))
 
 
-@torch.no_grad()
+def work(program) -> tuple[int, int]:
+    """Floating-point operations of a program's products: per row vector, per row and step."""
+    once = {i.weight for i in program.instrs if i.once and i.weight >= 0}
+    of = [2 * n * k for n, k in program.weights]
+    first = sum(of[i] for i in once)
+    return first, sum(of) - first
+
+
+def update_work(agent: DOM2) -> int:
+    """Of one update: target actions and their values, critics, the chain with Q, the BC loss."""
+    c, rows = agent.config, agent.num_agents * agent.config.batch_size
+    first, step = work(agent.policy._programs.get("table").program)
+    bc = sum(work(agent.policy._programs.get("row").program))
+    q_first, q_row = work(agent.q._programs.get(None).program)
+    sampled = rows * (first + c.steps * step)
+    critics = 2 * rows * (q_first + (1 + c.cql_actions) * q_row)
+    rated = rows * (q_first + q_row)
+    return 4 * sampled + 3 * rows * bc + 3 * critics + 2 * rated + 2 * rated
+
+
+def update_rows(peak: float) -> None:
+    data = random_data()
+    print("\n| DOM2 update | batch | time | GFLOP/s | of sgemm |\n| --- | --- | --- | --- | --- |")
+    for network in ("mlp", "unet"):
+        for batch in (256, 1024):
+            config = DOM2Config(
+                batch_size=batch, weights="uniform", network=network, q_warmup=0, backend="native"
+            )
+            agent = DOM2(config, data)
+            agent.net.eval()
+            seconds = median_seconds(agent.update)
+            rate = update_work(agent) / seconds / 1e9
+            print(
+                f"| {network} | {batch} | {seconds * 1e3:.1f} ms | {rate:.0f} | {rate / peak:.0%} |"
+            )
+
+
 def main() -> None:
     torch.set_num_threads(1)
     a = torch.randn(1024, 1024)
     peak = 2 * 1024**3 / median_seconds(lambda: a @ a) / 1e9
     print(f"sgemm 1024: {peak:.0f} GFLOP/s\n")
+    sampling_rows(peak)
+    update_rows(peak)
+
+
+@torch.no_grad()
+def sampling_rows(peak: float) -> None:
     print("| network | batch | time | GFLOP/s | of sgemm |\n| --- | --- | --- | --- | --- |")
     for name, kind in (("MLP", networks.MLPNoiseNet), ("U-Net", networks.UNetNoiseNet)):
         policy = DiffusionPolicy(kind(18, 2).eval(), steps=5, backend="native")
-        program = policy._programs.get("table").program
-        once = {i.weight for i in program.instrs if i.once and i.weight >= 0}
-        per_row = sum(
-            2 * n * k * (1 if i in once else policy.steps)
-            for i, (n, k) in enumerate(program.weights)
-        )
+        first, step = work(policy._programs.get("table").program)
+        per_row = first + policy.steps * step
         for batch in (1, 32, 256, 1024):
             obs, x_T = torch.randn(batch, 18), torch.randn(batch, 2)
             seconds = median_seconds(partial(policy.sample, obs, x_T))

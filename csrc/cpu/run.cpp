@@ -10,10 +10,10 @@ namespace dom2 {
 namespace cpu {
 namespace {
 
-// Scratch of one tile: about what a second-level cache holds beside a layer's weights. Where kRows
-// rows don't fit, weights and their gradients come from further away, and are shared by more rows.
+// Scratch of one tile: about what a second-level cache holds beside a layer's weights. Where the
+// weights don't fit, they and their gradients come from further away, and are shared by more rows.
 constexpr int64_t kScratchFloats = 160 * 1024;
-constexpr int kRows = 96, kWideRows = 132;
+constexpr int kRows = 96, kFewRows = 24, kWideRows = 132;
 // A tile keeps the values of all steps for backward up to here, 32 MiB; beyond it recomputes them.
 constexpr int64_t kKeptFloats = 8 << 20;
 // Below this many floating-point operations waking another thread costs more than it gains.
@@ -26,9 +26,11 @@ struct Tiles {
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // unit: tiles should be multiples of this many rows, as far as that leaves them in cache.
-Tiles split(int64_t groups, int64_t batch, int64_t row_floats, int row_block, int64_t unit,
-            int threads) {
-  const int64_t fit = kScratchFloats / row_floats < kRows ? kWideRows : kRows;
+Tiles split(const Exec& e, int64_t groups, int64_t batch, int64_t row_floats, int row_block,
+            int64_t unit, int threads) {
+  const int64_t fit = e.packed_size > kScratchFloats
+                          ? kWideRows
+                          : std::clamp<int64_t>(kScratchFloats / row_floats, kFewRows, kRows);
   const int64_t both = std::lcm<int64_t>(row_block, unit);
   const int64_t block = both <= kRows ? both : unit > 1 ? unit : row_block;
   const int64_t most = std::max<int64_t>(fit / block * block, block);
@@ -94,7 +96,7 @@ void denoise(const Kernels& kernels, const Call& call, const Threads& threads) {
   const Exec& e = *call.exec;
   const int wanted = flops(e, call) < kSerialFlops ? 1 : threads.count;
   const Tiles tiles =
-      split(call.groups, call.batch, e.half, kernels.row_block, tile_unit(call), wanted);
+      split(e, call.groups, call.batch, e.half, kernels.row_block, tile_unit(call), wanted);
   const int64_t n = call.groups * tiles.per_group;
   const int64_t floats = tiles.rows * (e.width + 4 * e.x_width);
   for_tiles(n, static_cast<int>(std::min<int64_t>(wanted, n)), threads, [&](int, int64_t i) {
@@ -126,9 +128,9 @@ std::vector<double> collect(const Kernels& kernels, const Plan& plan, const Call
   const int64_t groups = call.groups, table_size = call.steps * groups * e.table_ld;
   const int64_t weights_size = groups * e.grad_size;
   const int wanted = 3 * flops(e, call) < kSerialFlops ? 1 : threads.count;
-  const Tiles tiles = call.batch ? split(groups, call.batch, e.half + e.g_width, kernels.row_block,
-                                         how.unit, wanted)
-                                 : Tiles{0, 1};
+  const Tiles tiles =
+      call.batch ? split(e, groups, call.batch, how.row_floats, kernels.row_block, how.unit, wanted)
+                 : Tiles{0, 1};
   const int64_t n = groups * tiles.per_group;
   const int parts = static_cast<int>(std::max<int64_t>(1, std::min<int64_t>(wanted, n)));
   const int64_t part_size = (weights ? weights_size : 0) + (table ? table_size : 0);

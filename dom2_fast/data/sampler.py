@@ -98,7 +98,9 @@ class TrajectorySampler:
                 self._fields, *self._tables, self.batch_size, rng,
                 check=False,  # the tables are made above, the data set has checked its own starts
             )  # fmt: skip
-        return Batch(*(self._cast(out) for out in outs), index=index)
+        if self.dtype != torch.float32:  # what the op gives
+            outs = [self._cast(out) for out in outs]
+        return Batch(*outs, index=index)
 
     def _cast(self, out: PerAgent) -> PerAgent:
         return out.to(self.dtype) if isinstance(out, torch.Tensor) else [self._cast(o) for o in out]
