@@ -16,7 +16,7 @@ pytestmark = pytest.mark.usefixtures("isa")
 
 
 def compare(run, p, also):
-    """`run(p, precision)` -> loss [G], in one pass; and composed, as where `also` is wanted, too."""
+    """`run(p, precision)` -> loss [G] in one pass; and composed, as where `also` is wanted, too."""
     found = []
     for composed in (False, True):
         for t in p.leaves:
