@@ -2,8 +2,8 @@
 // Part of kernels.inl.
 
 constexpr int kLanes = 16;  // blocks of random words made together
-constexpr int kAhead =
-    8;  // rows fetched while the ones before are copied: a draw misses every cache
+// Rows fetched while the ones before are copied: a draw misses every cache and the page table's.
+constexpr int kAhead = 32;
 
 // philox() for kLanes consecutive blocks, written so that the compiler makes vectors of it.
 void philox_lanes(const Rng& rng, uint32_t stream, uint64_t first, uint32_t (&out)[4][kLanes]) {
