@@ -22,9 +22,8 @@ void round_across(const Tile& t, const float* from, int64_t ld, int n, uint32_t*
   for (int r = 0; r < t.rows; r += 2) {
     const float* second = r + 1 < t.rows ? from + (r + 1) * ld : nullptr;
     columns(n, [&](int j, int c) {
-      vu word = __builtin_convertvector(round_bf16(load(from + r * ld + j, c)), vu);
-      if (second) word |= __builtin_convertvector(round_bf16(load(second + j, c)), vu) << 16;
-      store(to + r * ldo + j, word);
+      const vf odd = second ? load(second + j, c) : vf{};
+      store(to + r * ldo + j, pair_bf16(load(from + r * ld + j, c), odd));
     });
   }
 }

@@ -74,15 +74,12 @@ void pack_full(const Block& b, float* to, int width) {
 // The same for up to 32 weights along the sum, two to a word.
 void pack_pairs(const Block& b, uint32_t* to, int width) {
   alignas(64) float one[16], other[16];
-  alignas(64) uint16_t low[16], high[16];
   if (b.row == 1) {
     for (int i = 0; i < b.depth; i += 2) {
       load16(b.data + i * b.col, b.columns, one);
       load16(b.data + (i + 1) * b.col, i + 1 < b.depth ? b.columns : 0, other);
-      round16(one, low);
-      round16(other, high);
-      for (int j = 0; j < 16; ++j)
-        to[i / 2 * width + j] = low[j] | static_cast<uint32_t>(high[j]) << 16;
+      for (int j = 0; j < 16; j += VL)
+        store(to + i / 2 * width + j, pair_bf16(load(one + j), load(other + j)));
     }
     return;
   }

@@ -72,6 +72,19 @@ DOM2_INLINE vh round_bf16(vf v) {
 #endif
 }
 
+// The same of two vectors, one number of each to a word.
+DOM2_INLINE vu pair_bf16(vf even, vf odd) {
+#if defined(DOM2_BF16)
+  const __m512i index = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24,
+                                         8, 23, 7, 22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
+  const __m512i both = (__m512i)_mm512_cvtne2ps_pbh((__m512)odd, (__m512)even);
+  return (vu)_mm512_permutexvar_epi16(index, both);
+#else
+  return __builtin_convertvector(round_bf16(even), vu) |
+         __builtin_convertvector(round_bf16(odd), vu) << 16;
+#endif
+}
+
 // c + a.odd b.odd + a.even b.even, where a word is (even | odd << 16). The products are exact.
 DOM2_INLINE vf dot_bf16(vf c, vu a, vu b) {
 #if defined(DOM2_BF16)
