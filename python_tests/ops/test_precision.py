@@ -61,11 +61,9 @@ def test_packed_weights(executor):
         ops.denoise(*args, packed=packed, precision="fp32")
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", ["mlp", "wide", "odd", "everything"])  # a row of `rows` each
 def test_a_row_has_the_same_bits_alone_and_in_a_batch(isa, case):
     p, solver = CASES[case]()
-    if p.rows.shape[1] != p.x.shape[1]:
-        pytest.skip("several rows of x share one of rows")
     p = p.to(torch.float32, requires_grad=False)
     whole = run(ops, p, solver, precision="bf16")
     p.x, p.rows = p.x[:, -1:].contiguous(), p.rows[:, -1:].contiguous()
