@@ -16,7 +16,7 @@ from torch import nn
 
 from dom2_fast import checkpoint, networks
 from dom2_fast import config as configs
-from dom2_fast.algos.updates import adam, descend, frozen_copy
+from dom2_fast.algos.updates import adam, descend, frozen_copy, frozen_view
 from dom2_fast.data.sampler import Batch, TrajectorySampler
 from dom2_fast.data.trajectories import TrajectoryDataset
 from dom2_fast.errors import Dom2Error
@@ -136,19 +136,20 @@ class DiffusionAgents:
         self.net = networks.stack([self._noise_net() for _ in range(self.num_agents)])
         self.net.to(self.device)
         self.target_net = frozen_copy(self.net)
-        self.policy, self.target_policy = (
-            DiffusionPolicy(
-                net,
-                schedule=VPSchedule(),
-                solver=c.solver,
-                steps=c.steps,
-                backend=c.backend,
-                clip_x0=c.clip_x0,
-                precision=c.precision,
-            )
-            for net in (self.net, self.target_net)
-        )
+        self.policy, self.target_policy = map(self._policy, (self.net, self.target_net))
         self.actor_optimiser = adam(self.net, c.lr)
+
+    def _policy(self, net: nn.Module) -> DiffusionPolicy:
+        c = self.config
+        return DiffusionPolicy(
+            net,
+            schedule=VPSchedule(),
+            solver=c.solver,
+            steps=c.steps,
+            backend=c.backend,
+            clip_x0=c.clip_x0,
+            precision=c.precision,
+        )
 
     def _noise_net(self) -> nn.Module:
         c = self.config
@@ -192,7 +193,10 @@ class DiffusionAgents:
         return Policies(self._acting_policy(), self.obs_dim, self.num_agents)
 
     def _acting_policy(self) -> DiffusionPolicy:
-        return self.target_policy if self.config.act_with_target else self.policy
+        if self.config.act_with_target:
+            return self.target_policy
+        # The learning net's own parameters, without its dropout.
+        return self._policy(frozen_view(self.net, self.num_agents).eval())
 
     def _parts(self) -> dict[str, Any]:
         """Everything with a state, by its name in a checkpoint."""

@@ -16,17 +16,15 @@ parameters are [G, ...], the twin critics' [2 G, ...], first all agents' Q1, the
 
 from __future__ import annotations
 
-import copy
 import math
 from dataclasses import dataclass
 
 import torch
-from torch import nn
 
 from dom2_fast import networks
 from dom2_fast.algos.base import DiffusionAgents, Policies
 from dom2_fast.algos.settings import TUNED, PolicyConfig, at_least, one_of, setting, within
-from dom2_fast.algos.updates import adam, descend, frozen_copy, polyak
+from dom2_fast.algos.updates import adam, descend, frozen_copy, frozen_view, polyak
 from dom2_fast.data.sampler import Batch
 from dom2_fast.lowering import FusedModule
 
@@ -237,13 +235,3 @@ class DOM2(DiffusionAgents):
 def twice(x: torch.Tensor) -> torch.Tensor:
     """[G, ...] -> [2 G, ...]: the same for an agent's first and second critic."""
     return torch.cat([x, x])
-
-
-def frozen_view(stacked: networks.StackedModule, groups: int) -> networks.StackedModule:
-    """The first groups of a stack, sharing its memory, without gradients of their own."""
-    view = networks.StackedModule(copy.deepcopy(stacked.template), groups)
-    for ours, theirs in zip(view.modules(), stacked.modules(), strict=True):
-        for name, p in theirs._parameters.items():
-            if p is not None:
-                ours._parameters[name] = nn.Parameter(p.detach()[:groups], requires_grad=False)
-    return view

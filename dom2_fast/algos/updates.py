@@ -7,6 +7,8 @@ import copy
 import torch
 from torch import nn
 
+from dom2_fast import networks
+
 
 def adam(module: nn.Module, lr: float) -> torch.optim.Adam:
     return torch.optim.Adam(module.parameters(), lr=lr, fused=True)
@@ -15,6 +17,16 @@ def adam(module: nn.Module, lr: float) -> torch.optim.Adam:
 def frozen_copy(module: nn.Module) -> nn.Module:
     """A target network: the same parameters, no gradients, evaluation mode."""
     return copy.deepcopy(module).requires_grad_(False).eval()
+
+
+def frozen_view(stacked: networks.StackedModule, groups: int) -> networks.StackedModule:
+    """The first groups of a stack, sharing its memory, without gradients of their own."""
+    view = networks.StackedModule(copy.deepcopy(stacked.template), groups)
+    for ours, theirs in zip(view.modules(), stacked.modules(), strict=True):
+        for name, p in theirs._parameters.items():
+            if p is not None:
+                ours._parameters[name] = nn.Parameter(p.detach()[:groups], requires_grad=False)
+    return view
 
 
 def descend(loss: torch.Tensor, optimiser: torch.optim.Optimizer, grad_clip: float) -> None:

@@ -16,7 +16,8 @@ from tolerances import NETWORK32, SAME_FORMULA_64, relative_error
 
 from dom2_fast import backend, networks
 from dom2_fast import config as configs
-from dom2_fast.algos.dom2 import DOM2, DOM2Config, frozen_view
+from dom2_fast.algos.dom2 import DOM2, DOM2Config
+from dom2_fast.algos.updates import frozen_view
 from dom2_fast.data.trajectories import TrajectoryDataset
 from dom2_fast.errors import Dom2Error
 
@@ -331,6 +332,24 @@ def test_frozen_view_shares_memory_and_follows_updates():
         stacked.template.final_layer.bias += 1.0
     torch.testing.assert_close(view(act, obs), before + 1.0)
     assert not any(p.requires_grad for p in view.parameters())
+
+
+def test_acting_without_target_leaves_dropout_out_and_follows_updates():
+    agents = DOM2(small(network="unet", act_with_target=False), dataset())
+    policies = agents.policies
+    # Of many rows, because an untrained net puts most actions on their bounds.
+    obs = [torch.randn(1000, agents.obs_dim) for _ in range(agents.num_agents)]
+
+    def act():
+        return policies(obs, torch.Generator().manual_seed(1))
+
+    agents.net.eval()
+    want = agents.policy.act(torch.stack(obs), generator=torch.Generator().manual_seed(1))
+    agents.net.train()
+    assert torch.equal(act(), want.transpose(0, 1))
+    assert agents.net.training
+    agents.update()
+    assert not torch.equal(act(), want.transpose(0, 1))
 
 
 def test_policy_actions_in_the_cql_term_and_rare_policy_updates():
