@@ -39,11 +39,11 @@ struct Exec {
   int64_t packed_size, packed_t_size, grad_size;  // floats per group
   int64_t half_size, half_t_size;                 // words per group
   int width;                                      // row stride of the value scratch, floats
-  int columns, once_columns;                      // columns in use; backward: of the `once` phase
-  int g_width;                                    // row stride of the gradient scratch
-  int x, rows, out;                               // value columns
-  int half;                // value columns from here on hold a product's operands as bf16
-  int g_x, g_rows, g_out;  // gradient columns; g_rows -1: nothing reads the row vector
+  int columns, once_columns;  // columns in use; those of the `once` phase, from `rows` on, end here
+  int g_width;                // row stride of the gradient scratch
+  int x, rows, out;           // value columns
+  int half;                   // value columns from here on hold a product's operands as bf16
+  int g_x, g_rows, g_out;     // gradient columns; g_rows -1: nothing reads the row vector
   int x_width, rows_width, out_width;
   int table_ld;  // padded table row
   int sites;

@@ -137,6 +137,9 @@ Plan::Plan(const Program& p, bool backward) {
     }
   } else {
     column = reuse_columns(p, order, exec.once_n, &end);
+    for (size_t b = 0; b < p.buffers.size(); ++b)
+      if (column[b] >= 0 && early(p, static_cast<int>(b)))
+        exec.once_columns = std::max(exec.once_columns, column[b] + pad(std::max(p.buffers[b], 1)));
   }
   const std::vector<int> gradient = gradient_columns(p, exec);
 

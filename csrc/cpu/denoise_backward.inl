@@ -187,7 +187,7 @@ void once_backward(const Tile& t, const BackwardCall& b, const Partial& p) {
   c.rows = vector_of(t, t.rows - 1) + 1;
   const auto first = [&](int r) { return r == 0 || vector_of(t, r) != vector_of(t, r - 1); };
   if (c.rows != t.rows) {
-    const int n = once_end(e) - e.rows;
+    const int n = e.once_columns - e.rows;
     for (int r = 1; r < t.rows; ++r) {
       const int64_t u = vector_of(t, r);
       if (u == r) continue;

@@ -218,17 +218,6 @@ void run_phase(const Tile& t, bool once) {
     run_step(t, t.e.steps[i]);
 }
 
-// The first value column behind what the `once` phase fills; its first one is that of the rows.
-int once_end(const Exec& e) {
-  int end = e.rows + e.rows_width;
-  for (int i = 0; i < e.once_n; ++i) {
-    const Step& s = e.steps[i];
-    if (s.out + s.width > end) end = s.out + s.width;
-    if (s.z >= 0 && s.z + s.width > end) end = s.z + s.width;
-  }
-  return pad(end);
-}
-
 // The row vectors and the `once` phase: computed for each of the tile's row vectors, in its first
 // rows, then spread over the rows that share it, last first.
 void once_phase(const Tile& t) {
@@ -238,7 +227,7 @@ void once_phase(const Tile& t) {
   run_phase(c, true);
   if (c.rows == t.rows) return;
   const int64_t ld = t.e.width;
-  const int n = once_end(t.e) - t.e.rows;
+  const int n = t.e.once_columns - t.e.rows;
   for (int r = t.rows - 1; r > 0; --r) {
     const float* from = t.v + vector_of(t, r) * ld + t.e.rows;
     float* to = t.v + r * ld + t.e.rows;

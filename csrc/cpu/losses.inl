@@ -105,7 +105,7 @@ void chain(const Call& call, const BackwardCall& b, const Partial& p, const Chai
   float* path = reinterpret_cast<float*>(previous + static_cast<int64_t>(count) * n);
   float* geps = path + call.steps * count * n;
   Tile t{call, e, group, row, count, scratch, g, 0};
-  const int begin = e.rows, columns_n = once_end(e) - begin;
+  const int begin = e.rows, columns_n = e.once_columns - begin;
 
   start(t, x, previous);
   once_phase(t);

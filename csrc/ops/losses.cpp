@@ -1,6 +1,6 @@
 // Losses on the CPU, together with their gradients: what the loss needs of a row is known as soon
-// as the row's result is. Defined by dom2_fast.reference.denoising_loss and conservative_loss; on
-// other devices dom2_fast.ops composes them.
+// as the row's result is. Defined by dom2_fast.reference.denoising_loss, conservative_loss and
+// chain_value; on other devices dom2_fast.ops composes them.
 #include "cpu.h"
 
 namespace dom2 {
