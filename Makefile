@@ -59,7 +59,7 @@ $(VENV)/.tools: $(VENV)/.created constraints.txt
 	@touch $@
 
 demo: $(VENV)/.built
-	$(BIN)/python -m dom2_fast.demo
+	$(BIN)/python -m dom2_fast.cli.demo
 
 test: $(VENV)/.built simt
 	$(BIN)/python -m pytest
@@ -71,7 +71,7 @@ build/simt/dom2_simt.so: $(VENV)/.dependencies $(SOURCES)
 	@echo "building the CUDA executors on their emulator"
 	@export PATH="$(abspath $(BIN)):$$PATH"; \
 	torch=$$($(BIN)/python -c 'import torch; print(*torch.__path__)') && \
-	cmake -S csrc/simt -B build/simt -G Ninja --log-level=WARNING -UTORCH_CPU \
+	cmake -S csrc/testing/simt -B build/simt -G Ninja --log-level=WARNING -UTORCH_CPU \
 	  -DTORCH_INCLUDE="$$torch/include" -DTORCH_LIB="$$torch/lib" && \
 	cmake --build build/simt -- --quiet
 	@touch $@

@@ -14,7 +14,7 @@ from conftest import close, close_in_bf16, missing
 from peer_torch import Sampler, batched, compiled, per_agent
 
 from dom2_fast import networks
-from dom2_fast.policy import DiffusionPolicy, sample_plain
+from dom2_fast.policies.diffusion import DiffusionPolicy, sample_plain
 
 BOUND = 1e4
 NETS = {"mlp": networks.MLPNoiseNet, "unet": networks.UNetNoiseNet}

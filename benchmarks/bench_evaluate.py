@@ -17,9 +17,9 @@ from conftest import close, missing
 from peer_torch import Sampler, per_agent
 
 from dom2_fast import envs, networks
-from dom2_fast.algos.base import Policies
-from dom2_fast.evaluate import evaluate
-from dom2_fast.policy import DiffusionPolicy
+from dom2_fast.algos.offline import Policies
+from dom2_fast.policies.diffusion import DiffusionPolicy
+from dom2_fast.runs.evaluation import evaluate
 
 TASK, TOTAL, EPISODES = "simple_spread", 1000, 5
 

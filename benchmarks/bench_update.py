@@ -15,9 +15,10 @@ import torch
 from conftest import close, missing
 from peer_torch_dom2 import FIELDS, TorchDOM2
 
-from dom2_fast import ops, reference
+from dom2_fast import ops
 from dom2_fast.algos.dom2 import DOM2, DOM2Config
 from dom2_fast.data.trajectories import TrajectoryDataset
+from dom2_fast.ops import reference
 
 
 def random_data() -> TrajectoryDataset:

@@ -14,7 +14,7 @@ import pytest
 import torch
 from race import Race, pin, unpin
 
-from dom2_fast import backend
+from dom2_fast.ops import backend
 
 PEERS = ("jax", "onnxruntime", "torchrl", "cpprb", "mpe2")
 

@@ -22,9 +22,10 @@ from peer_torch import Sampler, per_agent
 from race import pin
 
 import dom2_fast as d2
-from dom2_fast import backend, networks
-from dom2_fast.algos.base import Policies
-from dom2_fast.policy import DiffusionPolicy
+from dom2_fast import networks
+from dom2_fast.algos.offline import Policies
+from dom2_fast.ops import backend
+from dom2_fast.policies.diffusion import DiffusionPolicy
 
 IMPORT = """
 import time

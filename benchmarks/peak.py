@@ -13,7 +13,7 @@ from bench_update import random_data
 
 from dom2_fast import networks
 from dom2_fast.algos.dom2 import DOM2, DOM2Config
-from dom2_fast.policy import DiffusionPolicy
+from dom2_fast.policies.diffusion import DiffusionPolicy
 
 
 def median_seconds(run) -> float:

@@ -21,7 +21,7 @@ from peer_torch import Sampler, batched, per_agent
 from race import pin
 
 from dom2_fast import networks
-from dom2_fast.policy import DiffusionPolicy
+from dom2_fast.policies.diffusion import DiffusionPolicy
 
 ROWS = [1, 4, 16, 64, 256, 1024, 4096, 16384]
 STEPS = [1, 2, 5, 10, 20, 50]

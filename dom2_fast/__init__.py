@@ -8,22 +8,38 @@ from importlib import import_module
 from dom2_fast._version import __version__
 
 _PUBLIC = {
-    "DiffusionPolicy": "policy",
-    "VPSchedule": "schedules",
+    "DiffusionPolicy": "policies.diffusion",
+    "VPSchedule": "policies.schedules",
     "TrajectoryDataset": "data.trajectories",
     "TrajectorySampler": "data.sampler",
     "DOM2": "algos.dom2",
     "DOM2Config": "algos.dom2",
     "BC": "algos.bc",
     "BCConfig": "algos.bc",
-    "evaluate": "evaluate",
+    "evaluate": "runs.evaluation",
     "accelerate": "accelerate",
-    "load_policy": "export",
+    "load_policy": "policies.exported",
 }
-_MODULES = (
-    "algos", "backend", "compat", "data", "envs", "errors", "lowering", "networks", "ops", "policy",
-    "program", "reference", "reweight", "schedules", "solvers",
-)  # fmt: skip
+# Modules, by the name that is public, and where they are.
+_MODULES = {
+    "algos": "algos",
+    "backend": "ops.backend",
+    "behaviours": "behaviours",
+    "compat": "compat",
+    "data": "data",
+    "envs": "envs",
+    "errors": "errors",
+    "lowering": "lowering",
+    "networks": "networks",
+    "ops": "ops",
+    "policies": "policies",
+    "policy": "policies.diffusion",
+    "program": "ops.program",
+    "reference": "ops.reference",
+    "reweight": "data.reweight",
+    "schedules": "policies.schedules",
+    "solvers": "policies.solvers",
+}
 
 __all__ = [*_PUBLIC, *_MODULES, "__version__"]
 
@@ -31,10 +47,8 @@ __all__ = [*_PUBLIC, *_MODULES, "__version__"]
 def __getattr__(name: str):
     if name in _PUBLIC:
         return getattr(import_module(f"dom2_fast.{_PUBLIC[name]}"), name)
-    if name == "reweight":
-        return import_module("dom2_fast.data.reweight")
     if name in _MODULES:
-        return import_module(f"dom2_fast.{name}")
+        return import_module(f"dom2_fast.{_MODULES[name]}")
     raise AttributeError(f"module 'dom2_fast' has no attribute {name!r}")
 
 

@@ -6,9 +6,9 @@ import torch
 from foreign import OBS, A, QLNet, QLPolicy, ql_betas, rand
 from torch import nn
 
-from dom2_fast import backend
 from dom2_fast.accelerate import accelerate
 from dom2_fast.errors import Dom2Error
+from dom2_fast.ops import backend
 
 F32, F64 = torch.float32, torch.float64
 native = pytest.mark.skipif(not backend.available(), reason="the extension is not built")

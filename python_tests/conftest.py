@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from dom2_fast import backend
+from dom2_fast.ops import backend
 
 REPO = Path(__file__).resolve().parents[1]
 

@@ -3,8 +3,9 @@
 import torch
 from torch import nn
 
-from dom2_fast import networks, schedules
-from dom2_fast.policy import DiffusionPolicy, sample_plain
+from dom2_fast import networks
+from dom2_fast.policies import schedules
+from dom2_fast.policies.diffusion import DiffusionPolicy, sample_plain
 
 OBS, A, B, G = 5, 2, 4, 3
 SCHEDULES = [schedules.VPSchedule(), schedules.vp(20), schedules.linear(20), schedules.cosine(20)]

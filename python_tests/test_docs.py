@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from dom2_fast import cli
+from dom2_fast.cli import main as cli
 
 REPO = Path(__file__).resolve().parents[1]
 DOCUMENTS = sorted([*REPO.glob("*.md"), *REPO.glob("docs/*.md"), *REPO.glob("examples/*.md")])
@@ -45,7 +45,7 @@ def test_python_examples_run(path, tmp_path, monkeypatch):
     examples = blocks(path, "python")
     if not examples:
         return  # nothing to run in this document
-    from dom2_fast.data.collect import collect
+    from dom2_fast.behaviours.collect import collect
 
     monkeypatch.chdir(tmp_path)
     collect("simple_spread", "random", 20, 0, "datasets/simple_spread/medium/seed_0_data")

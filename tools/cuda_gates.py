@@ -212,7 +212,9 @@ def kernels_in_sources() -> set[str]:
 def smoke(library: Path) -> list[str]:
     """The extension in `library` loads here, says what it holds, and passes its tests."""
     environment = {**os.environ, "PYTHONPATH": str(library)}
-    code = "import dom2_fast, sys; from dom2_fast import cli; print(dom2_fast.__file__); "
+    code = (
+        "import dom2_fast, sys; from dom2_fast.cli import main as cli; print(dom2_fast.__file__); "
+    )
     code += "sys.exit(cli.main(['doctor', '--json']))"
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, cwd=library, env=environment, capture_output=True, text=True)

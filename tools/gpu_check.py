@@ -78,8 +78,8 @@ def machine() -> dict[str, str]:
         import torch
     except ImportError as error:
         raise RuntimeError(f"torch can't be imported: {error}") from None
-    from dom2_fast import gpus
-    from dom2_fast.report.machine import describe
+    from dom2_fast.cli import gpus
+    from dom2_fast.ops.machine import describe
 
     driver = gpus.driver()
     if not driver["found"]:
@@ -126,7 +126,7 @@ def steps(sanitizer: str | None) -> list[Step]:
     pytest = [python, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
     todo = [
         Step("build", [python, "setup.py", "--quiet", "build_ext", "--inplace"], cuda),
-        Step("doctor", [python, "-m", "dom2_fast.cli", "doctor"]),
+        Step("doctor", [python, "-m", "dom2_fast.cli.main", "doctor"]),
         Step(
             "GPU tests",
             [*pytest, "-rfEs", *GPU_TESTS, "-k", "cuda"],

@@ -98,7 +98,7 @@ class Tester:
         self.how, self.files = how, files
         self.command = [driver, "--stop", *(["--schedules", schedules] if schedules else [])]
         self.environment = os.environ | {
-            "TSAN_OPTIONS": f"halt_on_error=1:suppressions={REPO / 'csrc/simt/tsan.supp'}"
+            "TSAN_OPTIONS": f"halt_on_error=1:suppressions={REPO / 'csrc/testing/simt/tsan.supp'}"
         }
         start = subprocess.run([driver], capture_output=True, text=True)
         if "unexpected memory mapping" in start.stderr:  # too much address randomisation for it

@@ -16,9 +16,10 @@ from pathlib import Path
 
 import torch
 
-from dom2_fast import algos, backend, checkpoint, envs, ops
-from dom2_fast.evaluate import evaluate
-from dom2_fast.policy import DiffusionPolicy
+from dom2_fast import algos, checkpoint, envs, ops
+from dom2_fast.ops import backend
+from dom2_fast.policies.diffusion import DiffusionPolicy
+from dom2_fast.runs.evaluation import evaluate
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "python_tests" / "ops"))
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import torch
 
 from dom2_fast import lowering, networks
-from dom2_fast.program import Act, Op
+from dom2_fast.ops.program import Act, Op
 
 # (features, depth, bytes of a weight) of a packet's tile: csrc/cuda/exec.h
 PACKING = {"bf16": (16, 16, 2), "fp32": (32, 4, 4)}

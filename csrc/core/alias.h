@@ -1,5 +1,5 @@
 // Alias tables (Walker 1977; Vose 1991) and the draw of one transition from them.
-// dom2_fast/reference.py defines the integers. Torch-free.
+// dom2_fast/ops/reference.py defines the integers. Torch-free.
 #pragma once
 #include <stdint.h>
 

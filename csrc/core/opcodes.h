@@ -1,4 +1,4 @@
-// Codes shared by dom2_fast/program.py and every executor.
+// Codes shared by dom2_fast/ops/program.py and every executor.
 #pragma once
 
 namespace dom2 {

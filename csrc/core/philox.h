@@ -1,4 +1,4 @@
-// Philox4x32-10 and what is drawn from it. dom2_fast/philox.py defines the counters and the
+// Philox4x32-10 and what is drawn from it. dom2_fast/ops/philox.py defines the counters and the
 // integers. Everything has internal linkage: this header is compiled for several instruction sets.
 #pragma once
 #include <math.h>

@@ -1,4 +1,5 @@
-// The file of one policy, as dom2_fast/export.py writes it: reading and checking. Torch-free.
+// The file of one policy, as dom2_fast/policies/exported.py writes it: reading and checking.
+// Torch-free.
 #pragma once
 #include <map>
 #include <string>

@@ -1,6 +1,6 @@
 // The step program as the executors see it: decoding and checking of the words that
-// dom2_fast/program.py writes. Host only, torch-free. What a program means is defined in
-// dom2_fast/reference.py.
+// dom2_fast/ops/program.py writes. Host only, torch-free. What a program means is defined in
+// dom2_fast/ops/reference.py.
 #pragma once
 #include <cstdint>
 #include <cstring>

@@ -1,4 +1,4 @@
-// denoise and run_program, backward. dom2_fast/reference.py defines the loop, and autograd its
+// denoise and run_program, backward. dom2_fast/ops/reference.py defines the loop, and autograd its
 // gradient.
 //
 // A block takes a tile of R rows of one group through the steps, last first: it recomputes a step

@@ -1,5 +1,5 @@
-// denoise and run_program, forward: the whole loop in one launch. dom2_fast/reference.py defines
-// it.
+// denoise and run_program, forward: the whole loop in one launch. dom2_fast/ops/reference.py
+// defines it.
 //
 // A block takes a tile of R rows of one group through all instructions and all steps; its values
 // stay in shared memory. `kResident`: the weights of the steps stay on the chip, too, in shared

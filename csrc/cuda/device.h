@@ -1,6 +1,6 @@
 // The words that kernels here are written in: asynchronous copies, tensor cores, wide accesses,
-// launches. nvcc makes PTX of them; any other compiler gets csrc/simt, which runs the same kernels
-// on the CPU for tests. Kernels include this and no other CUDA header.
+// launches. nvcc makes PTX of them; any other compiler gets csrc/testing/simt, which runs the same
+// kernels on the CPU for tests. Kernels include this and no other CUDA header.
 #pragma once
 #include <stddef.h>
 #include <stdint.h>
@@ -8,7 +8,7 @@
 
 #ifndef __CUDACC__
 
-#include "../simt/simt.h"
+#include "../testing/simt/simt.h"
 
 #define DOM2_GRID_CONSTANT
 #define DOM2_DYNAMIC_SHARED(name) unsigned char* const name = simt::dynamic_shared()
@@ -97,7 +97,7 @@ __device__ __forceinline__ void cp_async_wait() {
 }
 
 // d += a b for one warp: m16n8k16, row.col, bf16 operands, float32 sums; all 32 lanes take part.
-// csrc/simt/tensor.h says which lane holds what.
+// csrc/testing/simt/tensor.h says which lane holds what.
 __device__ __forceinline__ void mma_bf16(float (&d)[4], const uint32_t (&a)[4],
                                          const uint32_t (&b)[2]) {
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800

@@ -1,5 +1,5 @@
 // sample_transitions: weighted draw of transitions and gather of all their fields, in one launch.
-// dom2_fast/reference.py defines it; the integers are the same on every device.
+// dom2_fast/ops/reference.py defines it; the integers are the same on every device.
 #include "../core/alias.h"
 #include "device.h"
 #include "launch.h"

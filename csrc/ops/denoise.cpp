@@ -1,4 +1,5 @@
-// denoise on the CPU: the whole denoising loop in one call. Defined by dom2_fast.reference.denoise.
+// denoise on the CPU: the whole denoising loop in one call. Defined by
+// dom2_fast.ops.reference.denoise.
 #include "cpu.h"
 
 namespace dom2 {

@@ -1,4 +1,4 @@
-// denoise and run_program on CUDA. Defined by dom2_fast/reference.py; compare denoise.cpp.
+// denoise and run_program on CUDA. Defined by dom2_fast/ops/reference.py; compare denoise.cpp.
 #include "cuda.h"
 
 namespace dom2 {

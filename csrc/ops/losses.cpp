@@ -1,5 +1,5 @@
 // Losses on the CPU, together with their gradients: what the loss needs of a row is known as soon
-// as the row's result is. Defined by dom2_fast.reference.denoising_loss, conservative_loss and
+// as the row's result is. Defined by dom2_fast.ops.reference.denoising_loss, conservative_loss and
 // chain_value; on other devices dom2_fast.ops composes them.
 #include "cpu.h"
 

@@ -1,5 +1,5 @@
 // run_program on the CPU: one pass of a step program (critics, training losses). Defined by
-// dom2_fast.reference.run_program.
+// dom2_fast.ops.reference.run_program.
 #include "cpu.h"
 
 namespace dom2 {

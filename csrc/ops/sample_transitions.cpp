@@ -1,5 +1,5 @@
 // sample_transitions on the CPU: weighted draw of transitions and gather of all their fields.
-// Defined by dom2_fast.reference.sample_transitions and reference.alias_table.
+// Defined by dom2_fast.ops.reference.sample_transitions and reference.alias_table.
 #include <cmath>
 
 #include "cpu.h"

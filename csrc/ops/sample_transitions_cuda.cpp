@@ -1,4 +1,4 @@
-// sample_transitions on CUDA. Defined by dom2_fast.reference.sample_transitions.
+// sample_transitions on CUDA. Defined by dom2_fast.ops.reference.sample_transitions.
 #include "cuda.h"
 #include "draw.h"
 

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 import torch
 
-from dom2_fast import solvers
 from dom2_fast.accelerate.tables import Point, Rows
 from dom2_fast.errors import Dom2Error
+from dom2_fast.policies import solvers
 
 METHODS = ("multistep", "singlestep", "singlestep_fixed")
 SKIP_TYPES = ("time_uniform", "time_quadratic", "logSNR")

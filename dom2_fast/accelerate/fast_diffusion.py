@@ -10,10 +10,10 @@ import math
 
 import torch
 
-from dom2_fast import schedules, solvers
 from dom2_fast.accelerate.planned import OBS_NAMES, PlannedPolicy, width
 from dom2_fast.errors import Dom2Error
 from dom2_fast.lowering.stamp import versions_of
+from dom2_fast.policies import schedules, solvers
 
 BUFFERS = (
     "betas", "sqrt_recip_alphas_cumprod", "sqrt_recipm1_alphas_cumprod", "posterior_mean_coef1",

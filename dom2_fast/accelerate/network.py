@@ -6,7 +6,6 @@ import math
 
 from torch import nn
 
-from dom2_fast import schedules, solvers
 from dom2_fast.accelerate import dpm, scheduler
 from dom2_fast.accelerate.planned import (
     ACT_NAMES,
@@ -19,6 +18,7 @@ from dom2_fast.accelerate.planned import (
 from dom2_fast.accelerate.tables import PREDICTS, bounded, guess
 from dom2_fast.accelerate.twin import Twin, twin
 from dom2_fast.errors import Dom2Error
+from dom2_fast.policies import schedules, solvers
 
 
 class NetworkTwin(Twin):

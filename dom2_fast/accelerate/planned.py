@@ -11,8 +11,8 @@ from torch import nn
 from dom2_fast import lowering
 from dom2_fast.errors import Dom2Error
 from dom2_fast.lowering.attributes import attributes_kept
-from dom2_fast.policy import DiffusionPolicy
-from dom2_fast.solvers import SolverPlan
+from dom2_fast.policies.diffusion import DiffusionPolicy
+from dom2_fast.policies.solvers import SolverPlan
 
 
 class Called(nn.Module):

@@ -9,9 +9,9 @@ from __future__ import annotations
 import copy
 import math
 
-from dom2_fast import solvers
 from dom2_fast.accelerate.tables import Point, Rows, falls
 from dom2_fast.errors import Dom2Error
+from dom2_fast.policies import solvers
 
 _PREDICT = {"epsilon": "eps", "sample": "x0", "v_prediction": "v"}
 _KIND = {"dpmsolver++": "data", "dpmsolver": "noise", "sde-dpmsolver++": "data",

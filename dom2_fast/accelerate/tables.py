@@ -22,7 +22,7 @@ from dataclasses import dataclass
 import torch
 
 from dom2_fast.errors import Dom2Error
-from dom2_fast.solvers import MAX_STEPS, SolverPlan
+from dom2_fast.policies.solvers import MAX_STEPS, SolverPlan
 
 PREDICTS = ("eps", "x0", "v", "score")
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
-from dom2_fast.algos.base import DiffusionAgents
+from dom2_fast.algos.offline import DiffusionAgents
 from dom2_fast.algos.settings import PolicyConfig
 from dom2_fast.algos.updates import polyak
 

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 import torch
 
 from dom2_fast import networks
-from dom2_fast.algos.base import DiffusionAgents, Policies
+from dom2_fast.algos.offline import DiffusionAgents, Policies
 from dom2_fast.algos.settings import TUNED, PolicyConfig, at_least, one_of, setting, within
 from dom2_fast.algos.updates import adam, descend, frozen_copy, frozen_view, polyak
 from dom2_fast.data.sampler import Batch

@@ -7,9 +7,9 @@
 import torch
 from torch import Tensor
 
-from dom2_fast.envs import tasks
-from dom2_fast.envs.particle import SHIFTS, ParticleEnv
-from dom2_fast.envs.tasks import EPISODE_LENGTH, NORMALISATION
+from dom2_fast.envs.particle import tasks
+from dom2_fast.envs.particle.physics import SHIFTS, ParticleEnv
+from dom2_fast.envs.particle.tasks import EPISODE_LENGTH, NORMALISATION
 from dom2_fast.errors import Dom2Error
 
 TASKS = tuple(tasks.TASKS)
@@ -22,7 +22,7 @@ __all__ = [
 
 def __getattr__(name: str):
     if name == "parallel_env":
-        from dom2_fast.envs.pettingzoo_env import parallel_env
+        from dom2_fast.envs.particle.pettingzoo_face import parallel_env
 
         return parallel_env
     raise AttributeError(f"module 'dom2_fast.envs' has no attribute {name!r}")

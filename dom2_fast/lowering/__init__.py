@@ -15,7 +15,6 @@ import copy
 import torch
 from torch import nn
 
-from dom2_fast import reference
 from dom2_fast.errors import Dom2Error
 from dom2_fast.lowering.attributes import attributes_kept
 from dom2_fast.lowering.emit import Emitter
@@ -23,7 +22,8 @@ from dom2_fast.lowering.errors import LoweringError
 from dom2_fast.lowering.host import EXAMPLE_BATCH, Context
 from dom2_fast.lowering.trace import Interpreter
 from dom2_fast.networks import StackedModule, named_tensors
-from dom2_fast.program import StepProgram
+from dom2_fast.ops import reference
+from dom2_fast.ops.program import StepProgram
 
 __all__ = ["FusedModule", "Lowered", "LoweringError", "grouped_params", "lower", "width_of"]
 

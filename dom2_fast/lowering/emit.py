@@ -19,7 +19,7 @@ from dom2_fast.lowering.expr import (
     Weight,
 )
 from dom2_fast.lowering.host import Host
-from dom2_fast.program import ROWS, Act, ProgramBuilder, Slice, StepProgram, X
+from dom2_fast.ops.program import ROWS, Act, ProgramBuilder, Slice, StepProgram, X
 
 
 class Emitter:

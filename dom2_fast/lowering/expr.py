@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from dom2_fast.lowering import host
 from dom2_fast.lowering.errors import LoweringError
 from dom2_fast.lowering.host import Host
-from dom2_fast.program import Act
+from dom2_fast.ops.program import Act
 
 
 class Expr:

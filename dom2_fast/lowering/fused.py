@@ -8,10 +8,11 @@ import warnings
 import torch
 from torch import nn
 
-from dom2_fast import backend as backends
-from dom2_fast import lowering, ops, reference
+from dom2_fast import lowering, ops
 from dom2_fast.errors import Dom2Error
 from dom2_fast.networks import StackedModule
+from dom2_fast.ops import backend as backends
+from dom2_fast.ops import reference
 
 BACKENDS = ("auto", "native", "reference")
 

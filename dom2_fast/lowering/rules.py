@@ -16,7 +16,7 @@ from dom2_fast.lowering import expr, host
 from dom2_fast.lowering.errors import LoweringError
 from dom2_fast.lowering.expr import Activation, Drop, Input, Join, Norm, Rows, whole
 from dom2_fast.lowering.host import BATCH, Host
-from dom2_fast.program import Act
+from dom2_fast.ops.program import Act
 
 MODULE_ACTS = {
     nn.Mish: Act.MISH, nn.SiLU: Act.SILU, nn.ReLU: Act.RELU, nn.GELU: Act.GELU, nn.Tanh: Act.TANH,

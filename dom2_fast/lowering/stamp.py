@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from dom2_fast import backend
+from dom2_fast.ops import backend
 
 
 def versions_of(tensors) -> list[int] | None:
@@ -24,7 +24,7 @@ class Stamp:
     updates; so on the CPU the first and last element of every tensor are compared, too. What slips
     through is a write through `.data` to inner elements only.
     For tensors that have counters, see `versions_of`. `entries`: more (dict, key, value) that must
-    stay as they are. `watch` does the comparing (csrc/actor.cpp).
+    stay as they are. `watch` does the comparing (csrc/python/actor.cpp).
     """
 
     def __init__(self, module: nn.Module, entries=()):

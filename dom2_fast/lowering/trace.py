@@ -18,7 +18,7 @@ from dom2_fast.lowering.errors import SUPPORTED, LoweringError
 from dom2_fast.lowering.expr import Input, Rows
 from dom2_fast.lowering.host import BATCH, EXAMPLE_BATCH, Host
 from dom2_fast.lowering.rules import CAT, FUNCTION_ACTS, MODULE_ACTS, Rules
-from dom2_fast.program import ROWS, X
+from dom2_fast.ops.program import ROWS, X
 
 
 class Interpreter(Rules):

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from dom2_fast.errors import Dom2Error
 from dom2_fast.files import atomic_write
-from dom2_fast.report import figures, machine, pieces
+from dom2_fast.ops import machine
+from dom2_fast.report import figures, pieces
 from dom2_fast.report.load import SETTINGS, Run, load_runs
 from dom2_fast.report.scene import scene
 

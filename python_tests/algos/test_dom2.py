@@ -14,12 +14,13 @@ import torch
 from small_data import dataset
 from tolerances import NETWORK32, SAME_FORMULA_64, relative_error
 
-from dom2_fast import backend, networks
 from dom2_fast import config as configs
+from dom2_fast import networks
 from dom2_fast.algos.dom2 import DOM2, DOM2Config
 from dom2_fast.algos.updates import frozen_view
 from dom2_fast.data.trajectories import TrajectoryDataset
 from dom2_fast.errors import Dom2Error
+from dom2_fast.ops import backend
 
 SMALL = {"weights": "uniform", "batch_size": 8, "hidden": 16, "depth": 2, "critic_hidden": 16,
          "steps": 3, "time_scale": 1.0, "clip_x0": False,

@@ -9,9 +9,9 @@ import tolerances
 import torch
 from foreign import OBS, A, QLNet, QLPolicy, rand
 
-from dom2_fast import backend
 from dom2_fast.compat.diffusion_ql import Diffusion
 from dom2_fast.errors import Dom2Error
+from dom2_fast.ops import backend
 
 F64 = torch.float64
 BUFFERS = [

@@ -6,9 +6,9 @@ import tolerances
 import torch
 from foreign import OBS, A, LinearVP, PlainSolver, QLNet, StepsVP, rand, wrap
 
-from dom2_fast import backend
 from dom2_fast.compat.dpm_solver import DPM_Solver, NoiseScheduleVP, model_wrapper
 from dom2_fast.errors import Dom2Error
+from dom2_fast.ops import backend
 
 F64 = torch.float64
 BETAS = np.linspace(1e-3, 0.2, 30)

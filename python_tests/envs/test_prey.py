@@ -6,7 +6,7 @@ import tolerances
 import torch
 
 from dom2_fast import envs
-from dom2_fast.envs.prey import PreyPolicy
+from dom2_fast.envs.particle.prey import PreyPolicy
 from dom2_fast.errors import Dom2Error
 
 TASKS = ("simple_tag", "simple_world")

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from dom2_fast import envs
-from dom2_fast.envs import render
+from dom2_fast.envs.particle import render
 from dom2_fast.errors import Dom2Error
 
 

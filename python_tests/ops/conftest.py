@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from dom2_fast import _register, backend, ops
+from dom2_fast import ops
+from dom2_fast.ops import _register, backend
 
 SIMT = Path(__file__).resolve().parents[2] / "build" / "simt" / "dom2_simt.so"
 

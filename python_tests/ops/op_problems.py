@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
-from dom2_fast.program import Act, ProgramBuilder, StepProgram
+from dom2_fast.ops.program import Act, ProgramBuilder, StepProgram
 
 
 def mlp(x_width, rows_width, hidden, act=Act.MISH, out=None) -> StepProgram:

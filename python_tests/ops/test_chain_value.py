@@ -6,7 +6,8 @@ from loss_checks import RNG, check, draw, weights_and_table
 from op_problems import everything, mlp, problem, solver_table
 from tolerances import EPS32
 
-from dom2_fast import backend, ops
+from dom2_fast import ops
+from dom2_fast.ops import backend
 
 needs_extension = pytest.mark.skipif(
     not backend.available(), reason=f"no compiled extension: {backend.reason()}"

@@ -5,8 +5,9 @@ import torch
 from op_problems import everything, mlp, problem, solver_table
 from tolerances import assert_as_good_as_torch
 
-from dom2_fast import backend, ops, reference
-from dom2_fast.program import Act
+from dom2_fast import ops
+from dom2_fast.ops import backend, reference
+from dom2_fast.ops.program import Act
 
 needs_extension = pytest.mark.skipif(
     not backend.available(), reason=f"no compiled extension: {backend.reason()}"

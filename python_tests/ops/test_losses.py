@@ -9,8 +9,9 @@ from loss_checks import RNG, check, draw, weights_and_table
 from op_problems import everything, mlp, problem, solver_table
 from tolerances import EPS32
 
-from dom2_fast import backend, ops, reference
-from dom2_fast.program import Act, ProgramBuilder
+from dom2_fast import ops
+from dom2_fast.ops import backend, reference
+from dom2_fast.ops.program import Act, ProgramBuilder
 
 needs_extension = pytest.mark.skipif(
     not backend.available(), reason=f"no compiled extension: {backend.reason()}"

@@ -10,7 +10,7 @@ from loss_checks import RNG, draw
 from op_problems import everything, mlp, problem, solver_table
 
 from dom2_fast import ops
-from dom2_fast.program import Act
+from dom2_fast.ops.program import Act
 
 pytestmark = pytest.mark.usefixtures("isa")
 

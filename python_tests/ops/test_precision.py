@@ -5,9 +5,10 @@ import torch
 from op_problems import everything, mlp, problem, solver_table
 from tolerances import KERNEL_FACTOR, relative_error
 
-from dom2_fast import ops, reference
+from dom2_fast import ops
 from dom2_fast.errors import Dom2Error
-from dom2_fast.program import Act
+from dom2_fast.ops import reference
+from dom2_fast.ops.program import Act
 
 
 def assert_as_good_as_bf16(native, own, exact, what):

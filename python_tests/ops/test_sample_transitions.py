@@ -5,7 +5,8 @@ import torch
 from scipy.stats import chisquare
 from tolerances import CHI2_P
 
-from dom2_fast import backend, ops, reference
+from dom2_fast import ops
+from dom2_fast.ops import backend, reference
 
 needs_extension = pytest.mark.skipif(
     not backend.available(), reason=f"no compiled extension: {backend.reason()}"

@@ -7,7 +7,7 @@ import torch
 from kernel_cases import Loop, Sample
 from op_problems import everything, mlp, solver_table
 
-from dom2_fast.program import Act, ProgramBuilder, Slice, StepProgram
+from dom2_fast.ops.program import Act, ProgramBuilder, Slice, StepProgram
 
 GRADIENTS = ("x", "rows", "table", "weights")
 NOISY = {"solver": solver_table(3, clip=1.1, noise=0.3, previous=-0.2), "steps": 3}

@@ -1,4 +1,4 @@
-"""Cases for csrc/simt/driver.cpp: inputs, the reference's results in float64, tolerances.
+"""Cases for csrc/testing/simt/driver.cpp: inputs, the reference's results in float64, tolerances.
 
 A case is made for one way through the kernels (which rows per tile, weights resident or streamed,
 ...) and names it in `shape`; the driver refuses to pass a case that went another way.
@@ -16,8 +16,8 @@ sys.path += [str(Path(__file__).resolve().parents[1] / name) for name in ("", "o
 from op_problems import problem
 from tolerances import KERNEL_FACTOR, KERNEL_FLOOR, relative_error
 
-from dom2_fast import reference
-from dom2_fast.program import StepProgram
+from dom2_fast.ops import reference
+from dom2_fast.ops.program import StepProgram
 
 RNG = torch.tensor([-7_654_321_987_654_321, 5])
 DTYPE = {"fp32": torch.float32, "bf16": torch.bfloat16}

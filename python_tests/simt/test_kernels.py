@@ -1,7 +1,7 @@
 """The CUDA kernels under the emulator, without torch: values, memory, order of threads, races.
 
-csrc/simt/driver.cpp runs each case under all schedules; here it is built, plain and with sanitizers
-(build/simt-driver*, kept from run to run), and given its cases.
+csrc/testing/simt/driver.cpp runs each case under all schedules; here it is built, plain and with
+sanitizers (build/simt-driver*, kept from run to run), and given its cases.
 """
 
 import os

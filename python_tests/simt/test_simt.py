@@ -1,6 +1,7 @@
 """The emulator that runs CUDA kernels on the CPU: correct kernels work, planted bugs are noticed.
 
-Everything runs in programs compiled here from csrc/simt. No GPU is needed, nor said anything about.
+Everything runs in programs compiled here from csrc/testing/simt. No GPU is needed, and nothing is
+said about one.
 """
 
 import os
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-SIMT = Path(__file__).resolve().parents[2] / "csrc" / "simt"
+SIMT = Path(__file__).resolve().parents[2] / "csrc" / "testing" / "simt"
 SCHEDULES = ["forward", "reverse", "random", "greedy"]
 CORRECT = ["ping_pong", "collectives", "votes", "multiply", "pipeline", "count", "wide", "many"]
 CXX = shutil.which("g++")

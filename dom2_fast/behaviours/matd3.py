@@ -1,0 +1,343 @@
+"""MATD3 (Ackermann et al. 2019, arXiv 1910.01465): trains the behaviours that collect data.
+
+Online, in the batched environment, all agents at once: one deterministic actor per agent, twin
+centralised critics per agent, target smoothing, delayed policies. It isn't an offline algorithm
+and isn't what the library is for; `python -m dom2_fast.behaviours.matd3 --help` runs it.
+"""
+
+import argparse
+import itertools
+import json
+import math
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from dom2_fast.behaviours.shipped import BehaviourPolicy, write
+from dom2_fast.errors import Dom2Error
+
+
+def _from(source: str, default):
+    return field(default=default, metadata={"source": source})
+
+
+@dataclass
+class MATD3Config:
+    """Every number of the method, with where it comes from (OMAR: its public code)."""
+
+    num_envs: int = _from("tuned here: environments stepped together", 50)
+    steps: int = _from("tuned here: environment steps of all of them, one update each", 30_000)
+    stop_after: int = _from("tuned here: end after so many of `steps`, 0 for all", 11_000)
+    warmup: int = _from("tuned here: steps with uniform actions before the first update", 100)
+    capacity: int = _from("OMAR: 1e6 transitions", 1_000_000)
+    batch_size: int = _from("OMAR", 1024)
+    hidden: int = _from("OMAR, actor", 64)
+    critic_hidden: int = _from("tuned here; OMAR 64", 128)
+    actor_lr: float = _from("tuned here; OMAR 0.01", 1e-3)
+    critic_lr: float = _from("tuned here; OMAR 0.01", 1e-3)
+    gamma: float = _from("OMAR, as its code runs", 0.95)
+    tau: float = _from("OMAR", 0.01)
+    policy_delay: int = _from("TD3, arXiv 1802.09477", 2)
+    target_noise: float = _from("TD3: 0.2", 0.2)
+    target_clip: float = _from("TD3: 0.5", 0.5)
+    explore_noise: float = _from("OMAR: gaussian_noise_std", 0.1)
+    explore_start: float = _from(
+        "tuned here: noise at the start, falling linearly to the above", 0.3
+    )
+    reward_scale: float = _from("tuned here: rewards are up to 30 a step", 0.1)
+    action_l2: float = _from("OMAR", 1e-3)
+    grad_clip: float = _from("OMAR", 0.5)
+    joint_policy_gradient: bool = _from(
+        "tuned here: actor loss with the others' current actions (FACMAC), not the replayed",
+        False,
+    )
+    seed: int = _from("any", 0)
+
+    def __post_init__(self):
+        for name in ("num_envs", "steps", "warmup", "capacity", "batch_size", "hidden",
+                     "critic_hidden", "policy_delay"):  # fmt: skip
+            if getattr(self, name) < 1:
+                raise Dom2Error(f"MATD3Config.{name} must be at least 1, got {getattr(self, name)}")
+        if not 0 <= self.stop_after <= self.steps:
+            raise Dom2Error(
+                f"MATD3Config.stop_after must be from 0 to steps = {self.steps}, "
+                f"got {self.stop_after}"
+            )
+        if not 0 <= self.gamma < 1:
+            raise Dom2Error(f"MATD3Config.gamma must be in [0, 1), got {self.gamma}")
+        if not 0 < self.tau <= 1:
+            raise Dom2Error(f"MATD3Config.tau must be in (0, 1], got {self.tau}")
+
+
+class GroupMLP(nn.Module):
+    """G ReLU networks side by side: [G, B, in] (or a shared [B, in]) -> [G, B, out]."""
+
+    def __init__(self, groups: int, sizes: tuple[int, ...], generator: torch.Generator):
+        super().__init__()
+        self.weights, self.biases = nn.ParameterList(), nn.ParameterList()
+        for fan_in, fan_out in itertools.pairwise(sizes):
+            bound = 1 / math.sqrt(fan_in)  # nn.Linear's own
+            for params, shape in (
+                (self.weights, (groups, fan_in, fan_out)),
+                (self.biases, (groups, 1, fan_out)),
+            ):
+                u = torch.rand(shape, generator=generator) * 2 - 1
+                params.append(nn.Parameter(u * bound))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.ndim == 2:
+            x = x.expand(self.weights[0].shape[0], -1, -1)
+        for i, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
+            x = torch.baddbmm(bias, x.relu() if i else x, weight)
+        return x
+
+
+class ReplayBuffer:
+    """A ring of joint transitions, rows of one flat tensor: obs, act, reward, next_obs."""
+
+    def __init__(self, capacity: int, widths: list[int], generator: torch.Generator):
+        self.rows = torch.empty(capacity, sum(widths))
+        self.widths, self.generator = widths, generator
+        self.size = self.at = 0
+
+    def add(self, *fields: Tensor) -> None:
+        rows = torch.cat(fields, dim=-1)
+        index = (self.at + torch.arange(len(rows))) % len(self.rows)
+        self.rows[index] = rows
+        self.at = int(index[-1]) + 1
+        self.size = min(self.size + len(rows), len(self.rows))
+
+    def sample(self, batch: int) -> tuple[Tensor, ...]:
+        index = torch.randint(self.size, (batch,), generator=self.generator)
+        return self.rows[index].split(self.widths, dim=-1)
+
+
+class MATD3:
+    """Trains in `env` (a batched environment whose agents share obs and act widths).
+
+    Args:
+        env: `dom2_fast.envs.ParticleEnv` or anything with its reset, step, num_agents, obs_dims.
+        config: see `MATD3Config`.
+    """
+
+    def __init__(self, env, config: MATD3Config):
+        if len(set(env.obs_dims)) != 1:
+            raise Dom2Error(
+                f"MATD3 needs agents with one observation width, got {env.obs_dims}; "
+                "let the environment drive the prey"
+            )
+        if env.num_envs != config.num_envs:
+            raise Dom2Error(f"env has {env.num_envs} copies, the config says {config.num_envs}")
+        self.env, self.config = env, config
+        self.G, self.O, self.A = env.num_agents, env.obs_dims[0], env.act_dim
+        self.generator = torch.Generator().manual_seed(config.seed)
+        G, joint = self.G, self.G * (self.O + self.A)
+        actor_sizes = (self.O, config.hidden, config.hidden, self.A)
+        critic_sizes = (joint, config.critic_hidden, config.critic_hidden, 1)
+        self.actor = GroupMLP(G, actor_sizes, self.generator)
+        self.critic = GroupMLP(2 * G, critic_sizes, self.generator)  # twin k of agent g: k * G + g
+        self.target_actor = GroupMLP(G, actor_sizes, self.generator)
+        self.target_critic = GroupMLP(2 * G, critic_sizes, self.generator)
+        self.target_actor.load_state_dict(self.actor.state_dict())
+        self.target_critic.load_state_dict(self.critic.state_dict())
+        self.actor_optim = torch.optim.Adam(self.actor.parameters(), config.actor_lr)
+        self.critic_optim = torch.optim.Adam(self.critic.parameters(), config.critic_lr)
+        widths = [G * self.O, G * self.A, G, G * self.O]
+        self.buffer = ReplayBuffer(config.capacity, widths, self.generator)
+        self.updates = 0
+
+    def policy(self) -> BehaviourPolicy:
+        """A frozen copy of the actors."""
+        pairs = zip(self.actor.weights, self.actor.biases, strict=True)
+        return BehaviourPolicy([(w.detach().clone(), b.detach().clone()) for w, b in pairs])
+
+    def _normal(self, *shape: int) -> Tensor:
+        return torch.randn(shape, generator=self.generator)
+
+    def _joint(self, obs: Tensor, act: Tensor) -> Tensor:
+        return torch.cat([obs, act], dim=-1)
+
+    def update(self) -> dict[str, float]:
+        """One update of the critics and, every `policy_delay` updates, of the actors."""
+        cfg, G, A = self.config, self.G, self.A
+        obs, act, reward, next_obs = self.buffer.sample(cfg.batch_size)
+        B = len(obs)
+        with torch.no_grad():
+            split = next_obs.view(B, G, self.O).transpose(0, 1)
+            noise = (self._normal(G, B, A) * cfg.target_noise).clamp(
+                -cfg.target_clip, cfg.target_clip
+            )
+            next_act = (self.target_actor(split).tanh() + noise).clamp(-1, 1)
+            next_act = next_act.transpose(0, 1).reshape(B, G * A)
+            next_q = self.target_critic(self._joint(next_obs, next_act)).view(2, G, B).amin(dim=0)
+            # Episodes end by time only, so the target always bootstraps.
+            y = cfg.reward_scale * reward.T + cfg.gamma * next_q  # [G, B]
+        q = self.critic(self._joint(obs, act)).view(2, G, B)
+        loss = (q - y).square().mean(dim=-1).sum()
+        self._descend(loss, self.critic, self.critic_optim)
+        log = {"critic_loss": loss.item() / (2 * G)}
+        self.updates += 1
+        if self.updates % cfg.policy_delay == 0:
+            log["actor_loss"] = self._update_actor(obs, act)
+            self._follow(self.target_actor, self.actor)
+            self._follow(self.target_critic, self.critic)
+        return log
+
+    def _update_actor(self, obs: Tensor, act: Tensor) -> float:
+        cfg, G, A, B = self.config, self.G, self.A, len(obs)
+        mine = self.actor(obs.view(B, G, self.O).transpose(0, 1)).tanh()  # [G, B, A]
+        mine = mine.transpose(0, 1)  # [B, G, A]
+        # Agent g's critic sees g's present action (own = 1) beside the other agents' actions.
+        own = torch.eye(G)[:, None, :, None]  # [G, 1, G, 1]
+        others = mine.detach() if cfg.joint_policy_gradient else act.view(B, G, A)
+        joint = (own * mine + (1 - own) * others).reshape(G, B, G * A)
+        first = [p[:G] for p in self.critic.weights], [p[:G] for p in self.critic.biases]
+        x = torch.cat([obs.expand(G, -1, -1), joint], dim=-1)
+        for i, (weight, bias) in enumerate(zip(*first, strict=True)):
+            x = torch.baddbmm(bias.detach(), x.relu() if i else x, weight.detach())
+        loss = -x.mean(dim=(1, 2)).sum() + cfg.action_l2 * mine.square().mean() * G
+        self._descend(loss, self.actor, self.actor_optim)
+        return loss.item() / G
+
+    @torch.no_grad()
+    def _follow(self, target: nn.Module, net: nn.Module) -> None:
+        for old, new in zip(target.parameters(), net.parameters(), strict=True):
+            old.lerp_(new, self.config.tau)
+
+    def _descend(self, loss: Tensor, net: nn.Module, optim: torch.optim.Optimizer) -> None:
+        optim.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(net.parameters(), self.config.grad_clip * math.sqrt(self.G))
+        optim.step()
+
+    def fit(self, on_step: Callable[[int], None] = lambda step: None) -> None:
+        """Step the environments and update once per step; `on_step` is called after each."""
+        cfg, E = self.config, self.config.num_envs
+        obs, done = None, True
+        for step in range(1, (cfg.stop_after or cfg.steps) + 1):
+            if done:
+                obs = self.env.reset()
+            left = 1 - step / cfg.steps
+            for optim, lr in ((self.actor_optim, cfg.actor_lr), (self.critic_optim, cfg.critic_lr)):
+                optim.param_groups[0]["lr"] = lr * max(0.05, min(1.0, 2 * left))
+            if step <= cfg.warmup:
+                act = torch.rand(E, self.G, self.A, generator=self.generator) * 2 - 1
+            else:
+                noise = cfg.explore_noise + (cfg.explore_start - cfg.explore_noise) * left
+                act = self.policy()(obs) + self._normal(E, self.G, self.A) * noise
+                act = act.clamp(-1, 1)
+            next_obs, reward, ended = self.env.step(act)
+            self.buffer.add(torch.cat(obs, -1), act.flatten(1), reward, torch.cat(next_obs, -1))
+            obs, done = next_obs, bool(ended.all())
+            if step > cfg.warmup:
+                self.update()
+            on_step(step)
+
+
+def noisy_return(policy: BehaviourPolicy, env, noise: float, generator: torch.Generator) -> float:
+    """Mean over `env`'s copies and agents of one episode's return, with behaviour noise."""
+    total, obs = 0.0, env.reset()
+    for _ in range(env.episode_length):
+        act = policy(obs)
+        act = (act + torch.randn(act.shape, generator=generator) * noise).clamp(-1, 1)
+        obs, reward, _ = env.step(act)
+        total = total + reward.double()
+    return total.mean().item()
+
+
+def train_behaviours(
+    task: str,
+    config: MATD3Config,
+    medium: tuple[float, float] = (265.0, 281.0),
+    snapshots: int = 6,
+    every: int = 100,
+    episodes: int = 500,
+    on_cut: Callable[[dict[str, BehaviourPolicy]], None] = lambda policies: None,
+) -> tuple[dict[str, BehaviourPolicy], dict]:
+    """Train once and cut out the behaviours: replay_0.., medium and expert.
+
+    Snapshots are scored every `every` steps with behaviour noise. Medium is the first one inside
+    `medium` (OMAR's medium data average 273.39); the replay snapshots are spread evenly in time
+    from the start up to it, as a replay buffer at that moment would hold them; expert is the best
+    one of the run. Once medium is there, `on_cut` gets all policies after each change.
+
+    Returns:
+        policies by name, and a record: config, and the curve of (step, return).
+    """
+    from dom2_fast import envs  # only this driver knows an environment
+
+    env = envs.make(task, config.num_envs, config.seed)
+    scorer = envs.make(task, episodes, config.seed + 1)
+    agent = MATD3(env, config)
+    generator = torch.Generator().manual_seed(config.seed + 2)
+    curve: list[tuple[int, float]] = []
+    history: list[BehaviourPolicy] = []
+    cut: dict[str, BehaviourPolicy] = {}
+    best = -math.inf
+
+    def on_step(step: int) -> None:
+        nonlocal best
+        if step % every or step < config.warmup:
+            return
+        policy = agent.policy()
+        score = noisy_return(policy, scorer, config.explore_noise, generator)
+        curve.append((step, round(score, 2)))
+        print(f"{task} step {step}: return {score:.1f}", file=sys.stderr, flush=True)
+        if "medium" not in cut:
+            history.append(policy)
+            if medium[0] <= score <= medium[1]:
+                cut["medium"] = policy
+                for i in range(snapshots):
+                    cut[f"replay_{i}"] = history[(i + 1) * (len(history) - 1) // snapshots]
+        if score > best:
+            best, cut["expert"] = score, policy
+            if "medium" in cut:
+                on_cut(cut)
+
+    agent.fit(on_step)
+    if "medium" not in cut:
+        raise Dom2Error(
+            f"no snapshot scored within {medium}: train longer, or score more often (now {every})"
+        )
+    return cut, {"task": task, "config": asdict(config), "curve": curve}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m dom2_fast.behaviours.matd3",
+        description="Train the behaviour policies of a task and write them as one .npz.",
+    )
+    parser.add_argument("--task", default="simple_spread")
+    parser.add_argument("--out", type=Path, required=True, help="file to write (.npz)")
+    parser.add_argument("--threads", type=int, default=1)
+    for option in fields(MATD3Config):
+        kind = type(option.default)
+        flag = "--" + option.name.replace("_", "-")
+        text = f"{option.metadata['source']} (default: {option.default})"
+        if kind is bool:
+            parser.add_argument(flag, action="store_true", help=text)
+        else:
+            parser.add_argument(flag, type=kind, default=option.default, help=text)
+    args = parser.parse_args()
+    record_path = args.out.with_suffix(".json")
+    for path in (args.out, record_path):
+        if path.exists():
+            parser.error(f"{path} exists; move it away or choose another name")
+    torch.set_num_threads(args.threads)
+    try:
+        config = MATD3Config(**{o.name: getattr(args, o.name) for o in fields(MATD3Config)})
+        # Written as soon as there is a medium policy: an interrupted run leaves what it has.
+        _, record = train_behaviours(
+            args.task, config, on_cut=lambda cut: write(args.out, cut, config.explore_noise)
+        )
+    except Dom2Error as error:
+        sys.exit(f"error: {error}")
+    record_path.write_text(json.dumps(record, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

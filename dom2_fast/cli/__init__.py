@@ -1,0 +1,1 @@
+"""The command line, for people: `main` parses, the other files do."""

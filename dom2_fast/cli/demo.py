@@ -1,0 +1,177 @@
+"""`make demo`: the whole job once, small: collect data, train BC and DOM2, evaluate, report.
+
+Everything goes to runs/demo. A second demo replaces what the first one made, and nothing else; the
+old results stay until the new ones are complete. For real work use `dom2-fast`, not this.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from dom2_fast.cli import tables
+from dom2_fast.errors import Dom2Error
+from dom2_fast.files import atomic_write
+
+TASK, QUALITY = "simple_spread", "medium"
+MADE = ("data", "bc", "dom2", "scores.json", "report.html")
+MARKER = "made-by-demo.txt"
+OLD = ".previous"
+
+
+def demo(
+    out: str | Path = "runs/demo",
+    *,
+    episodes: int = 4000,
+    bc_steps: int = 2000,
+    dom2_steps: int = 2000,
+    eval_episodes: int = 1000,
+    seed: int = 0,
+    threads: int = 1,
+) -> dict:
+    """Run the demo; returns what is in `out/scores.json`.
+
+    Args:
+        out: a folder that is new, empty, or of an earlier demo.
+        episodes: to collect. bc_steps, dom2_steps: updates to train. eval_episodes: per score.
+        threads: CPU threads. One is enough for networks of this size, and takes the same time on a
+            machine that others use, where threads that wait for each other take many times more.
+    Raises:
+        Dom2Error: `out` holds something that isn't a demo's.
+    """
+    import torch
+
+    from dom2_fast import algos
+    from dom2_fast.behaviours.collect import collect
+    from dom2_fast.report import write_report
+    from dom2_fast.runs import evaluation as evaluate
+    from dom2_fast.runs import train
+
+    if threads < 1:
+        raise Dom2Error(f"threads is {threads}, it must be at least 1")
+    torch.set_num_threads(threads)
+    out = Path(out)
+    clock = _Clock()
+    with _replacing(out):
+        clock.say(f"collecting {episodes:,} episodes of {TASK}, {QUALITY}")
+        data = collect(TASK, QUALITY, episodes=episodes, seed=seed, out=out / "data")
+        scores: dict = {"dataset_mean": _brief(evaluate.dataset_scores(data, TASK))}
+        for name, steps in (("bc", bc_steps), ("dom2", dom2_steps)):
+            clock.say(f"training {name}, {steps:,} updates of {data.num_agents} agents")
+            config = algos.algorithm(name).config_class(seed=seed)
+            result = train.train(
+                config, out / "data", out / name, steps, progress=sys.stderr.isatty(),
+                eval_every=max(1, steps // 8), eval_episodes=min(200, eval_episodes),
+            )  # fmt: skip
+            if result.interrupted:
+                raise KeyboardInterrupt
+            clock.say(f"evaluating {name}, {eval_episodes:,} episodes standard and speed-shifted")
+            for shift in (None, "speed"):
+                made = train.evaluate_run(out / name, episodes=eval_episodes, shift=shift)
+            scores[name] = {key: _brief(value) for key, value in made["results"].items()}
+        with atomic_write(out / "scores.json", "w") as file:
+            json.dump(scores, file, indent=1)
+            file.write("\n")
+        write_report(
+            [out / "dom2", out / "bc"], out / "report.html",
+            title=f"dom2-fast demo: {TASK}, {QUALITY} data",
+            reference={"data set": scores["dataset_mean"]["mean"]},
+            note=f"{episodes:,} collected episodes; made by make demo.",
+        )  # fmt: skip
+    print(f"\n{_table(scores)}\n")
+    print(f"scores: {out / 'scores.json'}\nreport: {out / 'report.html'}")
+    print(f"all done in {tables.duration(clock.elapsed())}", flush=True)
+    return scores
+
+
+def _brief(result: dict) -> dict:
+    return {key: value for key, value in result.items() if key != "returns"}
+
+
+def _table(scores: dict) -> str:
+    shown = {"data set": {"standard": scores["dataset_mean"]}}
+    return tables.scores(shown | {name: scores[name] for name in ("bc", "dom2")})
+
+
+class _Clock:
+    def __init__(self) -> None:
+        self.start = time.perf_counter()
+
+    def elapsed(self) -> float:
+        return time.perf_counter() - self.start
+
+    def say(self, text: str) -> None:
+        print(f"[{self.elapsed():6.1f} s] {text}", flush=True)
+
+
+@contextlib.contextmanager
+def _replacing(out: Path) -> Iterator[None]:
+    """Put an earlier demo's results aside while a new one runs; back again if it doesn't finish."""
+    if out.exists() and not out.is_dir():
+        raise Dom2Error(f"{out} is a file, the demo needs a folder there: move it away")
+    held = sorted(path.name for path in out.iterdir()) if out.is_dir() else []
+    if held and MARKER not in held:
+        raise Dom2Error(
+            f"{out} holds {', '.join(held[:3])} and was not made by the demo: nothing was touched. "
+            "Move it away, or give the demo another folder: "
+            "python -m dom2_fast.cli.demo --out FOLDER"
+        )
+    out.mkdir(parents=True, exist_ok=True)
+    with atomic_write(out / MARKER, "w") as file:
+        file.write(
+            "This folder was made by `make demo`. Another `make demo` replaces "
+            f"{', '.join(MADE)}; other files here are left alone.\n"
+        )
+    old = out / OLD
+    if (
+        old.exists()
+    ):  # the last demo was killed: what it left is unfinished, what it put aside isn't
+        _remove(out)
+    else:
+        old.mkdir()
+        _move(out, old)
+    try:
+        yield
+    except BaseException:
+        _remove(out)
+        _move(old, out)
+        old.rmdir()
+        raise
+    shutil.rmtree(old)
+
+
+def _remove(folder: Path) -> None:
+    for name in MADE:
+        path = folder / name
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+def _move(source: Path, target: Path) -> None:
+    for name in MADE:
+        if (source / name).exists():
+            (source / name).rename(target / name)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """`python -m dom2_fast.cli.demo`, with options for a smaller or longer one."""
+    from dom2_fast.cli import main as cli
+    from dom2_fast.config import option_parser
+
+    argv = sys.argv[1:] if argv is None else argv
+
+    def action() -> int:
+        parser = option_parser(prog="python -m dom2_fast.cli.demo", description=__doc__)
+        parser.add_function_arguments(demo, as_group=False)
+        demo(**parser.parse_args(argv).as_dict())
+        return 0
+
+    return cli.guard(action, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

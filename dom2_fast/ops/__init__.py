@@ -1,0 +1,366 @@
+"""The ops, typed. Each runs the compiled kernel, or the reference where there is none.
+
+Shapes are documented in `reference`, which defines the results. The schemas and all argument checks
+are in csrc/ops; fake kernels and autograd formulas are registered in `_register`.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+
+import torch
+
+from dom2_fast.errors import Dom2Error
+from dom2_fast.ops import backend, reference
+from dom2_fast.ops.program import StepProgram
+
+if backend.available():
+    from dom2_fast.ops import _register
+
+    _register.register()  # fake kernels and autograd
+    _NATIVE = torch.ops.dom2_fast
+else:
+    _NATIVE = None
+
+
+# Of the operands of matrix products; sums, activations and results are float32 either way.
+PRECISIONS = {"fp32": 0, "bf16": 1}
+
+
+def check_precision(precision: str) -> int:
+    """The number that the ops take for a precision; raises Dom2Error for an unknown one."""
+    try:
+        return PRECISIONS[precision]
+    except (KeyError, TypeError):
+        raise Dom2Error(
+            f"precision is {precision!r}; it must be one of {', '.join(map(repr, PRECISIONS))}"
+        ) from None
+
+
+def make_rng(
+    generator: torch.Generator | None = None, device: torch.device | None = None
+) -> torch.Tensor:
+    """(seed, offset) for one op call: int64 [2], each uniform in [0, 2**32), 64 bits in one call.
+
+    Drawn from `generator`, on its device; by default from torch's own for `device` (the CPU), so
+    that `torch.manual_seed` governs. On a GPU the default stays there and a captured CUDA graph
+    draws anew in every replay; a CPU generator gives the CPU's numbers, fixed once captured.
+    """
+    if generator is not None:
+        device = generator.device
+    return torch.randint(2**32, (2,), dtype=torch.int64, generator=generator, device=device)
+
+
+def run_program(
+    x: torch.Tensor,
+    rows: torch.Tensor | None,
+    weights: Sequence[torch.Tensor],
+    table: torch.Tensor,
+    program: StepProgram,
+    rng: torch.Tensor | None = None,
+    *,
+    precision: str = "fp32",
+) -> torch.Tensor:
+    """One pass of a step program: [G, B, x_width] -> [G, B, out width].
+
+    Arguments and meaning as `reference.run_program`. Differentiable once in x, rows, weights and
+    table. precision: "fp32", or "bf16" for matrix products of operands rounded to bf16 (8 bits)
+    with float32 sums, about twice as fast on tensor cores and on processors with AVX512-BF16.
+    Raises RuntimeError naming the argument whose shape, dtype or device doesn't fit.
+    """
+    if _NATIVE is None:
+        backend.warn_if_missing()
+        return reference.run_program(x, rows, weights, table, program, rng)
+    return _NATIVE.run_program(
+        x, rows, list(weights), table, program.encode(), rng, program.out.width,
+        check_precision(precision),
+    )  # fmt: skip
+
+
+def denoise(
+    x_T: torch.Tensor | None,
+    rows: torch.Tensor | None,
+    weights: Sequence[torch.Tensor],
+    table: torch.Tensor,
+    program: StepProgram,
+    solver: torch.Tensor,
+    noise: torch.Tensor | None = None,
+    *,
+    batch: int | None = None,
+    rng: torch.Tensor | None = None,
+    out_low: float = -float("inf"),
+    out_high: float = float("inf"),
+    packed: torch.Tensor | None = None,
+    precision: str = "fp32",
+) -> torch.Tensor:
+    """The whole denoising loop in one call: -> [G, B, A].
+
+    Arguments and meaning as `reference.denoise`. `packed` is `pack_weights(weights, program)` made
+    before, with the same precision, for calls that reuse the weights; where no gradient is taken
+    only it is read. Differentiable once in x_T, rows, weights, table. precision: as in
+    `run_program`.
+    Raises RuntimeError naming the argument whose shape, dtype or device doesn't fit.
+    """
+    if _NATIVE is None:
+        backend.warn_if_missing()
+        return reference.denoise(
+            x_T, rows, weights, table, program, solver, noise,
+            batch=batch, rng=rng, out_low=out_low, out_high=out_high,
+        )  # fmt: skip
+    if x_T is not None:
+        batch = x_T.shape[1]
+    save_path = torch.is_grad_enabled() and any(
+        t is not None and t.requires_grad for t in (x_T, rows, table, *weights)
+    )
+    if packed is not None and not save_path:
+        weights = ()  # not looked at: one tensor is quicker to hand over than many
+    call = _NATIVE.denoise if save_path or torch.compiler.is_compiling() else _without_autograd
+    out, _ = call(
+        x_T, rows, list(weights), table, program.encode(), solver, noise, rng, packed,
+        [batch, program.x_width], out_low, out_high, save_path, check_precision(precision),
+    )  # fmt: skip
+    return out
+
+
+def _without_autograd(*args):
+    """denoise past the autograd wrapper: Python that takes 7 us even where it has no work."""
+    guard = torch._C._AutoDispatchBelowAutograd()
+    try:
+        return _NATIVE.denoise.default(*args)
+    finally:
+        del guard
+
+
+def _fused(name: str, like: torch.Tensor):
+    """The native op that gives a loss with its gradients; None where it is composed of others."""
+    if _NATIVE is None:
+        backend.warn_if_missing()
+    return getattr(_NATIVE, name, None) if like.is_cpu else None
+
+
+def _wanted(*values) -> bool:
+    """Does autograd want the gradient of one of these?"""
+    return torch.is_grad_enabled() and any(v is not None and v.requires_grad for v in values)
+
+
+def denoising_loss(
+    x: torch.Tensor,
+    rows: torch.Tensor | None,
+    weights: Sequence[torch.Tensor],
+    table: torch.Tensor,
+    program: StepProgram,
+    target: torch.Tensor,
+    rng: torch.Tensor | None = None,
+    *,
+    precision: str = "fp32",
+) -> torch.Tensor:
+    """Each group's mean of (program(x, rows) - target)^2, [G]. target: [G, B, out width].
+
+    With x = alpha_t act + sigma_t eps and target eps the denoising loss of Ho et al. 2020, eq. 14.
+    Arguments and meaning as `reference.denoising_loss`. Differentiable once in x, rows, weights,
+    table and target. On the CPU the gradients are made in the same pass, while a tile's activations
+    are in cache, and kept until backward; elsewhere `run_program` and PyTorch compose it.
+    Raises RuntimeError naming the argument whose shape, dtype or device doesn't fit.
+    """
+    native = _fused("denoising_loss", x)
+    if native is None or _wanted(target):
+        out = run_program(x, rows, weights, table, program, rng, precision=precision)
+        return reference.mean_square(out, target)
+    return native(
+        x, rows, list(weights), table, program.encode(), target, rng, check_precision(precision),
+        _wanted(x), _wanted(rows), _wanted(*weights), _wanted(table),
+    )[0]  # fmt: skip
+
+
+def conservative_loss(
+    act: torch.Tensor,
+    proposed: torch.Tensor,
+    rows: torch.Tensor | None,
+    weights: Sequence[torch.Tensor],
+    table: torch.Tensor,
+    program: StepProgram,
+    target: torch.Tensor,
+    rng: torch.Tensor | None = None,
+    *,
+    cql_weight: float,
+    log_density: float,
+    precision: str = "fp32",
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Conservative critics: (loss, td, cql) of each, [K G], and their Q, [K G, B, 1 + M].
+
+        td  = E (Q(o, a) - y)^2
+        cql = E [log sum_m exp(Q(o, u_m) - log_density) - Q(o, a)]     (Kumar et al. 2020, eq. 4)
+        loss = td + cql_weight cql
+
+    act [G, B, A] is a, proposed [G, B, M, A] are the u, target [G, B] is y; the K critics of each
+    group share them and rows [G, B, O]: their weights are [K G, ...], first all groups' first
+    critic, then all groups' second one. Meaning as `reference.conservative_loss`. `loss` is
+    differentiable once in all tensors, the others aren't. Where weights and table alone want
+    gradients, on the CPU, these are made in the same pass; else `run_program` and PyTorch compose
+    it.
+    Raises RuntimeError naming the argument whose shape, dtype or device doesn't fit.
+    """
+    native = _fused("conservative_loss", act)
+    if native is None or _wanted(act, proposed, rows, target):
+        x, rows = reference.critic_input(act, proposed, rows, table)
+        q = run_program(x, rows, weights, table, program, rng, precision=precision)
+        return reference.conservative(q, target, 1 + proposed.size(2), cql_weight, log_density)
+    loss, parts, q, _, _ = native(
+        act, proposed, rows, list(weights), table, program.encode(), target, rng, cql_weight,
+        log_density, check_precision(precision), _wanted(*weights), _wanted(table),
+    )  # fmt: skip
+    return loss, parts[0], parts[1], q
+
+
+def chain_value(
+    x_T: torch.Tensor | None,
+    rows: torch.Tensor | None,
+    weights: Sequence[torch.Tensor],
+    table: torch.Tensor,
+    program: StepProgram,
+    solver: torch.Tensor,
+    noise: torch.Tensor | None = None,
+    *,
+    critic: tuple[Sequence[torch.Tensor], torch.Tensor, StepProgram],
+    critic_rng: torch.Tensor | None = None,
+    batch: int | None = None,
+    rng: torch.Tensor | None = None,
+    out_low: float = -float("inf"),
+    out_high: float = float("inf"),
+    precision: str = "fp32",
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """A critic's value of sampled actions: its mean over the rows, [G], and the values, [G, B].
+
+    E Q(o, a~), a~ ~ pi(. | o) through the whole denoising loop: the actor's second term in DOM2 and
+    in Diffusion-QL (Wang et al. 2023, eq. 3). The draws are those of `denoise` with the same `rng`;
+    `critic` is (weights, table, program), `critic_rng` gives its dropout masks. Other arguments and
+    meaning as `reference.chain_value`. The mean is differentiable once in x_T, rows, all weights
+    and tables, the values aren't. Where the policy's weights and table alone want gradients, on the
+    CPU, these are made in the same pass; else `denoise`, `run_program` and PyTorch compose it.
+    Raises RuntimeError naming the argument whose shape, dtype or device doesn't fit.
+    """
+    native = _fused("chain_value", table)
+    critic_weights, critic_table, critic_program = critic
+    if native is None or _wanted(x_T, rows, noise, critic_table, *critic_weights):
+        act = denoise(
+            x_T, rows, weights, table, program, solver, noise, batch=batch, rng=rng,
+            out_low=out_low, out_high=out_high, precision=precision,
+        )  # fmt: skip
+        q = run_program(act, rows, *critic, critic_rng, precision=precision)
+        return reference.mean_value(q)
+    batch = batch if x_T is None else x_T.shape[1]
+    mean, q, _, _ = native(
+        x_T, rows, list(weights), table, program.encode(), solver, noise, rng,
+        list(critic_weights), critic_table, critic_program.encode(), critic_rng,
+        [batch, program.x_width], out_low, out_high, check_precision(precision),
+        _wanted(*weights), _wanted(table),
+    )  # fmt: skip
+    return mean, q
+
+
+def pack_weights(
+    weights: Sequence[torch.Tensor], program: StepProgram, precision: str = "fp32"
+) -> torch.Tensor | None:
+    """The weights in the native executor's own layout, for `denoise(packed=...)`.
+
+    Opaque, [G, n] float32; valid as long as the weights don't change, on the device and for the
+    precision that it was made for. None without an extension.
+    """
+    number = check_precision(precision)
+    return (
+        None if _NATIVE is None else _NATIVE.pack_weights(list(weights), program.encode(), number)
+    )
+
+
+def actor(
+    program: StepProgram,
+    table: torch.Tensor,
+    solver: torch.Tensor,
+    packed: torch.Tensor,
+    *,
+    stacked: bool,
+    out_low: float,
+    out_high: float,
+    watch=None,
+    precision: str = "fp32",
+):
+    """`denoise` for a handful of rows on the CPU, without the way through the dispatcher.
+
+    `.sample(obs, x_T, generator)` gives actions for obs [B, O] or [O] ([G, B, O] if `stacked`), the
+    same bits as `denoise` with these arguments; or None where that must be called: `watch`
+    (`lowering.stamp.Stamp`) finds a change, obs or x_T is no contiguous float32 CPU tensor of the
+    right shape, or there is work for more than one thread. No gradients. None without an extension.
+    """
+    if _NATIVE is None:
+        return None
+    return backend.extension().Actor(
+        program.encode().tolist(), table.contiguous(), solver, packed,
+        check_precision(precision) == 1, stacked, out_low, out_high, watch, make_rng,
+        functools.partial(torch.empty, dtype=torch.float32), torch.Tensor, torch.float32,
+    )  # fmt: skip
+
+
+def alias_table(weights: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Alias tables of weights [G, n] >= 0, each row's sum > 0. See `reference.alias_table`.
+
+    Made on the CPU, returned where `weights` are.
+    """
+    made = (reference if _NATIVE is None else _NATIVE).alias_table(weights.double().cpu())
+    return made if weights.is_cpu else tuple(t.to(weights.device) for t in made)
+
+
+def sample_transitions(
+    fields: Sequence[torch.Tensor],
+    threshold: torch.Tensor,
+    alias: torch.Tensor,
+    starts: torch.Tensor,
+    batch: int,
+    rng: torch.Tensor,
+    *,
+    check: bool = True,
+) -> tuple[list, torch.Tensor]:
+    """Weighted draw and gather of all fields in one call. See `reference.sample_transitions`.
+
+    Fields are [N] or [N, d], float32 or float64; results are float32. `check=False` skips looking
+    through the alias table and `starts`, for callers whose tables have passed once.
+    """
+    if _NATIVE is None:
+        backend.warn_if_missing()
+        return reference.sample_transitions(fields, threshold, alias, starts, batch, rng)
+    groups = threshold.shape[0]
+    flat, index = _NATIVE.sample_transitions(
+        list(fields), threshold, alias, starts, rng, batch, check
+    )
+    outs = []
+    for f, out in enumerate(flat):
+        shapes = [t.shape[1:] for t in fields[f * groups : (f + 1) * groups]]
+        if all(s == shapes[0] for s in shapes):
+            outs.append(out.view(groups, batch, *shapes[0]))
+        else:
+            parts = out.split([batch * s.numel() for s in shapes])
+            outs.append([p.view(batch, *s) for p, s in zip(parts, shapes, strict=True)])
+    return outs, index
+
+
+def drawer(fields, threshold, alias, starts):
+    """`sample_transitions` from one CPU data set, again and again, past the dispatcher.
+
+    `.draw(batch, rng)` gives what `sample_transitions` gives, `rng` on the CPU. Checks the tables
+    now; the tensors must not be resized. None where fields differ between agents, aren't on the
+    CPU, or there is no extension.
+    Raises RuntimeError as `sample_transitions` does.
+    """
+    groups = threshold.shape[0]
+    same = all(
+        t.is_cpu and t.shape == fields[i // groups * groups].shape for i, t in enumerate(fields)
+    )
+    if _NATIVE is None or not same:
+        return None
+    sample_transitions(fields, threshold, alias, starts, 0, torch.zeros(2, dtype=torch.int64))
+    longs = functools.partial(torch.empty, dtype=torch.int64)
+    floats = functools.partial(torch.empty, dtype=torch.float32)
+    return backend.extension().Drawer(
+        list(fields), threshold.contiguous(), alias.contiguous(), starts.contiguous(), floats,
+        longs, torch.float64,
+    )  # fmt: skip

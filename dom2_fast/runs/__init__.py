@@ -1,0 +1,1 @@
+"""Runs: training into a folder, scoring, logs."""

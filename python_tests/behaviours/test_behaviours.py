@@ -1,0 +1,65 @@
+"""Behaviour policies: the batched actor, files, and the limit on what is shipped."""
+
+import itertools
+
+import pytest
+import tolerances
+import torch
+
+from dom2_fast.behaviours import shipped as behaviours
+from dom2_fast.errors import Dom2Error
+
+
+def layers(seed=0, groups=3, sizes=(18, 64, 64, 2)):
+    g = torch.Generator().manual_seed(seed)
+    return [
+        (torch.randn(groups, i, o, generator=g) / i**0.5, torch.randn(groups, 1, o, generator=g))
+        for i, o in itertools.pairwise(sizes)
+    ]
+
+
+def test_actor_equals_one_network_per_agent():
+    given = layers()
+    obs = [torch.randn(7, 18) for _ in range(3)]
+    act = behaviours.BehaviourPolicy(given)(obs)
+    assert act.shape == (7, 3, 2)
+    for g in range(3):
+        x = obs[g]
+        for i, (weight, bias) in enumerate(given):
+            x = (x.relu() if i else x) @ weight[g] + bias[g]
+        torch.testing.assert_close(act[:, g], x.tanh(), rtol=0, atol=tolerances.NETWORK32)
+
+
+def test_round_trip(tmp_path):
+    path = tmp_path / "behaviour.npz"
+    policies = {name: behaviours.BehaviourPolicy(layers(i)) for i, name in enumerate("ab")}
+    behaviours.write(path, policies, 0.25)
+    read, noise = behaviours.read(path)
+    assert sorted(read) == ["a", "b"] and noise == 0.25
+    for name in read:
+        for (w, b), (v, c) in zip(read[name].layers, policies[name].layers, strict=True):
+            assert torch.equal(w, v) and torch.equal(b, c)
+    assert [p.name for p in tmp_path.iterdir()] == ["behaviour.npz"]
+
+
+def test_shipped_behaviours_and_their_size():
+    policies, noise = behaviours.load("simple_spread")
+    replay = [name for name in policies if name.startswith("replay_")]
+    assert {"medium", "expert"} <= set(policies) and len(replay) >= 3
+    assert 0 < noise < 0.5
+    shipped = sum(p.stat().st_size for p in behaviours.ASSETS.iterdir())
+    assert shipped <= 2**20
+
+
+def test_missing_and_damaged_files_are_explained(tmp_path):
+    with pytest.raises(Dom2Error, match="only quality 'random'"):
+        behaviours.load("simple_tag")
+    good = tmp_path / "good.npz"
+    behaviours.write(good, {"a": behaviours.BehaviourPolicy(layers())}, 0.1)
+    cut = tmp_path / "cut.npz"
+    cut.write_bytes(good.read_bytes()[:1000])
+    text = tmp_path / "text.npz"
+    text.write_text("not an archive")
+    for path in (cut, text, tmp_path / "absent.npz"):
+        with pytest.raises(Dom2Error, match="can't be read"):
+            behaviours.read(path)

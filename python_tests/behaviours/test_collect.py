@@ -1,0 +1,116 @@
+"""Collected data: returns, layout, reproducibility, refusals."""
+
+import math
+
+import pytest
+import tolerances
+import torch
+
+from dom2_fast import envs
+from dom2_fast.behaviours.collect import QUALITIES, collect
+from dom2_fast.data.trajectories import TrajectoryDataset
+from dom2_fast.errors import Dom2Error
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def spread():
+    """4,000 episodes of each quality of simple_spread: mean return over agents and episodes."""
+    return {q: collect("simple_spread", q, 4000, seed=0).returns.mean(0) for q in QUALITIES}
+
+
+def test_spread_returns_are_where_the_public_data_are(spread):
+    mean = {quality: score.mean().item() for quality, score in spread.items()}
+    error = spread["random"].std().item() / math.sqrt(4000)
+    # The public random data average 159.57 (og-marl card), medium 273.39, expert 530.95.
+    assert abs(mean["random"] - 159.57) < tolerances.SIGMAS * error
+    assert 250 <= mean["medium"] <= 300
+    assert mean["expert"] >= 500
+    # strictly between, further than the noise of the two means
+    assert mean["random"] + 6 * error < mean["medium-replay"] < mean["medium"] - 6 * error
+
+
+def test_written_data_are_consistent_episodes(tmp_path):
+    out = tmp_path / "medium"
+    made = collect("simple_spread", "medium", 30, seed=5, out=out)
+    data = TrajectoryDataset.load(out)
+    assert data.obs_dims == [18] * 3 and data.num_trajectories == 30 and len(data) == 750
+    assert data.meta["quality"] == "medium" and data.meta["seed"] == 5
+    for i in range(3):
+        assert torch.equal(made.obs[i], data.obs[i]) and torch.equal(made.act[i], data.act[i])
+        assert data.obs[i].dtype == data.reward[i].dtype == torch.float32
+        obs, nxt = data.obs[i].view(30, 25, -1), data.next_obs[i].view(30, 25, -1)
+        assert torch.equal(obs[:, 1:], nxt[:, :-1])
+        assert not data.done[i].any() and data.act[i].abs().max() <= 1
+
+
+def test_recorded_actions_replayed_give_the_recorded_data():
+    data = collect("simple_tag", "random", 20, seed=1)
+    assert data.obs_dims == [16, 16, 16, 14]
+    env = envs.make("simple_tag", 20, prey="external")
+    state = torch.zeros(20, 6, 4)
+    first = [o.view(20, 25, -1)[:, 0] for o in data.obs]
+    state[:, :4, :2] = torch.stack([o[:, 2:4] for o in first], dim=1)
+    state[:, 4:, :2] = first[0][:, 4:8].view(20, 2, 2) + first[0][:, None, 2:4]
+    env.reset(state)
+    for t in range(5):
+        act = torch.stack([a.view(20, 25, 2)[:, t] for a in data.act], dim=1)
+        obs, reward, _ = env.step(act)
+        for i in range(4):
+            # Landmarks were recovered to one rounding; contacts amplify it by up to 1e3 a step.
+            recorded = data.next_obs[i].view(20, 25, -1)[:, t]
+            calm = (obs[i] - recorded).abs().amax(-1) < tolerances.REPLAY32
+            assert calm.float().mean() > 0.8
+    assert reward.shape == (20, 4)
+
+
+@pytest.mark.parametrize("task", envs.TASKS)
+def test_same_seed_same_data_other_seed_other_data(task):
+    first, again, other = (collect(task, "random", 8, seed=s) for s in (3, 3, 4))
+    for i in range(first.num_agents):
+        assert torch.equal(first.obs[i], again.obs[i]) and torch.equal(first.act[i], again.act[i])
+        assert not torch.equal(first.obs[i], other.obs[i])
+
+
+def test_replay_shares_episodes_among_all_snapshots():
+    data = collect("simple_spread", "medium-replay", 7, seed=0)
+    assert data.num_trajectories == 7
+    assert collect("simple_spread", "medium-replay", 1, seed=0).num_trajectories == 1
+
+
+def test_nothing_of_a_users_is_overwritten(tmp_path):
+    (tmp_path / "mine.txt").write_text("keep")
+    with pytest.raises(Dom2Error, match="already holds"):
+        collect("simple_spread", "random", 2, out=tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["mine.txt"]
+    with pytest.raises(Dom2Error, match="already holds"):
+        collect("simple_spread", "random", 2, out=tmp_path / "mine.txt")
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    collect("simple_spread", "random", 2, out=empty)
+    assert TrajectoryDataset.load(empty).num_trajectories == 2
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (("simple_spred", "random", 2), "simple_spread, simple_tag"),
+        (("simple_spread", "good", 2), "medium-replay"),
+        (("simple_spread", "random", 0), "episodes must be"),
+        (("simple_spread", "random", 2.5), "episodes must be"),
+        (("simple_spread", "random", 2, -1), "seed must be"),
+        (("simple_tag", "expert", 2), "only quality 'random'"),
+        (("simple_tag", "random", 2, 0, None, "external"), "drives the prey itself"),
+        (("simple_tag", "random", 2, 0, None, "absent.npz"), "no prey file"),
+    ],
+)
+def test_wrong_requests_are_explained(args, message):
+    with pytest.raises(Dom2Error, match=message):
+        collect(*args)

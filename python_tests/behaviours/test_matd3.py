@@ -1,0 +1,164 @@
+"""MATD3: its losses against plain per-agent code, that it learns, and its driver."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import tolerances
+import torch
+
+from dom2_fast import envs
+from dom2_fast.behaviours import matd3
+from dom2_fast.behaviours import shipped as behaviours
+from dom2_fast.behaviours.matd3 import MATD3, GroupMLP, MATD3Config
+from dom2_fast.errors import Dom2Error
+
+SMALL = dict(
+    num_envs=4,
+    steps=30,
+    stop_after=0,
+    warmup=5,
+    capacity=300,
+    batch_size=16,
+    hidden=8,
+    critic_hidden=8,
+)
+
+
+def small(**changes):
+    config = MATD3Config(**(SMALL | changes))
+    return MATD3(envs.make("simple_spread", config.num_envs, seed=0), config)
+
+
+def test_group_mlp_equals_separate_networks():
+    net = GroupMLP(3, (5, 7, 7, 2), torch.Generator().manual_seed(0))
+    x = torch.randn(4, 5)
+    for g, out in enumerate(net(x)):
+        y = x
+        for i, (weight, bias) in enumerate(zip(net.weights, net.biases, strict=True)):
+            y = (y.relu() if i else y) @ weight[g] + bias[g]
+        torch.testing.assert_close(out, y, rtol=0, atol=tolerances.NETWORK32)
+
+
+def test_replay_buffer_is_a_ring():
+    buffer = matd3.ReplayBuffer(5, [1, 2], torch.Generator().manual_seed(0))
+    for k in range(4):
+        rows = torch.full((2, 1), float(k))
+        buffer.add(rows, rows.expand(2, 2))
+    assert buffer.size == 5
+    assert sorted(buffer.rows[:, 0].tolist()) == [1, 2, 2, 3, 3]
+    first, second = buffer.sample(50)
+    assert first.shape == (50, 1) and second.shape == (50, 2)
+    assert torch.equal(first.expand(50, 2), second)
+
+
+@pytest.mark.parametrize("joint", [False, True])
+def test_actor_gradient_reaches_each_agents_own_actor_only_through_its_critic(joint):
+    agent = small(joint_policy_gradient=joint, action_l2=0.0)
+    B, G = 6, 3
+    obs, act = torch.randn(B, G * 18), torch.rand(B, G * 2) * 2 - 1
+    captured = {}
+    agent._descend = lambda loss, net, optim: captured.update(loss=loss)
+    value = agent._update_actor(obs, act)
+    expected = 0.0
+    per_agent = obs.view(B, G, 18)
+    mine = agent.actor(per_agent.transpose(0, 1)).tanh().transpose(0, 1)
+    for g in range(G):
+        actions = (mine.detach() if joint else act.view(B, G, 2)).clone()
+        actions[:, g] = mine[:, g]
+        q = agent.critic(torch.cat([obs, actions.reshape(B, -1)], dim=-1))[g]
+        expected = expected - q.mean()
+    torch.testing.assert_close(captured["loss"], expected, rtol=1e-5, atol=tolerances.NETWORK32)
+    assert value == pytest.approx(expected.item() / G, rel=1e-4)
+    params = list(agent.actor.parameters())
+    got = torch.autograd.grad(captured["loss"], params)
+    for a, b in zip(got, torch.autograd.grad(expected, params), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=tolerances.NETWORK32)
+
+
+def test_same_seed_same_run():
+    first, again, other = small(), small(), small(seed=1)
+    for agent in (first, again, other):
+        agent.fit()
+    assert first.updates == 25
+    stopped = small(stop_after=12)
+    stopped.fit()
+    assert stopped.updates == 7
+    for a, b in zip(first.actor.parameters(), again.actor.parameters(), strict=True):
+        assert torch.equal(a, b)
+    assert not torch.equal(first.actor.weights[0], other.actor.weights[0])
+
+
+class Target:
+    """One-step task of two agents: reward -|act - 0.5|^2, whatever the observation."""
+
+    num_agents, act_dim, episode_length = 2, 2, 1
+    obs_dims = (3, 3)
+
+    def __init__(self, num_envs):
+        self.num_envs = num_envs
+
+    def reset(self):
+        return [torch.zeros(self.num_envs, 3)] * 2
+
+    def step(self, act):
+        reward = -(act - 0.5).square().sum(-1)
+        return self.reset(), reward, torch.ones(self.num_envs, dtype=torch.bool)
+
+
+def test_it_learns_a_task_with_a_known_answer():
+    config = MATD3Config(
+        num_envs=16, steps=600, stop_after=0, warmup=20, capacity=10_000, batch_size=128, hidden=16,
+        critic_hidden=32, actor_lr=5e-3, critic_lr=5e-3, gamma=0.0, reward_scale=1.0, action_l2=0.0,
+    )  # fmt: skip
+    env = Target(16)
+    agent = MATD3(env, config)
+    before = agent.policy()(env.reset())
+    agent.fit()
+    after = agent.policy()(env.reset())
+    assert (before - 0.5).abs().max() > 0.3
+    assert (after - 0.5).abs().max() < 0.1
+
+
+def test_wrong_settings_are_explained():
+    with pytest.raises(Dom2Error, match="batch_size"):
+        MATD3Config(batch_size=0)
+    with pytest.raises(Dom2Error, match="stop_after"):
+        MATD3Config(steps=10, stop_after=11)
+    with pytest.raises(Dom2Error, match="gamma"):
+        MATD3Config(gamma=1.0)
+    with pytest.raises(Dom2Error, match="tau"):
+        MATD3Config(tau=0.0)
+    with pytest.raises(Dom2Error, match="4 copies"):
+        MATD3(envs.make("simple_spread", 4), MATD3Config(num_envs=5))
+    with pytest.raises(Dom2Error, match="drive the prey"):
+        MATD3(envs.make("simple_tag", 4, prey="external"), MATD3Config(**SMALL))
+
+
+def test_driver_cuts_out_behaviours():
+    policies, record = matd3.train_behaviours(
+        "simple_spread", MATD3Config(**SMALL), medium=(-1e9, 1e9), snapshots=2, every=10, episodes=5
+    )
+    assert sorted(policies) == ["expert", "medium", "replay_0", "replay_1"]
+    assert [step for step, _ in record["curve"]] == [10, 20, 30]
+    with pytest.raises(Dom2Error, match="no snapshot"):
+        matd3.train_behaviours(
+            "simple_spread", MATD3Config(**SMALL), medium=(1e9, 2e9), every=10, episodes=5
+        )
+
+
+def test_command_refuses_to_overwrite(tmp_path):
+    out = tmp_path / "behaviour.npz"
+    out.write_text("mine")
+    command = [sys.executable, "-m", "dom2_fast.behaviours.matd3", "--out", str(out)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2 and "exists" in done.stderr
+    assert out.read_text() == "mine"
+
+
+def test_every_setting_says_where_it_comes_from():
+    described = MATD3Config.__dataclass_fields__
+    assert all(f.metadata["source"] for f in described.values())
+    assert json.dumps(sorted(described))
+    assert behaviours.asset("simple_spread").name == "behaviour_simple_spread.npz"

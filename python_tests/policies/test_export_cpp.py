@@ -1,0 +1,201 @@
+"""Exported policies in C++, without PyTorch: the same numbers, and no crash whatever the file.
+
+examples/act.cpp is built as its README says; cpp/policy_check.cpp has what only tests need.
+"""
+
+import fcntl
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from policy_problems import OBS, A, G, generator, rand
+
+import dom2_fast as d2
+from dom2_fast import networks, ops
+
+REPO = Path(__file__).resolve().parents[2]
+CHECK = REPO / "python_tests" / "cpp" / "policy_check.cpp"
+F32 = {"dtype": torch.float32}
+
+
+def tool(*names):
+    """The first of these programs that is installed, in this environment or on the system."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+    found = next((f for n in names if (f := shutil.which(n, path=path))), None)
+    return found or pytest.skip(f"none of {', '.join(names)} is installed")
+
+
+def call(*command, **kwargs):
+    done = subprocess.run([str(c) for c in command], capture_output=True, text=True, **kwargs)
+    assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+@pytest.fixture(scope="session")
+def built():
+    """Folder with `act` and `policy_check`; kept between runs, so that only changes are built."""
+    cmake, compiler = tool("cmake"), tool("c++", "g++", "clang++")
+    ninja = tool("ninja", "make")
+    folder = REPO / "build" / "examples"
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / ".lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        cache = folder / "CMakeCache.txt"
+        if cache.is_file() and f"CMAKE_HOME_DIRECTORY:INTERNAL={REPO}/" not in cache.read_text():
+            cache.unlink()  # the checkout was moved or copied
+        if not cache.is_file():
+            ninja = ["-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={ninja}"] if "ninja" in ninja else []
+            call(cmake, "-S", REPO / "examples", "-B", folder, *ninja)
+        call(cmake, "--build", folder)
+        call(
+            compiler, "-std=c++17", "-O1", f"-I{REPO / 'csrc'}", CHECK,
+            folder / "dom2_core" / "libdom2_core.a", "-o", folder / "policy_check",
+        )  # fmt: skip
+    return folder
+
+
+NETS = {
+    "mlp": lambda: networks.MLPNoiseNet(OBS, A, hidden=20, time_dim=6),
+    "unet": lambda: networks.UNetNoiseNet(OBS, A),
+    "stack": lambda: networks.stack([networks.MLPNoiseNet(OBS, A) for _ in range(G)]),
+}
+SOLVERS = [("dpm1", 5), ("dpm++2m", 6), ("ddpm", 4)]
+
+
+@pytest.fixture
+def exported(tmp_path, isa):
+    """A function that exports a policy and gives (file, loaded policy); one instruction set."""
+
+    def export(net="mlp", solver="dpm1", steps=5):
+        torch.manual_seed(0)
+        d2.DiffusionPolicy(NETS[net](), solver=solver, steps=steps).export(tmp_path / "p")
+        return tmp_path / "p", d2.load_policy(tmp_path / "p")
+
+    return export
+
+
+def environment(isa):
+    return {**os.environ, "DOM2_FAST_ISA": isa}
+
+
+def numbers(text):
+    return torch.from_numpy(np.array(text.split(), dtype=np.float32))
+
+
+@pytest.mark.parametrize(("solver", "steps"), SOLVERS)
+@pytest.mark.parametrize("net", list(NETS))
+def test_the_example_draws_and_acts_as_python_does(built, exported, isa, net, solver, steps):
+    path, q = exported(net, solver, steps)
+    rows = 7
+    lead = (rows,) if q.groups is None else (q.groups, rows)
+    obs = rand(*lead, OBS, seed=1, **F32)
+    want = q.sample(obs, generator=generator(3))
+    seed, offset = ops.make_rng(generator(3)).tolist()  # what the line above drew with
+    given = " ".join(f"{v:.9g}" for v in obs.flatten().tolist())
+    options = ["-", "--seed", seed, "--offset", offset]
+    got = call(built / "act", path, *options, input=given, env=environment(isa))
+    assert torch.equal(numbers(got).reshape(*lead, A), want)
+
+
+def test_the_example_in_bf16(built, exported, isa):
+    path, _ = exported("stack")
+    obs = rand(G, 40, OBS, seed=1, **F32)
+    want = d2.load_policy(path, precision="bf16").sample(obs, generator=generator(3))
+    seed, offset = ops.make_rng(generator(3)).tolist()
+    given = " ".join(f"{v:.9g}" for v in obs.flatten().tolist())
+    options = ["-", "--seed", seed, "--offset", offset]
+    full, half = (
+        numbers(call(built / "act", path, *options, *more, input=given, env=environment(isa)))
+        for more in ((), ("--bf16",))
+    )
+    assert torch.equal(half.reshape(G, 40, A), want)
+    assert not torch.equal(full, half)
+
+
+@pytest.mark.parametrize("rows", [1, 300])
+@pytest.mark.parametrize("net", list(NETS))
+def test_given_noise_gives_the_same_numbers(built, exported, isa, tmp_path, net, rows):
+    path, q = exported(net, "ddpm", 4)
+    lead = (rows,) if q.groups is None else (q.groups, rows)
+    obs, x_T = rand(*lead, OBS, seed=1, **F32), rand(*lead, A, seed=2, **F32)
+    noise = rand(q.steps, *lead, A, seed=3, **F32)
+    (tmp_path / "in").write_bytes(b"".join(t.numpy().tobytes() for t in (obs, x_T, noise)))
+    call(
+        built / "policy_check", "sample", path, rows, tmp_path / "in", tmp_path / "out",
+        env=environment(isa),
+    )  # fmt: skip
+    got = torch.from_numpy(np.fromfile(tmp_path / "out", dtype=np.float32))
+    assert torch.equal(got.reshape(*lead, A), q.sample(obs, x_T, noise))
+
+
+def test_the_example_by_itself(built, tmp_path):
+    torch.manual_seed(0)
+    d2.DiffusionPolicy(NETS["stack"]()).export(tmp_path / "p")
+    one, two = (call(built / "act", tmp_path / "p", "--seed", s) for s in (1, 2))
+    assert one != two and len(numbers(one)) == G * A and one.count("\n") == G
+    timed = subprocess.run(
+        [built / "act", tmp_path / "p", "--seed", "1", "--time"], capture_output=True, text=True
+    )
+    assert timed.stdout == one and " us for 3 agents, 1 rows, " in timed.stderr
+
+
+def test_the_example_says_what_is_wrong(built, tmp_path):
+    d2.DiffusionPolicy(NETS["mlp"]()).export(tmp_path / "p")
+    whole = (tmp_path / "p").read_bytes()
+    (tmp_path / "cut").write_bytes(whole[:-10])
+    (tmp_path / "newer").write_bytes(whole.replace(b'"version":"1"', b'"version":"2"'))
+
+    def fails(*args, **kwargs):
+        done = subprocess.run([built / "act", *args], capture_output=True, text=True, **kwargs)
+        assert done.returncode == 2 and done.stdout == ""
+        return done.stderr
+
+    assert "usage: act FILE" in fails()
+    assert "usage: act FILE" in fails(tmp_path / "p", "--fast")
+    assert "can't be opened" in fails(tmp_path / "absent")
+    assert "can't be read" in fails(tmp_path)
+    assert "cut short" in fails(tmp_path / "cut")
+    assert "version '2'" in fails(tmp_path / "newer")
+    assert "multiples of 5" in fails(tmp_path / "p", "-", input="1 2 3")
+    assert "0 numbers" in fails(tmp_path / "p", "-", input="")
+    assert "3 numbers" in fails(tmp_path / "p", "-", input="1 2 3 four 5")
+    assert "can't run here" in fails(tmp_path / "p", env=environment("sse9"))
+
+
+def test_python_and_c_plus_plus_refuse_the_same_files(built, tmp_path):
+    from test_export import BROKEN, stack
+
+    d2.DiffusionPolicy(stack(groups=2), solver="ddpm", steps=2).export(tmp_path / "p")
+    whole = (tmp_path / "p").read_bytes()
+    for name, (edit, _message) in BROKEN.items():
+        (tmp_path / "broken").write_bytes(edit(whole))
+        done = subprocess.run([built / "act", tmp_path / "broken"], capture_output=True, text=True)
+        assert done.returncode == 2 and "as an exported policy: " in done.stderr, name
+
+
+def test_no_file_makes_it_read_or_write_elsewhere(tmp_path):
+    """Truncated and damaged files under the address and undefined-behaviour sanitizers."""
+    compiler = tool("c++", "g++", "clang++")
+    flags = ["-std=c++17", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+    (tmp_path / "x.cpp").write_text("int main() {}\n")
+    trial = [compiler, *flags, str(tmp_path / "x.cpp"), "-o", str(tmp_path / "x")]
+    if (
+        subprocess.run(trial, capture_output=True).returncode
+        or subprocess.run([tmp_path / "x"], capture_output=True).returncode
+    ):
+        pytest.skip("this compiler has no sanitizers")
+    core = [REPO / "csrc" / "core" / f"{n}.cpp" for n in ("plan", "policy_file", "safetensors")]
+    cpu = [REPO / "csrc" / "cpu" / f"{n}.cpp" for n in ("isa", "pack", "policy", "run")]
+    cpu.append(REPO / "csrc" / "cpu" / "kernels_base.cpp")
+    call(compiler, *flags, f"-I{REPO / 'csrc'}", CHECK, *core, *cpu, "-o", tmp_path / "check")
+    torch.manual_seed(0)
+    net = networks.stack([networks.MLPNoiseNet(OBS, A, hidden=8, time_dim=4) for _ in range(2)])
+    d2.DiffusionPolicy(net, solver="ddpm", steps=3).export(tmp_path / "p")
+    env = {k: v for k, v in os.environ.items() if k not in ("DOM2_FAST_ISA", "LD_PRELOAD")}
+    words = call(tmp_path / "check", "fuzz", tmp_path / "p", env=env).split()
+    assert words[1::2] == ["refused,", "used"] and int(words[0]) > 3000 and int(words[2]) > 300
