@@ -288,7 +288,7 @@ cudaError_t all(cudaStream_t stream, unsigned* u, const float* x, float* y, int*
 
 # What cards before sm_80 can do, too.
 OLD_CARDS = f"""
-#include "{SIMT.parent / "cuda" / "device.h"}"
+#include "{SIMT.parents[1] / "cuda" / "device.h"}"
 using namespace dom2::cuda;
 __global__ void old(const float* x, float* y) {{
   DOM2_DYNAMIC_SHARED(raw);
@@ -352,7 +352,7 @@ def test_static_shared_memory_does_not_compile(tmp_path):
     """It could be neither filled with NaN nor guarded, so kernels must not use it."""
     if not CXX:
         pytest.skip("g++ is not on PATH")
-    begin = f'#include "{SIMT.parent / "cuda" / "device.h"}"\n__global__ void f() {{ '
+    begin = f'#include "{SIMT.parents[1] / "cuda" / "device.h"}"\n__global__ void f() {{ '
     for body, accepted in [
         ("DOM2_DYNAMIC_SHARED(x); (void)x; }", True),
         ("__shared__ float x[32]; (void)x; }", False),
