@@ -8,7 +8,9 @@ from importlib import import_module
 from dom2_fast._version import __version__
 
 _PUBLIC = {
+    "DeterministicPolicy": "policies.actors",
     "DiffusionPolicy": "policies.diffusion",
+    "GaussianPolicy": "policies.actors",
     "VPSchedule": "policies.schedules",
     "TrajectoryDataset": "data.trajectories",
     "TrajectorySampler": "data.sampler",

@@ -6,6 +6,7 @@
 
 A value of the network is computed by what it depends on: parameters and t in PyTorch (`host`), obs
 and x in the program (`emit`). `trace` reads the module, `fused.FusedModule` runs a critic this way.
+A mode says what forward takes: "table" and "row" net(x, t, obs), None net(x, obs), "act" net(obs).
 """
 
 from dom2_fast.lowering.errors import LoweringError

@@ -27,8 +27,8 @@ class Programs:
         self._parts = list(self._inner.modules())
         self._found: dict = {}
 
-    def get(self, t: str | None):
-        key = (t, *[m.training for m in self._parts])
+    def get(self, mode: str | None):
+        key = (mode, *[m.training for m in self._parts])
         try:
             return self._found[key]
         except KeyError:
@@ -37,7 +37,7 @@ class Programs:
                     "torch.compile can't lower a network; call prepare() of the policy or module "
                     "before compiling"
                 ) from None
-            self._found[key] = low = self._lower(t)
+            self._found[key] = low = self._lower(mode)
             return low
 
     def prepare(self, *modes: str | None) -> None:
@@ -47,15 +47,15 @@ class Programs:
             for wanted in (flags, [True] * len(flags), [False] * len(flags)):
                 for m, flag in zip(self._parts, wanted, strict=True):
                     m.training = flag
-                for t in modes:
-                    self.get(t)
+                for mode in modes:
+                    self.get(mode)
         finally:
             for m, flag in zip(self._parts, flags, strict=True):
                 m.training = flag
 
-    def _lower(self, t: str | None):
+    def _lower(self, mode: str | None):
         try:
-            return lower(self._module, t, **self._dims)
+            return lower(self._module, mode, **self._dims)
         except LoweringError as error:
             if self._backend == "native":
                 raise

@@ -12,7 +12,7 @@ from dom2_fast.lowering.attributes import attributes_kept
 from dom2_fast.lowering.emit import Emitter
 from dom2_fast.lowering.errors import LoweringError
 from dom2_fast.lowering.host import EXAMPLE_BATCH, Context
-from dom2_fast.lowering.trace import Interpreter
+from dom2_fast.lowering.trace import INPUTS, Interpreter
 from dom2_fast.networks import StackedModule, named_tensors
 from dom2_fast.ops import reference
 from dom2_fast.ops.program import StepProgram
@@ -82,32 +82,39 @@ def grouped_params(module: nn.Module) -> dict[str, torch.Tensor]:
 
 
 def lower(
-    module: nn.Module, t: str | None = "table", *, x_dim: int | None = None,
+    module: nn.Module,
+    mode: str | None = "table",
+    *,
+    x_dim: int | None = None,
     obs_dim: int | None = None,
-) -> Lowered:  # fmt: skip
+    out_dim: int | None = None,
+) -> Lowered:
     """Lowers a network, or one architecture of a StackedModule.
 
-    t: "table" for net(x, t, obs) with one t per step (sampling), "row" for one per row (training),
-    None for net(x, obs) (critics). x_dim, obs_dim default to module.act_dim, module.obs_dim.
+    mode: "table" for net(x, t, obs) with one t per step (sampling), "row" for one per row
+    (training), None for net(x, obs) (critics), "act" for net(obs) (deterministic and Gaussian
+    actors), whose program has no x. x_dim, obs_dim default to module.act_dim, module.obs_dim.
+    out_dim: only so many of the result's columns, the first ones, and what they need; all by
+    default.
     The result holds for the module's present train/eval flags: dropout is part of the program only
     in training. It holds for other values of parameters and buffers, but other attributes are taken
     as constants: register what will change as a buffer.
     Raises LoweringError, naming the node, for what a program can't express, and where the program
     doesn't reproduce the module on a trial input.
     """
-    if t not in ("table", "row", None):
-        raise Dom2Error(f"t is 'table', 'row' or None, got {t!r}")
+    if mode not in INPUTS:
+        raise Dom2Error(f"mode is 'table', 'row', 'act' or None, got {mode!r}")
     inner = module.template if isinstance(module, StackedModule) else module
-    x_dim = width_of(inner, "act_dim", x_dim)
-    obs_dim = width_of(inner, "obs_dim", obs_dim)
+    x_dim = width_of(inner, "act_dim", x_dim) if "x" in INPUTS[mode] else 0
+    widths = x_dim, width_of(inner, "obs_dim", obs_dim), out_dim
     params = {name: p.detach()[0] for name, p in grouped_params(module).items()}
     with torch.no_grad(), torch.random.fork_rng(devices=[]), attributes_kept(inner):
-        low = _lower(inner, params, t, x_dim, obs_dim)
+        low = _lower(inner, params, mode, *widths)
         if low.program.sites:  # masks differ from PyTorch's: try it without
             inner = copy.deepcopy(inner).eval()
-            _check(inner, params, _lower(inner, params, t, x_dim, obs_dim), x_dim, obs_dim)
+            _check(inner, params, _lower(inner, params, mode, *widths), *widths)
         else:
-            _check(inner, params, low, x_dim, obs_dim)
+            _check(inner, params, low, *widths)
     if isinstance(module, StackedModule):
         low._groups = module.groups
     return low
@@ -124,9 +131,16 @@ def width_of(module: nn.Module, name: str, given: int | None) -> int:
     return width
 
 
-def _lower(module, params, mode, x_dim, obs_dim) -> Lowered:
+def _lower(module, params, mode, x_dim, obs_dim, out_dim) -> Lowered:
     interpreter = Interpreter(module, params, mode, (x_dim, obs_dim))
     result = interpreter.run()
+    if out_dim is not None:
+        if not 1 <= out_dim <= result.width:
+            raise LoweringError(
+                f"can't lower {type(module).__name__}: it returns {result.width} columns, and "
+                f"{out_dim} of them are asked for"
+            )
+        result = result.cut(0, out_dim)
     width = interpreter.feature_width
     interpreter.rows_input.width = obs_dim + width
     try:
@@ -138,7 +152,7 @@ def _lower(module, params, mode, x_dim, obs_dim) -> Lowered:
     return Lowered(mode, emitter, interpreter.features, width)
 
 
-def _check(module, params, low: Lowered, x_dim: int, obs_dim: int) -> None:
+def _check(module, params, low: Lowered, x_dim: int, obs_dim: int, out_dim: int | None) -> None:
     """Compares program and module on a few rows; a cheap guard against misreading a module."""
     grouped = {name: p.unsqueeze(0) for name, p in params.items()}
     like = next((p for p in params.values() if p.is_floating_point()), torch.zeros(()))
@@ -149,12 +163,14 @@ def _check(module, params, low: Lowered, x_dim: int, obs_dim: int) -> None:
         return torch.rand(shape, generator=generator).to(like) * 1.6 - 0.8
 
     x, obs, t = draw(batch, x_dim), draw(batch, obs_dim), draw(batch).abs() + 0.1
-    inputs = (x, obs) if low.mode is None else (x, t, obs)
+    drawn = {"x": x, "t": t, "obs": obs}
+    inputs = [drawn[name] for name in INPUTS[low.mode]]
     # The module sees one row at a time, so that one whose rows see each other gives itself away.
     alone = [tuple(v[k : k + 1] for v in inputs) for k in range(batch)]
     try:
         got = _trial(low, grouped, x, t, obs, like)
         want = torch.cat([torch.func.functional_call(module, params, one) for one in alone])
+        want = want[..., :out_dim]
     except (RuntimeError, TypeError, ValueError, IndexError) as error:
         raise LoweringError(f"{type(module).__name__} fails on a trial input: {error}") from error
     if got.shape != want.shape:
