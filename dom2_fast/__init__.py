@@ -20,7 +20,7 @@ _PUBLIC = {
     "BCConfig": "algos.bc",
     "evaluate": "runs.evaluation",
     "accelerate": "accelerate",
-    "load_policy": "policies.exported",
+    "load_policy": "policies.frozen",
 }
 # Modules, by the name that is public, and where they are.
 _MODULES = {

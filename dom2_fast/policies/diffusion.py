@@ -266,7 +266,7 @@ class DiffusionPolicy(nn.Module):
 
     def export(self, path) -> None:
         """Writes all that `sample` needs to one file, see `export.export`."""
-        from dom2_fast.policies.exported import export
+        from dom2_fast.policies.frozen import export
 
         export(self, path)
 
