@@ -152,7 +152,7 @@ Plan::Plan(const Program& p, bool backward) {
     return table_to.back();
   };
 
-  int half = 0;
+  int bf16 = 0;
   for (size_t i = 0; i < p.n.size(); ++i) {
     Weight w{};
     w.n = p.n[i];
@@ -161,17 +161,17 @@ Plan::Plan(const Program& p, bool backward) {
     w.packed = exec.packed_size;
     w.packed_t = exec.packed_t_size;
     w.grad = exec.grad_size;
-    w.half = exec.half_size;
-    w.half_t = exec.half_t_size;
+    w.bf16 = exec.bf16_size;
+    w.bf16_t = exec.bf16_t_size;
     exec.packed_size += static_cast<int64_t>(pad(w.n)) * w.k;
     exec.packed_t_size += static_cast<int64_t>(pad(w.k)) * w.n;
-    exec.half_size += static_cast<int64_t>(pad(w.n)) * pairs(w.k);
-    exec.half_t_size += static_cast<int64_t>(pad(w.k)) * pairs(w.n);
+    exec.bf16_size += static_cast<int64_t>(pad(w.n)) * pairs(w.k);
+    exec.bf16_t_size += static_cast<int64_t>(pad(w.k)) * pairs(w.n);
     exec.grad_size += static_cast<int64_t>(w.n) * w.k_pad;
     weights.push_back(w);
     // A row of the left operand; backward, a pair of rows of both operands of the weight's
     // gradient.
-    half = std::max(half, backward ? pad(w.n) + pad(w.k) : pad(pairs(w.k)));
+    bf16 = std::max(bf16, backward ? pad(w.n) + pad(w.k) : pad(pairs(w.k)));
   }
 
   // In reverse order: has a buffer's gradient been written yet, or must a contribution be added?
@@ -193,10 +193,10 @@ Plan::Plan(const Program& p, bool backward) {
     zero.push_back(gradient[p.out.buffer] + pad(p.buffers[p.out.buffer]));
   }
 
-  steps.resize(order.size());
+  instrs.resize(order.size());
   for (int at = static_cast<int>(order.size()) - 1; at >= 0; --at) {
     const Instr& i = *order[at];
-    Step& s = steps[at];
+    ExecInstr& s = instrs[at];
     s.op = static_cast<int>(i.op);
     s.act = static_cast<int>(i.act);
     s.width = i.out.width;
@@ -234,20 +234,20 @@ Plan::Plan(const Program& p, bool backward) {
   }
   exec.table_ld = std::max(exec.table_ld, kAlign);
 
-  exec.steps = steps.data();
-  exec.steps_n = static_cast<int>(steps.size());
+  exec.instrs = instrs.data();
+  exec.instrs_n = static_cast<int>(instrs.size());
   exec.weights = weights.data();
   exec.columns = end;
-  exec.half = end + kAlign;  // behind what vector loads may read past a slice's end
-  exec.width = stride(exec.half + half);
+  exec.bf16 = end + kAlign;  // behind what vector loads may read past a slice's end
+  exec.width = stride(exec.bf16 + bf16);
   exec.x = column[0];
-  exec.rows = column[1];
+  exec.cond = column[1];
   exec.out = column[p.out.buffer] + p.out.start;
   exec.g_x = gradient[0];
-  exec.g_rows = gradient[1];
+  exec.g_cond = gradient[1];
   exec.g_out = gradient[p.out.buffer] + p.out.start;
   exec.x_width = p.buffers[0];
-  exec.rows_width = p.buffers[1];
+  exec.cond_width = p.buffers[1];
   exec.out_width = p.out.width;
   exec.sites = p.sites;
   exec.zero = zero.data();

@@ -18,7 +18,7 @@ std::string make_code(const Program& program, const Plan& plan, Precision precis
   const Exec& e = plan.exec;
   const Packing form = packing(precision);
   out = Code{};
-  out.instructions = e.steps_n;
+  out.instructions = e.instrs_n;
   out.once = e.once_n;
   out.matrices = static_cast<int>(plan.weights.size());
   if (out.instructions > kMaxInstructions || out.matrices > kMaxMatrices)
@@ -27,7 +27,7 @@ std::string make_code(const Program& program, const Plan& plan, Precision precis
            std::to_string(kMaxInstructions) + " and " + std::to_string(kMaxMatrices) +
            " (backend=\"reference\" runs it)";
   for (int i = 0; i < out.instructions; ++i) {
-    const Step& s = plan.steps[i];
+    const ExecInstr& s = plan.instrs[i];
     Instruction& to = out.instruction[i];
     to.op = static_cast<uint8_t>(s.op);
     to.act = static_cast<uint8_t>(s.act);
@@ -71,13 +71,13 @@ std::string make_code(const Program& program, const Plan& plan, Precision precis
   out.ld = row_stride(e.columns);
   out.g_ld = row_stride(e.g_width);
   out.x = e.x;
-  out.rows = e.rows;
+  out.cond = e.cond;
   out.out = e.out;
   out.g_x = e.g_x;
-  out.g_rows = e.g_rows;
+  out.g_cond = e.g_cond;
   out.g_out = e.g_out;
   out.x_width = e.x_width;
-  out.rows_width = e.rows_width;
+  out.cond_width = e.cond_width;
   out.out_width = e.out_width;
   out.table_width = program.table_width;
   out.sites = e.sites;

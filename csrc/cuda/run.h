@@ -46,7 +46,7 @@ struct Gradients {
   const float* grad_out;  // [G, B, x_width or out_width]
   const void* packed_t;   // [G, packets_t] of 16 bytes
   float* x;               // [G, B, x_width]
-  float* rows;            // [G, B, rows_width], not yet summed over `repeat`
+  float* cond;            // [G, B, cond_width], not yet summed over `repeat`
   float* weights;         // one [G, N, K] block after the other
   float* table;           // [S, G, table_width]
 };

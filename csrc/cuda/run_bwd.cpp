@@ -149,7 +149,7 @@ std::string denoise_backward(const Context& context, const Code& code, Precision
   b.grad_out = gradients.grad_out;
   b.packed_t = gradients.packed_t;
   b.grad_x = gradients.x;
-  b.grad_rows = gradients.rows;
+  b.grad_cond = gradients.cond;
   const auto floats = [&](int64_t n) {
     return n ? static_cast<float*>(context.allocate(4 * n)) : nullptr;
   };

@@ -155,19 +155,19 @@ void check_weights(const std::vector<Tensor>& weights, const Program& p, int64_t
   }
 }
 
-void check_rows(const std::optional<Tensor>& rows, const char* op, Arguments& a) {
+void check_cond(const std::optional<Tensor>& cond, const char* op, Arguments& a) {
   const int width = a.program().buffers[1];
   if (width == 0) return;
-  STD_TORCH_CHECK(rows.has_value(), op, ": rows are missing; the program reads ", width,
-                  " columns of them");
-  a.rows = checked(*rows, op, "rows", ScalarType::Float, {a.groups, -1, width}, a.place);
-  const int64_t given = a.rows->size(1);
+  STD_TORCH_CHECK(cond.has_value(), op, ": cond is missing; the program reads ", width,
+                  " columns of it");
+  a.cond = checked(*cond, op, "cond", ScalarType::Float, {a.groups, -1, width}, a.place);
+  const int64_t given = a.cond->size(1);
   STD_TORCH_CHECK(a.batch == given || (given > 0 && a.batch % given == 0), op, ": ", given,
-                  " rows can't serve a batch of ", a.batch, "; it must be a multiple");
+                  " condition vectors can't serve a batch of ", a.batch, "; it must be a multiple");
   if (given > 0 && a.batch > 0) a.repeat = a.batch / given;
 }
 
-Arguments check_denoise(const char* op, const std::optional<Tensor>& rows, const Tensor& table,
+Arguments check_denoise(const char* op, const std::optional<Tensor>& cond, const Tensor& table,
                         const Tensor& program, const Tensor& solver,
                         const std::optional<Tensor>& noise, const std::optional<Tensor>& rng,
                         bool draws_x, int64_t batch) {
@@ -184,7 +184,7 @@ Arguments check_denoise(const char* op, const std::optional<Tensor>& rows, const
                   " columns for an x of ", p.buffers[0], "; a noise network returns as many");
   a.solver = checked(solver, op, "solver", ScalarType::Double, {a.steps, 8}, cpu_place());
   STD_TORCH_CHECK(batch >= 0, op, ": batch is ", batch);
-  check_rows(rows, op, a);
+  check_cond(cond, op, a);
   if (noise)
     a.noise = checked(*noise, op, "noise", ScalarType::Float,
                       {a.steps, a.groups, batch, p.buffers[0]}, a.place);
@@ -195,7 +195,7 @@ Arguments check_denoise(const char* op, const std::optional<Tensor>& rows, const
   return a;
 }
 
-Input check_program(const char* op, const Tensor& x, const std::optional<Tensor>& rows,
+Input check_program(const char* op, const Tensor& x, const std::optional<Tensor>& cond,
                     const std::vector<Tensor>& weights, const Tensor& table, const Tensor& program,
                     const std::optional<Tensor>& rng) {
   Arguments a{};
@@ -209,7 +209,7 @@ Input check_program(const char* op, const Tensor& x, const std::optional<Tensor>
   check_weights(weights, p, a.groups, op, a.place);
   Tensor in = checked(x, op, "x", ScalarType::Float, {a.groups, -1, p.buffers[0]}, a.place);
   a.batch = in.size(1);
-  check_rows(rows, op, a);
+  check_cond(cond, op, a);
   a.seed = checked_seed(rng, p.sites > 0, op, "dropout masks", a.place);
   return {std::move(a), std::move(in)};
 }

@@ -80,19 +80,20 @@ void check_weights(const std::vector<Tensor>& weights, const Program& p, int64_t
 struct Arguments {
   const Compiled* compiled;
   Place place;
-  int64_t groups, batch, steps, repeat = 1;  // repeat: rows of x that one row vector serves
-  std::optional<Tensor> rows, table, solver, noise;
+  int64_t groups, batch, steps, repeat = 1;  // repeat: rows of x that one condition vector serves
+  std::optional<Tensor> cond, table, solver, noise;
   Seed seed;
 
   const Program& program() const { return compiled->program; }
-  const float* rows_data() const { return rows ? rows->const_data_ptr<float>() : nullptr; }
+  const float* cond_data() const { return cond ? cond->const_data_ptr<float>() : nullptr; }
   const float* noise_data() const { return noise ? noise->const_data_ptr<float>() : nullptr; }
 };
 
-// The row vectors [G, B / repeat, width] and `repeat`, of arguments that know groups and batch.
-void check_rows(const std::optional<Tensor>& rows, const char* op, Arguments& a);
+// The condition vectors [G, B / repeat, width] and `repeat`, of arguments that know groups and
+// batch.
+void check_cond(const std::optional<Tensor>& cond, const char* op, Arguments& a);
 
-Arguments check_denoise(const char* op, const std::optional<Tensor>& rows, const Tensor& table,
+Arguments check_denoise(const char* op, const std::optional<Tensor>& cond, const Tensor& table,
                         const Tensor& program, const Tensor& solver,
                         const std::optional<Tensor>& noise, const std::optional<Tensor>& rng,
                         bool draws_x, int64_t batch);
@@ -101,7 +102,7 @@ struct Input {
   Arguments arguments;
   Tensor x;
 };
-Input check_program(const char* op, const Tensor& x, const std::optional<Tensor>& rows,
+Input check_program(const char* op, const Tensor& x, const std::optional<Tensor>& cond,
                     const std::vector<Tensor>& weights, const Tensor& table, const Tensor& program,
                     const std::optional<Tensor>& rng);
 

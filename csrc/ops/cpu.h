@@ -13,23 +13,23 @@ struct CpuCall {
   std::vector<float> padded;  // the table
   cpu::Call call{};
 };
-CpuCall cpu_call(const Arguments& a, bool backward, bool half, double out_low, double out_high);
+CpuCall cpu_call(const Arguments& a, bool backward, bool bf16, double out_low, double out_high);
 
 // Packs every weight of every group; `transposed` for backward.
 void pack_all(const std::vector<Tensor>& weights, const Exec& e, int64_t groups, bool transposed,
-              bool half, float* out);
+              bool bf16, float* out);
 
 // Which gradients are asked for.
 struct Needs {
-  bool x, rows, weights, table;
-  bool any() const { return x || rows || weights || table; }
+  bool x, cond, weights, table;
+  bool any() const { return x || cond || weights || table; }
 };
 
 // Weights packed in both directions, and room for the gradients that are asked for. Sets
 // call.packed. `weights` is flat: one [G, N, K] block per weight, in order; unwanted ones are
 // empty.
 struct Differentiated {
-  Tensor x, rows, weights, table;
+  Tensor x, cond, weights, table;
   cpu::BackwardCall call{};
   cpu::Gradients out{};
 };

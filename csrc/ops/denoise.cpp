@@ -9,7 +9,7 @@ namespace {
 constexpr const char* kOp = "dom2_fast::denoise";
 
 std::tuple<Tensor, Tensor> denoise(
-    const std::optional<Tensor>& x_T, const std::optional<Tensor>& rows,
+    const std::optional<Tensor>& x_T, const std::optional<Tensor>& cond,
     const std::vector<Tensor>& weights, const Tensor& table, const Tensor& program,
     const Tensor& solver, const std::optional<Tensor>& noise, const std::optional<Tensor>& rng,
     const std::optional<Tensor>& packed, const std::vector<int64_t>& size, double out_low,
@@ -17,7 +17,7 @@ std::tuple<Tensor, Tensor> denoise(
   check_size(kOp, size);
   const int64_t batch = size[0];
   const Arguments a =
-      check_denoise(kOp, rows, table, program, solver, noise, rng, !x_T.has_value(), batch);
+      check_denoise(kOp, cond, table, program, solver, noise, rng, !x_T.has_value(), batch);
   CpuCall made = cpu_call(a, false, check_precision(kOp, precision), out_low, out_high);
   cpu::Call& c = made.call;
   const Exec& e = *c.exec;
@@ -29,13 +29,13 @@ std::tuple<Tensor, Tensor> denoise(
     c.x = x->const_data_ptr<float>();
   }
   thread_local cpu::Arena arena;
-  const int64_t size_packed = cpu::packed_size(e, false, c.half);
+  const int64_t size_packed = cpu::packed_size(e, false, c.bf16);
   if (packed) {
     kept = checked(*packed, kOp, "packed", ScalarType::Float, {a.groups, size_packed}, a.place);
     c.packed = kept->const_data_ptr<float>();
   } else {
     float* room = arena.floats(a.groups * size_packed + cpu::kPanel);
-    pack_all(weights, e, a.groups, false, c.half, room);
+    pack_all(weights, e, a.groups, false, c.bf16, room);
     c.packed = room;
   }
   Tensor out = empty({a.groups, batch, e.x_width}, a.place);
@@ -47,13 +47,13 @@ std::tuple<Tensor, Tensor> denoise(
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> denoise_backward(
-    const Tensor& grad_out, const Tensor& path, const std::optional<Tensor>& rows,
+    const Tensor& grad_out, const Tensor& path, const std::optional<Tensor>& cond,
     const std::vector<Tensor>& weights, const Tensor& table, const Tensor& program,
     const Tensor& solver, const std::optional<Tensor>& noise, const std::optional<Tensor>& rng,
-    double out_low, double out_high, int64_t precision, bool need_x, bool need_rows,
+    double out_low, double out_high, int64_t precision, bool need_x, bool need_cond,
     bool need_weights, bool need_table) {
   const Arguments a =
-      check_denoise(kOp, rows, table, program, solver, noise, rng, false, path.size(2));
+      check_denoise(kOp, cond, table, program, solver, noise, rng, false, path.size(2));
   check_weights(weights, a.program(), a.groups, kOp, a.place);
   CpuCall made = cpu_call(a, true, check_precision(kOp, precision), out_low, out_high);
   const int64_t width = made.call.exec->x_width;
@@ -63,18 +63,18 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> denoise_backward(
                                {a.steps + 1, a.groups, a.batch, width}, a.place);
   made.call.path = const_cast<float*>(saved.const_data_ptr<float>());  // only read by backward
   return run_backward(a.program(), *a.compiled->backward, made.call, go, weights,
-                      {need_x, need_rows, need_weights, need_table});
+                      {need_x, need_cond, need_weights, need_table});
 }
 
 Tensor pack_weights(const std::vector<Tensor>& weights, const Tensor& program, int64_t precision) {
   constexpr const char* op = "dom2_fast::pack_weights";
-  const bool half = check_precision(op, precision);
+  const bool bf16 = check_precision(op, precision);
   const Compiled& c = compiled(program, op);
   const int64_t groups = weights.empty() ? 1 : weights[0].size(0);
   check_weights(weights, c.program, groups, op, cpu_place());
   const Exec& e = c.forward->exec;
-  Tensor out = empty({groups, cpu::packed_size(e, false, half)}, cpu_place());
-  pack_all(weights, e, groups, false, half, out.mutable_data_ptr<float>());
+  Tensor out = empty({groups, cpu::packed_size(e, false, bf16)}, cpu_place());
+  pack_all(weights, e, groups, false, bf16, out.mutable_data_ptr<float>());
   return out;
 }
 

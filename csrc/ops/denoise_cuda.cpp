@@ -8,7 +8,7 @@ namespace {
 constexpr const char *kOp = "dom2_fast::denoise", *kRun = "dom2_fast::run_program";
 
 std::tuple<Tensor, Tensor> denoise(
-    const std::optional<Tensor>& x_T, const std::optional<Tensor>& rows,
+    const std::optional<Tensor>& x_T, const std::optional<Tensor>& cond,
     const std::vector<Tensor>& weights, const Tensor& table, const Tensor& program,
     const Tensor& solver, const std::optional<Tensor>& noise, const std::optional<Tensor>& rng,
     const std::optional<Tensor>& packed, const std::vector<int64_t>& size, double out_low,
@@ -16,7 +16,7 @@ std::tuple<Tensor, Tensor> denoise(
   check_size(kOp, size);
   const int64_t batch = size[0];
   const Arguments a =
-      check_denoise(kOp, rows, table, program, solver, noise, rng, !x_T.has_value(), batch);
+      check_denoise(kOp, cond, table, program, solver, noise, rng, !x_T.has_value(), batch);
   if (!packed) check_weights(weights, a.program(), a.groups, kOp, a.place);
   const CudaScope scope(a.place);
   const cuda::Precision p = checked_precision(precision, scope.context(), kOp);
@@ -49,35 +49,35 @@ std::tuple<Tensor, Tensor> denoise(
 std::tuple<Tensor, Tensor, Tensor, Tensor> backward(
     const char* op, const Arguments& a, const CudaScope& scope, cuda::Precision p, cuda::Data d,
     const Tensor& grad_out, const std::vector<Tensor>& weights, double out_low, double out_high,
-    bool need_x, bool need_rows, bool need_weights, bool need_table) {
+    bool need_x, bool need_cond, bool need_weights, bool need_table) {
   const cuda::Code& code = cuda_code(*a.compiled, p, true, op);
   d.packed = pack_in(scope, code, p, weights, a.groups, false);
   cuda::Gradients g{};
   g.grad_out = grad_out.const_data_ptr<float>();
   g.packed_t = pack_in(scope, code, p, weights, a.groups, true);
   Tensor gx = empty({need_x ? a.groups : 0, a.batch, code.x_width}, a.place);
-  Tensor grows = empty({need_rows ? a.groups : 0, a.batch, code.rows_width}, a.place);
+  Tensor gcond = empty({need_cond ? a.groups : 0, a.batch, code.cond_width}, a.place);
   Tensor gw = empty({need_weights ? a.groups * code.grad_floats : 0}, a.place);
   Tensor gt = empty({need_table ? a.steps : 0, a.groups, code.table_width}, a.place);
   g.x = need_x ? gx.mutable_data_ptr<float>() : nullptr;
-  g.rows = need_rows ? grows.mutable_data_ptr<float>() : nullptr;
+  g.cond = need_cond ? gcond.mutable_data_ptr<float>() : nullptr;
   g.weights = need_weights ? gw.mutable_data_ptr<float>() : nullptr;
   g.table = need_table ? gt.mutable_data_ptr<float>() : nullptr;
   check_ran(cuda::denoise_backward(scope.context(), code, p, d,
                                    a.solver ? a.solver->const_data_ptr<double>() : nullptr, out_low,
                                    out_high, g),
             op);
-  return {gx, grows, gw, gt};
+  return {gx, gcond, gw, gt};
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> denoise_backward(
-    const Tensor& grad_out, const Tensor& path, const std::optional<Tensor>& rows,
+    const Tensor& grad_out, const Tensor& path, const std::optional<Tensor>& cond,
     const std::vector<Tensor>& weights, const Tensor& table, const Tensor& program,
     const Tensor& solver, const std::optional<Tensor>& noise, const std::optional<Tensor>& rng,
-    double out_low, double out_high, int64_t precision, bool need_x, bool need_rows,
+    double out_low, double out_high, int64_t precision, bool need_x, bool need_cond,
     bool need_weights, bool need_table) {
   const Arguments a =
-      check_denoise(kOp, rows, table, program, solver, noise, rng, false, path.size(2));
+      check_denoise(kOp, cond, table, program, solver, noise, rng, false, path.size(2));
   check_weights(weights, a.program(), a.groups, kOp, a.place);
   const CudaScope scope(a.place);
   const cuda::Precision p = checked_precision(precision, scope.context(), kOp);
@@ -88,7 +88,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> denoise_backward(
                                {a.steps + 1, a.groups, a.batch, width}, a.place);
   cuda::Data d = cuda_data(a);
   d.path = const_cast<float*>(saved.const_data_ptr<float>());  // only read by backward
-  return backward(kOp, a, scope, p, d, go, weights, out_low, out_high, need_x, need_rows,
+  return backward(kOp, a, scope, p, d, go, weights, out_low, out_high, need_x, need_cond,
                   need_weights, need_table);
 }
 
@@ -107,10 +107,10 @@ Tensor pack_weights(const std::vector<Tensor>& weights, const Tensor& program, i
   return out;
 }
 
-Tensor run_program(const Tensor& x, const std::optional<Tensor>& rows,
+Tensor run_program(const Tensor& x, const std::optional<Tensor>& cond,
                    const std::vector<Tensor>& weights, const Tensor& table, const Tensor& program,
                    const std::optional<Tensor>& rng, int64_t out_width, int64_t precision) {
-  const Input in = check_program(kRun, x, rows, weights, table, program, rng);
+  const Input in = check_program(kRun, x, cond, weights, table, program, rng);
   const Arguments& a = in.arguments;
   const CudaScope scope(a.place);
   const cuda::Precision p = checked_precision(precision, scope.context(), kRun);
@@ -126,11 +126,11 @@ Tensor run_program(const Tensor& x, const std::optional<Tensor>& rows,
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> run_program_backward(
-    const Tensor& grad_out, const Tensor& x, const std::optional<Tensor>& rows,
+    const Tensor& grad_out, const Tensor& x, const std::optional<Tensor>& cond,
     const std::vector<Tensor>& weights, const Tensor& table, const Tensor& program,
-    const std::optional<Tensor>& rng, int64_t precision, bool need_x, bool need_rows,
+    const std::optional<Tensor>& rng, int64_t precision, bool need_x, bool need_cond,
     bool need_weights, bool need_table) {
-  const Input in = check_program(kRun, x, rows, weights, table, program, rng);
+  const Input in = check_program(kRun, x, cond, weights, table, program, rng);
   const Arguments& a = in.arguments;
   const CudaScope scope(a.place);
   const cuda::Precision p = checked_precision(precision, scope.context(), kRun);
@@ -138,7 +138,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> run_program_backward(
                             {a.groups, a.batch, a.program().out.width}, a.place);
   cuda::Data d = cuda_data(a);
   d.path = const_cast<float*>(in.x.const_data_ptr<float>());  // only read by backward
-  return backward(kRun, a, scope, p, d, go, weights, 0, 0, need_x, need_rows, need_weights,
+  return backward(kRun, a, scope, p, d, go, weights, 0, 0, need_x, need_cond, need_weights,
                   need_table);
 }
 

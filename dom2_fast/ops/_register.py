@@ -14,7 +14,7 @@ def register(namespace: str = "dom2_fast") -> None:
 
     @torch.library.register_fake(f"{namespace}::denoise")
     def _(
-        x_T, rows, weights, table, program, solver, noise, rng, packed, size, low, high, save_path,
+        x_T, cond, weights, table, program, solver, noise, rng, packed, size, low, high, save_path,
         precision,
     ):  # fmt: skip
         steps, groups = table.shape[:2]
@@ -23,28 +23,28 @@ def register(namespace: str = "dom2_fast") -> None:
 
     @torch.library.register_fake(f"{namespace}::denoise_backward")
     def _(
-        grad_out, path, rows, weights, table, program, solver, noise, rng, low, high, precision,
+        grad_out, path, cond, weights, table, program, solver, noise, rng, low, high, precision,
         *needs,
     ):  # fmt: skip
         groups, batch, width = grad_out.shape
-        return _fake_gradients(grad_out, groups, batch, width, rows, weights, table, needs)
+        return _fake_gradients(grad_out, groups, batch, width, cond, weights, table, needs)
 
     @torch.library.register_fake(f"{namespace}::run_program")
-    def _(x, rows, weights, table, program, rng, out_width, precision):
+    def _(x, cond, weights, table, program, rng, out_width, precision):
         return x.new_empty((x.shape[0], x.shape[1], out_width))
 
     @torch.library.register_fake(f"{namespace}::run_program_backward")
-    def _(grad_out, x, rows, weights, table, program, rng, precision, *needs):
-        return _fake_gradients(grad_out, *x.shape, rows, weights, table, needs)
+    def _(grad_out, x, cond, weights, table, program, rng, precision, *needs):
+        return _fake_gradients(grad_out, *x.shape, cond, weights, table, needs)
 
     @torch.library.register_fake(f"{namespace}::denoising_loss")
-    def _(x, rows, weights, table, program, target, rng, precision, *needs):
-        gradients = _fake_gradients(x, *x.shape, rows, weights, table, needs)
+    def _(x, cond, weights, table, program, target, rng, precision, *needs):
+        gradients = _fake_gradients(x, *x.shape, cond, weights, table, needs)
         return x.new_empty((x.shape[0],)), *gradients
 
     @torch.library.register_fake(f"{namespace}::conservative_loss")
     def _(
-        act, proposed, rows, weights, table, program, target, rng, cql_weight, log_density,
+        act, proposed, cond, weights, table, program, target, rng, cql_weight, log_density,
         precision, *needs,
     ):  # fmt: skip
         critics, batch, actions = table.shape[1], proposed.shape[1], proposed.shape[2]
@@ -54,7 +54,7 @@ def register(namespace: str = "dom2_fast") -> None:
 
     @torch.library.register_fake(f"{namespace}::chain_value")
     def _(
-        x_T, rows, weights, table, program, solver, noise, rng, critic_weights, critic_table,
+        x_T, cond, weights, table, program, solver, noise, rng, critic_weights, critic_table,
         critic_program, critic_rng, size, low, high, precision, *needs,
     ):  # fmt: skip
         groups = table.shape[1]
@@ -70,10 +70,12 @@ def register(namespace: str = "dom2_fast") -> None:
             return program.new_empty((1, 0), dtype=torch.float32)
         n, k = [w.shape[1] for w in weights], [w.shape[2] for w in weights]
         if weights[0].device.type == "cuda":  # csrc/cuda/exec.h: Packing
-            rows, cols, floats = (16, 16, 0.5) if precision else (32, 4, 1)
+            features, cols, floats = (16, 16, 0.5) if precision else (32, 4, 1)
         else:
-            rows, cols, floats = (16, 2, 0.5) if precision else (16, 1, 1)
-        size = sum(padded(a, rows) * padded(b, cols) for a, b in zip(n, k, strict=True)) * floats
+            features, cols, floats = (16, 2, 0.5) if precision else (16, 1, 1)
+        size = (
+            sum(padded(a, features) * padded(b, cols) for a, b in zip(n, k, strict=True)) * floats
+        )
         return weights[0].new_empty((weights[0].shape[0], int(size)))
 
     @torch.library.register_fake(f"{namespace}::sample_transitions")
@@ -92,11 +94,11 @@ def register(namespace: str = "dom2_fast") -> None:
         )
 
     def _denoise_setup(ctx, inputs, output):
-        x_T, rows, weights, table, program, solver, noise, rng = inputs[:8]
+        x_T, cond, weights, table, program, solver, noise, rng = inputs[:8]
         ctx.low, ctx.high, ctx.saved, ctx.precision = inputs[10:]
         ctx.count = len(weights)
-        ctx.needs = _needs(x_T, rows, weights, table)
-        ctx.save_for_backward(output[1], rows, table, program, solver, noise, rng, *weights)
+        ctx.needs = _needs(x_T, cond, weights, table)
+        ctx.save_for_backward(output[1], cond, table, program, solver, noise, rng, *weights)
         ctx.mark_non_differentiable(output[1])
         ctx.set_materialize_grads(False)
 
@@ -106,48 +108,48 @@ def register(namespace: str = "dom2_fast") -> None:
             return (None, None, [None] * ctx.count, None, *none)
         if not ctx.saved:
             raise RuntimeError("denoise: save_path=False leaves nothing to differentiate")
-        path, rows, table, program, solver, noise, rng, *weights = ctx.saved_tensors
+        path, cond, table, program, solver, noise, rng, *weights = ctx.saved_tensors
         grads = native.denoise_backward(
-            grad_out, path, rows, weights, table, program, solver, noise, rng, ctx.low, ctx.high,
+            grad_out, path, cond, weights, table, program, solver, noise, rng, ctx.low, ctx.high,
             ctx.precision, *ctx.needs,
         )  # fmt: skip
-        shape = None if rows is None else rows.shape
-        gx, grows, gweights, gtable = _spread(grads, shape, [w.shape for w in weights], ctx.needs)
-        return (gx, grows, gweights, gtable, *none)
+        shape = None if cond is None else cond.shape
+        gx, gcond, gweights, gtable = _spread(grads, shape, [w.shape for w in weights], ctx.needs)
+        return (gx, gcond, gweights, gtable, *none)
 
     def _run_setup(ctx, inputs, output):
-        x, rows, weights, table, program, rng, _, precision = inputs
+        x, cond, weights, table, program, rng, _, precision = inputs
         ctx.count, ctx.precision = len(weights), precision
-        ctx.needs = _needs(x, rows, weights, table)
-        ctx.save_for_backward(x, rows, table, program, rng, *weights)
+        ctx.needs = _needs(x, cond, weights, table)
+        ctx.save_for_backward(x, cond, table, program, rng, *weights)
 
     def _run_backward(ctx, grad_out):
-        x, rows, table, program, rng, *weights = ctx.saved_tensors
+        x, cond, table, program, rng, *weights = ctx.saved_tensors
         grads = native.run_program_backward(
-            grad_out, x, rows, weights, table, program, rng, ctx.precision, *ctx.needs
+            grad_out, x, cond, weights, table, program, rng, ctx.precision, *ctx.needs
         )
-        shape = None if rows is None else rows.shape
-        gx, grows, gweights, gtable = _spread(grads, shape, [w.shape for w in weights], ctx.needs)
-        return gx, grows, gweights, gtable, None, None, None, None
+        shape = None if cond is None else cond.shape
+        gx, gcond, gweights, gtable = _spread(grads, shape, [w.shape for w in weights], ctx.needs)
+        return gx, gcond, gweights, gtable, None, None, None, None
 
-    def _keep_gradients(ctx, needs, rows, weights, gradients):
+    def _keep_gradients(ctx, needs, cond, weights, gradients):
         """Of a loss that comes with its gradients: they only wait to be scaled."""
         ctx.needs, ctx.shapes = needs, [w.shape for w in weights]
-        ctx.rows_shape = None if rows is None else rows.shape
+        ctx.cond_shape = None if cond is None else cond.shape
         ctx.save_for_backward(*gradients)
         ctx.mark_non_differentiable(*(g for g in gradients if g is not None))
         ctx.set_materialize_grads(False)
 
     def _scaled(ctx, grad):
-        """The kept gradients (x, rows, weights, table) times each group's `grad`, [G]."""
-        grads = _spread(ctx.saved_tensors, ctx.rows_shape, ctx.shapes, ctx.needs)
-        gx, grows, gweights, gtable = grads
+        """The kept gradients (x, cond, weights, table) times each group's `grad`, [G]."""
+        grads = _spread(ctx.saved_tensors, ctx.cond_shape, ctx.shapes, ctx.needs)
+        gx, gcond, gweights, gtable = grads
         each = grad.view(-1, 1, 1)
         if ctx.needs[2] and gweights:
             gweights = list(torch._foreach_mul(gweights, [each] * len(gweights)))
         return (
             None if gx is None else gx * each,
-            None if grows is None else grows * each,
+            None if gcond is None else gcond * each,
             gweights,
             None if gtable is None else gtable * grad.view(-1, 1),
         )
@@ -196,34 +198,34 @@ def register(namespace: str = "dom2_fast") -> None:
         torch.library.register_autograd(f"{namespace}::{name}", backward, setup_context=setup)
 
 
-def _fake_gradients(like, groups, batch, width, rows, weights, table, needs):
-    need_x, need_rows, need_weights, need_table = needs
-    rows_width = 0 if rows is None else rows.shape[-1]
+def _fake_gradients(like, groups, batch, width, cond, weights, table, needs):
+    need_x, need_cond, need_weights, need_table = needs
+    cond_width = 0 if cond is None else cond.shape[-1]
     return (
         like.new_empty((groups if need_x else 0, batch, width)),
-        like.new_empty((groups if need_rows else 0, batch, rows_width)),
+        like.new_empty((groups if need_cond else 0, batch, cond_width)),
         like.new_empty((sum(w.numel() for w in weights) if need_weights else 0,)),
         like.new_empty((table.shape[0] if need_table else 0, *table.shape[1:])),
     )
 
 
-def _spread(grads, rows_shape, shapes, need):
-    """Native results -> gradients in the order (x, rows, weights, table)."""
-    gx, grows, flat, gt = grads
-    if need[1] and grows.shape[1] != rows_shape[1]:  # one row of `rows` served several of x
-        groups, given, width = rows_shape
-        grows = grows.reshape(groups, given, -1, width).sum(2)
+def _spread(grads, cond_shape, shapes, need):
+    """Native results -> gradients in the order (x, cond, weights, table)."""
+    gx, gcond, flat, gt = grads
+    if need[1] and gcond.shape[1] != cond_shape[1]:  # one row of `cond` served several of x
+        groups, given, width = cond_shape
+        gcond = gcond.reshape(groups, given, -1, width).sum(2)
     parts = [None] * len(shapes)
     if need[2]:
         parts = [
             g.view(shape)
             for g, shape in zip(flat.split([s.numel() for s in shapes]), shapes, strict=True)
         ]
-    return gx if need[0] else None, grows if need[1] else None, parts, gt if need[3] else None
+    return gx if need[0] else None, gcond if need[1] else None, parts, gt if need[3] else None
 
 
-def _needs(x, rows, weights, table):
+def _needs(x, cond, weights, table):
     def wants(t):
         return t is not None and t.requires_grad
 
-    return wants(x), wants(rows), any(wants(w) for w in weights), wants(table)
+    return wants(x), wants(cond), any(wants(w) for w in weights), wants(table)
