@@ -58,5 +58,9 @@ constexpr int kAlign = 16;  // columns are padded to this many floats
 static constexpr int pad(int n) { return (n + kAlign - 1) / kAlign * kAlign; }
 // Words that hold n bf16 numbers, two each.
 static constexpr int pairs(int n) { return (n + 1) / 2; }
+// Floats, or words of two bf16 numbers, of one packed matrix [n, k].
+static constexpr int64_t packed_floats(int n, int k, bool bf16) {
+  return int64_t{pad(n)} * (bf16 ? pairs(k) : k);
+}
 
 }  // namespace dom2

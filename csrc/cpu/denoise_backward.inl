@@ -254,13 +254,13 @@ void backward(const Call& call, const BackwardCall& b, const Partial& p, int64_t
       gp[r * n + j] = 0;
       gx[r * n + j] = 0;
       if (!call.solver) continue;
-      const double last = call.path[call.steps * slab + t.flat(r) * n + j];
+      const double last = b.path[call.steps * slab + t.flat(r) * n + j];
       if (!(last < call.out_low || last > call.out_high))
         gx[r * n + j] = b.grad_out[t.flat(r) * n + j];
     }
   for (int64_t s = call.steps - 1; s >= 0; --s) {
     t.step = s;
-    put_x(t, call.path + s * slab + t.flat(0) * n);
+    put_x(t, b.path + s * slab + t.flat(0) * n);
     run_phase(t, false);
     if (call.solver) solver_backward(t, coefficients(call, s), gx, gp, geps);
     phase_backward(t, b, p, call.solver ? geps : b.grad_out + t.flat(0) * out_n, out_n);

@@ -12,11 +12,11 @@ DOM2_INLINE void columns(int n, const F& f) {
 
 DOM2_INLINE void put(float* p, vf v, int n, bool set) { store(p, set ? v : v + load(p, n), n); }
 
-template <class M, int ACT>
+template <class M, Act A>
 void activate_block(const float* z, float* out, const float* add, int64_t ld, int rows, int cols) {
   for (int r = 0; r < rows; ++r)
     for (int j = 0; j < cols; j += VL) {
-      vf v = activate<M, ACT>(load(z + r * ld + j));
+      vf v = activate<M, A>(load(z + r * ld + j));
       if (add) v += load(add + r * ld + j);
       store(out + r * ld + j, v);
     }
@@ -27,17 +27,17 @@ void activate_any(bool bf16, int act, const float* z, float* out, const float* a
 #define DOM2_CALL(A)                                           \
   bf16 ? activate_block<Quick, A>(z, out, add, ld, rows, cols) \
        : activate_block<Exact, A>(z, out, add, ld, rows, cols)
-  DOM2_ACT_SWITCH(act, DOM2_CALL)
+  DOM2_ACT_SWITCH(act)
 #undef DOM2_CALL
 }
 
 // dz = dout * act'(z), in place or added elsewhere
-template <class M, int ACT>
+template <class M, Act A>
 void derivative_rows(const float* z, int64_t ldz, const float* dout, float* dz, int64_t ld,
                      int rows, int n, bool set) {
   for (int r = 0; r < rows; ++r)
     columns(n, [&](int j, int c) {
-      const vf d = load(dout + r * ld + j, c) * derivative<M, ACT>(load(z + r * ldz + j, c));
+      const vf d = load(dout + r * ld + j, c) * derivative<M, A>(load(z + r * ldz + j, c));
       put(dz + r * ld + j, d, c, set);
     });
 }
@@ -47,7 +47,7 @@ void derivative_any(bool bf16, int act, const float* z, int64_t ldz, const float
 #define DOM2_CALL(A)                                                   \
   bf16 ? derivative_rows<Quick, A>(z, ldz, dout, dz, ld, rows, n, set) \
        : derivative_rows<Exact, A>(z, ldz, dout, dz, ld, rows, n, set)
-  DOM2_ACT_SWITCH(act, DOM2_CALL)
+  DOM2_ACT_SWITCH(act)
 #undef DOM2_CALL
 }
 

@@ -20,12 +20,13 @@ struct Call {
   uint32_t offset;
   double out_low, out_high;
   float* out;   // [G, B, x_width or out_width]
-  float* path;  // [S, G, B, x_width]: x before each step; may be null
+  float* path;  // [S + 1, G, B, x_width]: x before each step and after the last; may be null
 };
 
 // What backward adds. Pointers may be null where a gradient isn't wanted, but for grad_out and
 // path.
 struct BackwardCall {
+  const float* path;      // what the forward call wrote; x where there is no solver
   const float* grad_out;  // [G, B, x_width or out_width]
   const float* packed_t;  // [G, packed_t_size or bf16_t_size]
   float* grad_x;          // [G, B, x_width]

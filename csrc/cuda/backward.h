@@ -19,6 +19,7 @@ struct Backward {
   Code code;
   Data data;
   Solver solver;
+  const float* path;          // as in Gradients
   const float* grad_out;      // [G, B, x_width or out_width]
   const void* packed_t;       // [G, packets_t] of 16 bytes
   float *grad_x, *grad_cond;  // [G, B, width]; null: not wanted

@@ -38,7 +38,7 @@ __device__ void start(const Backward& p, const GradientTile& t, bool last, doubl
       of_x0 = p.state[slab + (local + r) * n + j];
     } else if (r < t.rows && p.solver.total) {
       const int64_t at = (t.t.flat + r) * n + j;
-      const double x = d.path[d.steps * d.groups * d.batch * n + at];
+      const double x = p.path[d.steps * d.groups * d.batch * n + at];
       if (!(x < p.solver.out_low || x > p.solver.out_high)) of_x = p.grad_out[at];
     }
     gx[r * n + j] = of_x;
@@ -93,7 +93,7 @@ __device__ void prepare(const Backward& p, const GradientTile& t) {
   const Code& code = p.code;
   const Data& d = p.data;
   const int n = code.x_width;
-  const float* x = d.path + (t.t.step * d.groups * d.batch + t.t.flat) * n;
+  const float* x = p.path + (t.t.step * d.groups * d.batch + t.t.flat) * n;
   for_elements<R>(
       n, [&](int r, int j) { t.t.v[r * t.t.ld + code.x + j] = r < t.rows ? x[r * n + j] : 0.f; });
   for (int i = 0; i < code.zeros; ++i) {

@@ -25,6 +25,12 @@ struct Packing {
 DOM2_HD constexpr Packing packing(Precision p) {
   return p == Precision::kBf16 ? Packing{16, 16, 2} : Packing{32, 4, 1};
 }
+// Packets of one packed matrix [n, k].
+DOM2_HD constexpr int64_t packets(int n, int k, Precision p) {
+  const Packing form = packing(p);
+  const int64_t tiles = (n + form.features - 1) / form.features;
+  return tiles * ((k + form.depth - 1) / form.depth) * kWarp;
+}
 
 // The ring of packets through which weights stream (gemm.h). With resident weights it is short:
 // only the instructions before the first step use it.

@@ -60,11 +60,11 @@ std::string make_code(const Program& program, const Plan& plan, Precision precis
     m.tiles = static_cast<int>(ceil_div(w.n, form.features));
     m.packets = static_cast<int>(ceil_div(w.k, form.depth));
     m.first = out.packets;
-    out.packets += int64_t{m.tiles} * m.packets * kWarp;
+    out.packets += packets(w.n, w.k, precision);
     m.tiles_t = static_cast<int>(ceil_div(w.k, form.features));
     m.packets_t = static_cast<int>(ceil_div(w.n, form.depth));
     m.first_t = out.packets_t;
-    out.packets_t += int64_t{m.tiles_t} * m.packets_t * kWarp;
+    out.packets_t += packets(w.k, w.n, precision);
     m.grad = out.grad_floats;
     out.grad_floats += int64_t{w.n} * w.k;
   }

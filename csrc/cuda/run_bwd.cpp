@@ -146,6 +146,7 @@ std::string denoise_backward(const Context& context, const Code& code, Precision
   b.solver.out_low = out_low;
   b.solver.out_high = out_high;
   b.solver.total = solver ? static_cast<int>(steps) : 0;
+  b.path = gradients.path;
   b.grad_out = gradients.grad_out;
   b.packed_t = gradients.packed_t;
   b.grad_x = gradients.x;

@@ -78,10 +78,12 @@ Differentiated differentiated(const Program& p, const Plan& plan, cpu::Call& c,
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> run_backward(const Program& p, const Plan& plan,
-                                                        cpu::Call& c, const Tensor& grad_out,
+                                                        cpu::Call& c, const float* path,
+                                                        const Tensor& grad_out,
                                                         const std::vector<Tensor>& weights,
                                                         const Needs& needs) {
   Differentiated d = differentiated(p, plan, c, weights, needs);
+  d.call.path = path;
   d.call.grad_out = grad_out.const_data_ptr<float>();
   cpu::denoise_backward(cpu::active(), plan, c, d.call, d.out, threads());
   return {d.x, d.cond, d.weights, d.table};

@@ -19,12 +19,6 @@ CpuCall cpu_call(const Arguments& a, bool backward, bool bf16, double out_low, d
 void pack_all(const std::vector<Tensor>& weights, const Exec& e, int64_t groups, bool transposed,
               bool bf16, float* out);
 
-// Which gradients are asked for.
-struct Needs {
-  bool x, cond, weights, table;
-  bool any() const { return x || cond || weights || table; }
-};
-
 // Weights packed in both directions, and room for the gradients that are asked for. Sets
 // call.packed. `weights` is flat: one [G, N, K] block per weight, in order; unwanted ones are
 // empty.
@@ -38,7 +32,8 @@ Differentiated differentiated(const Program& p, const Plan& plan, cpu::Call& cal
 
 // The gradients of one call whose data is checked; `denoise` and `run_program` share it.
 std::tuple<Tensor, Tensor, Tensor, Tensor> run_backward(const Program& p, const Plan& plan,
-                                                        cpu::Call& call, const Tensor& grad_out,
+                                                        cpu::Call& call, const float* path,
+                                                        const Tensor& grad_out,
                                                         const std::vector<Tensor>& weights,
                                                         const Needs& needs);
 

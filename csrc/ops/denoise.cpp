@@ -14,20 +14,14 @@ std::tuple<Tensor, Tensor> denoise(
     const Tensor& solver, const std::optional<Tensor>& noise, const std::optional<Tensor>& rng,
     const std::optional<Tensor>& packed, const std::vector<int64_t>& size, double out_low,
     double out_high, bool save_path, int64_t precision) {
-  check_size(kOp, size);
-  const int64_t batch = size[0];
-  const Arguments a =
-      check_denoise(kOp, cond, table, program, solver, noise, rng, !x_T.has_value(), batch);
+  const Start start = check_start(kOp, x_T, cond, weights, table, program, solver, noise, rng,
+                                  packed.has_value(), size);
+  const Arguments& a = start.arguments;
   CpuCall made = cpu_call(a, false, check_precision(kOp, precision), out_low, out_high);
   cpu::Call& c = made.call;
   const Exec& e = *c.exec;
-  if (!packed) check_weights(weights, a.program(), a.groups, kOp, a.place);
-  check_width(kOp, size, e.x_width);
-  std::optional<Tensor> x, kept;
-  if (x_T) {
-    x = checked(*x_T, kOp, "x_T", ScalarType::Float, {a.groups, batch, e.x_width}, a.place);
-    c.x = x->const_data_ptr<float>();
-  }
+  if (start.x) c.x = start.x->const_data_ptr<float>();
+  std::optional<Tensor> kept;
   thread_local cpu::Arena arena;
   const int64_t size_packed = cpu::packed_size(e, false, c.bf16);
   if (packed) {
@@ -38,8 +32,8 @@ std::tuple<Tensor, Tensor> denoise(
     pack_all(weights, e, a.groups, false, c.bf16, room);
     c.packed = room;
   }
-  Tensor out = empty({a.groups, batch, e.x_width}, a.place);
-  Tensor path = empty({save_path ? a.steps + 1 : 0, a.groups, batch, e.x_width}, a.place);
+  Tensor out = empty({a.groups, a.batch, e.x_width}, a.place);
+  Tensor path = empty({save_path ? a.steps + 1 : 0, a.groups, a.batch, e.x_width}, a.place);
   c.out = out.mutable_data_ptr<float>();
   c.path = save_path ? path.mutable_data_ptr<float>() : nullptr;
   cpu::denoise(cpu::active(), c, threads());
@@ -52,17 +46,11 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> denoise_backward(
     const Tensor& solver, const std::optional<Tensor>& noise, const std::optional<Tensor>& rng,
     double out_low, double out_high, int64_t precision, bool need_x, bool need_cond,
     bool need_weights, bool need_table) {
-  const Arguments a =
-      check_denoise(kOp, cond, table, program, solver, noise, rng, false, path.size(2));
-  check_weights(weights, a.program(), a.groups, kOp, a.place);
+  const End end = check_end(kOp, grad_out, path, cond, weights, table, program, solver, noise, rng);
+  const Arguments& a = end.arguments;
   CpuCall made = cpu_call(a, true, check_precision(kOp, precision), out_low, out_high);
-  const int64_t width = made.call.exec->x_width;
-  const Tensor go =
-      checked(grad_out, kOp, "grad_out", ScalarType::Float, {a.groups, a.batch, width}, a.place);
-  const Tensor saved = checked(path, kOp, "path", ScalarType::Float,
-                               {a.steps + 1, a.groups, a.batch, width}, a.place);
-  made.call.path = const_cast<float*>(saved.const_data_ptr<float>());  // only read by backward
-  return run_backward(a.program(), *a.compiled->backward, made.call, go, weights,
+  return run_backward(a.program(), *a.compiled->backward, made.call,
+                      end.path.const_data_ptr<float>(), end.grad_out, weights,
                       {need_x, need_cond, need_weights, need_table});
 }
 

@@ -40,10 +40,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> conservative_loss(
     int64_t precision, bool need_weights, bool need_table) {
   constexpr const char* op = kConservative;
   const bool bf16 = check_precision(op, precision);
-  Arguments a{};
-  a.compiled = &compiled(program, op);
-  a.place = cpu_place();
-  a.steps = 1;
+  Arguments a = check_pass(op, table, program, weights, rng);
   const Program& p = a.program();
   STD_TORCH_CHECK(p.out.width == 1, op, ": the program returns ", p.out.width,
                   " columns; a critic returns 1");
@@ -55,18 +52,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> conservative_loss(
   STD_TORCH_CHECK(actions.size(2) > 0, op, ": proposed has shape ", shape_text(actions),
                   ": it needs at least one action per row");
   const Tensor to = checked(target, op, "target", ScalarType::Float, {groups, batch}, a.place);
-  a.table = checked(table, op, "table", ScalarType::Float, {1, -1, p.table_width}, a.place);
-  a.groups = a.table->size(1);
-  STD_TORCH_CHECK(groups > 0 && a.groups > 0 && a.groups % groups == 0, op, ": table is for ",
-                  a.groups, " critics, which can't share the data of ", groups,
+  STD_TORCH_CHECK(groups > 0 && a.groups % groups == 0, op, ": table is for ", a.groups,
+                  " critics, which can't share the data of ", groups,
                   " groups; it must be a multiple");
-  check_weights(weights, p, a.groups, op, a.place);
-  if (p.buffers[1] > 0) {
-    STD_TORCH_CHECK(cond.has_value(), op, ": cond is missing; the program reads ", p.buffers[1],
-                    " columns of it");
-    a.cond = checked(*cond, op, "cond", ScalarType::Float, {groups, batch, p.buffers[1]}, a.place);
-  }
-  a.seed = checked_seed(rng, p.sites > 0, op, "dropout masks", a.place);
+  a.cond = checked_cond(cond, op, p, groups, batch, a.place);
   a.repeat = 1 + actions.size(2);
   a.batch = batch * a.repeat;
   CpuCall made = cpu_call(a, true, bf16, 0, 0);
@@ -91,24 +80,17 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> conservative_loss(
 Arguments check_critic(const Arguments& policy, const std::optional<Tensor>& cond,
                        const std::vector<Tensor>& weights, const Tensor& table,
                        const Tensor& program, const std::optional<Tensor>& rng) {
-  constexpr const char* op = kChain;
-  Arguments a{};
-  a.compiled = &compiled(program, op);
-  a.place = policy.place;
-  a.steps = 1;
-  a.groups = policy.groups;
+  constexpr PassNames names{"critic_table", "dom2_fast::chain_value, critic",
+                            "the critic's dropout masks"};
+  Arguments a = check_pass(kChain, table, program, weights, rng, policy.groups, names);
   a.batch = policy.batch;
   const Program& p = a.program();
   const int width = policy.program().buffers[0];
-  STD_TORCH_CHECK(p.out.width == 1, op, ": critic_program returns ", p.out.width,
+  STD_TORCH_CHECK(p.out.width == 1, kChain, ": critic_program returns ", p.out.width,
                   " columns; a critic returns 1");
-  STD_TORCH_CHECK(p.buffers[0] == width, op, ": critic_program takes ", p.buffers[0],
+  STD_TORCH_CHECK(p.buffers[0] == width, kChain, ": critic_program takes ", p.buffers[0],
                   " columns, the policy gives ", width);
-  a.table =
-      checked(table, op, "critic_table", ScalarType::Float, {1, a.groups, p.table_width}, a.place);
-  check_weights(weights, p, a.groups, "dom2_fast::chain_value, critic", a.place);
-  check_cond(cond, op, a);
-  a.seed = checked_seed(rng, p.sites > 0, op, "the critic's dropout masks", a.place);
+  check_cond(cond, kChain, a);
   return a;
 }
 
@@ -120,22 +102,16 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> chain_value(
     const Tensor& critic_program, const std::optional<Tensor>& critic_rng,
     const std::vector<int64_t>& size, double out_low, double out_high, int64_t precision,
     bool need_weights, bool need_table) {
-  check_size(kChain, size);
   const bool bf16 = check_precision(kChain, precision);
-  const Arguments a =
-      check_denoise(kChain, cond, table, program, solver, noise, rng, !x_T.has_value(), size[0]);
-  check_weights(weights, a.program(), a.groups, kChain, a.place);
-  check_width(kChain, size, a.program().buffers[0]);
+  const Start start =
+      check_start(kChain, x_T, cond, weights, table, program, solver, noise, rng, false, size);
+  const Arguments& a = start.arguments;
   const Arguments of_critic =
       check_critic(a, cond, critic_weights, critic_table, critic_program, critic_rng);
   CpuCall made = cpu_call(a, true, bf16, out_low, out_high);
   CpuCall critic = cpu_call(of_critic, true, bf16, 0, 0);
   cpu::Call& c = made.call;
-  std::optional<Tensor> x;
-  if (x_T) {
-    x = checked(*x_T, kChain, "x_T", ScalarType::Float, {a.groups, a.batch, size[1]}, a.place);
-    c.x = x->const_data_ptr<float>();
-  }
+  if (start.x) c.x = start.x->const_data_ptr<float>();
   const Plan& plan = *a.compiled->backward;
   Differentiated d =
       differentiated(a.program(), plan, c, weights, {false, false, need_weights, need_table});

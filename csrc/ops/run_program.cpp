@@ -38,8 +38,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> run_program_backward(
   const Tensor go = checked(grad_out, kOp, "grad_out", ScalarType::Float,
                             {c.groups, c.batch, c.exec->out_width}, cpu_place());
   c.x = in.x.const_data_ptr<float>();
-  c.path = const_cast<float*>(c.x);  // only read by backward
-  return run_backward(in.arguments.program(), *in.arguments.compiled->backward, c, go, weights,
+  return run_backward(in.arguments.program(), *in.arguments.compiled->backward, c, c.x, go, weights,
                       {need_x, need_cond, need_weights, need_table});
 }
 

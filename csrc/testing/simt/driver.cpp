@@ -179,9 +179,8 @@ class Run {
     lay_out(true);
     Data d = data();
     d.packed = pack(false);
-    // Only read by backward.
-    d.path = const_cast<float*>(memory_.upload<float>(case_["path"]));
     Gradients g{};
+    g.path = memory_.upload<float>(case_["path"]);
     g.grad_out = memory_.upload<float>(case_["grad_out"]);
     g.packed_t = pack(true);
     const int64_t rows = d.groups * d.batch;
