@@ -19,6 +19,7 @@ from enum import IntEnum
 import torch
 
 from dom2_fast.errors import Dom2Error
+from dom2_fast.ops.activations import Act
 
 X, COND = 0, 1  # buffer ids of the two inputs
 VERSION = 1
@@ -36,19 +37,6 @@ class Op(IntEnum):
     LAYER_NORM = 4  # out = (a - mean) / sqrt(var + value) * table + table2
     DROPOUT = 5  # out = a * keep / (1 - value), keep from Philox stream `site`
     COPY = 6  # out[start:start + width] = a; the one instruction that writes part of a buffer
-
-
-class Act(IntEnum):
-    """Activations, as in torch.nn (GELU_TANH is `GELU(approximate="tanh")`)."""
-
-    NONE = 0
-    MISH = 1
-    SILU = 2
-    RELU = 3
-    GELU = 4
-    GELU_TANH = 5
-    TANH = 6
-    SOFTPLUS = 7
 
 
 @dataclass(frozen=True)

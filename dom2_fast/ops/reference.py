@@ -11,19 +11,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from dom2_fast.ops import philox
-from dom2_fast.ops.program import COND, Act, Op, Slice, StepProgram, X
-
-_ACT = {
-    Act.NONE: lambda v: v,
-    Act.MISH: F.mish,
-    Act.SILU: F.silu,
-    Act.RELU: F.relu,
-    Act.GELU: F.gelu,
-    Act.GELU_TANH: lambda v: F.gelu(v, approximate="tanh"),
-    Act.TANH: torch.tanh,
-    Act.SOFTPLUS: F.softplus,
-}
+from dom2_fast.ops import activations, philox
+from dom2_fast.ops.program import COND, Op, Slice, StepProgram, X
 
 
 def _one_pass(program: StepProgram, env: dict, weights, table_row, *, once: bool, mask) -> None:
@@ -45,11 +34,11 @@ def _one_pass(program: StepProgram, env: dict, weights, table_row, *, once: bool
                 value = value + columns(i.table, n)
             if i.b is not None:
                 value = value + read(i.b)
-            value = _ACT[i.act](value)
+            value = activations.FUNCTIONS[i.act](value)
             if i.c is not None:
                 value = value + read(i.c)
         elif i.op is Op.ACTIVATION:
-            value = _ACT[i.act](a)
+            value = activations.FUNCTIONS[i.act](a)
         elif i.op is Op.ADD:
             value = a + (read(i.b) if i.b is not None else columns(i.table, n))
         elif i.op is Op.MUL:
