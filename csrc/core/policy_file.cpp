@@ -9,7 +9,6 @@ namespace dom2 {
 namespace {
 
 constexpr const char* kFormat = "dom2_fast.policy";
-constexpr const char* kVersion = "1";
 // Columns of all buffers and instructions together. Far more than a network has, far less than
 // would overflow an executor's count of them.
 constexpr int64_t kMaxColumns = int64_t{1} << 22;
@@ -53,19 +52,18 @@ std::string check_notes(const std::map<std::string, std::string>& notes) {
   };
   if (note("format") != kFormat)
     return "its format is '" + note("format") + "', not '" + kFormat + "'";
-  if (note("version") != kVersion)
-    return "it has version '" + note("version") + "' of the format, this program reads version " +
-           kVersion;
+  if (note("version") != "1" && note("version") != "2")
+    return "it has version '" + note("version") + "' of the format, this program reads 1 and 2";
   if (note("stacked") != "true" && note("stacked") != "false")
     return "stacked is 'true' or 'false', not '" + note("stacked") + "'";
   return {};
 }
 
 std::string check_program(const Program& p) {
-  if (p.buffers[1] < 1 || p.out.width != p.buffers[0])
+  if (p.buffers[1] < 1 || (p.buffers[0] && p.out.width != p.buffers[0]))
     return "its program makes " + std::to_string(p.out.width) + " columns of " +
            std::to_string(p.buffers[0]) + " and " + std::to_string(p.buffers[1]) +
-           "; a noise network makes as many as an action has";
+           "; a noise network makes as many as an action has, an actor has no first ones";
   int64_t columns = 0;
   for (int width : p.buffers) columns += width;
   for (const Instr& i : p.instrs) columns += i.out.width;
@@ -92,11 +90,14 @@ std::string PolicyFile::parse(const char* data, size_t size) {
   if (!(why = check_program(program)).empty()) return why;
   why = take(file, "table", {-1, -1, program.table_width}, table, &shape);
   if (!why.empty()) return why;
-  steps = shape[0];
+  const int64_t rows = shape[0];
+  steps = program.buffers[0] ? rows : 0;
   groups = shape[1];
-  if (steps < 1 || groups < 1 || (!stacked && groups != 1) || groups > kMaxRows / steps)
-    return "it has " + std::to_string(steps) + " steps and " + std::to_string(groups) +
+  if (rows < 1 || groups < 1 || (!stacked && groups != 1) || groups > kMaxRows / rows)
+    return "it has " + std::to_string(rows) + " steps and " + std::to_string(groups) +
            " agents: too many or too few";
+  if (!steps && rows != 1)
+    return "its table is of " + std::to_string(rows) + " steps, but its program is of one pass";
   if (!(why = take(file, "solver", {steps, 8}, solver)).empty()) return why;
   if (!(why = take(file, "bounds", {2}, bounds)).empty()) return why;
   act_low = bounds[0];

@@ -12,10 +12,10 @@ namespace dom2 {
 // Everything that sampling needs, checked: the parts fit each other and the program is valid.
 struct PolicyFile {
   Program program;
-  int64_t groups = 0, steps = 0;
+  int64_t groups = 0, steps = 0;            // steps 0: one pass makes the action
   bool stacked = false;                     // made from a stack of agents, even if there is one
   std::vector<std::vector<float>> weights;  // [G, N, K] each
-  std::vector<float> table;                 // [S, G, program.table_width]
+  std::vector<float> table;                 // [max(S, 1), G, program.table_width]
   std::vector<double> solver;               // [S, 8]
   double act_low = 0, act_high = 0;
   std::map<std::string, std::string> notes;  // what the file says about itself, for people

@@ -319,7 +319,8 @@ void forward(const Call& call, int64_t group, int64_t row, int count, float* scr
   for (int r = 0; r < count; ++r) {
     if (!call.solver) {
       for (int j = 0; j < e.out_width; ++j)
-        call.out[t.flat(r) * e.out_width + j] = t.v[r * e.width + e.out + j];
+        call.out[t.flat(r) * e.out_width + j] =
+            static_cast<float>(clamp(t.v[r * e.width + e.out + j], call.out_low, call.out_high));
       continue;
     }
     for (int j = 0; j < n; ++j) {

@@ -14,7 +14,7 @@ struct Call {
   bool bf16;                             // products of bf16 operands, sums in float32
   const float* packed;                   // [G, packed_size or bf16_size], see Kernels::pack
   const float* table;                    // [S, G, table_ld]
-  const double* solver;                  // [S, 8], or null: one pass without a solver
+  const double* solver;                  // [S, 8], or null: one pass, whose result is clipped
   const float* noise;                    // [S, G, B, x_width], or null: drawn
   uint64_t seed;
   uint32_t offset;
@@ -83,7 +83,7 @@ struct SampleCall {
 // gradients, x of every step, the gradient of the noise; and the critic's values and gradients.
 static inline int64_t chain_floats(const Call& call, const ChainCall& l) {
   const Exec &e = *call.exec, &c = *l.critic.exec;
-  return (l.keep ? call.steps : 1) * e.width + e.g_width + (5 + call.steps) * e.x_width + c.width +
+  return (l.keep ? call.steps : 1) * e.width + e.g_width + (5 + call.steps) * c.x_width + c.width +
          c.g_width;
 }
 

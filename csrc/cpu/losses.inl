@@ -93,11 +93,12 @@ void conservative_loss(const Call& given, const BackwardCall& b, const Partial& 
   });
 }
 
-// The whole denoising loop, the critic on its result, and both backwards.
+// The whole denoising loop (or one pass that makes the action), the critic on its result, and both
+// backwards.
 void chain_value(const Call& call, const BackwardCall& b, const Partial& p, const ChainCall& l,
                  int64_t group, int64_t row, int count, float* scratch, double* sums) {
   const Exec &e = *call.exec, &c = *l.critic.exec;
-  const int n = e.x_width;
+  const int n = c.x_width;                                     // of an action
   const int64_t slab = static_cast<int64_t>(count) * e.width;  // the values of one step
   float* g = scratch + (l.keep ? call.steps : 1) * slab;
   double* x = reinterpret_cast<double*>(g + static_cast<int64_t>(count) * e.g_width);
@@ -109,7 +110,13 @@ void chain_value(const Call& call, const BackwardCall& b, const Partial& p, cons
 
   start(t, x, previous);
   once_phase(t);
-  for (int64_t s = 0; s < call.steps; ++s) {
+  const int64_t steps = call.solver ? call.steps : 0;
+  if (steps == 0) {
+    run_phase(t, false);
+    for (int r = 0; r < count; ++r)
+      for (int j = 0; j < n; ++j) x[r * n + j] = t.v[r * e.width + e.out + j];
+  }
+  for (int64_t s = 0; s < steps; ++s) {
     t.step = s;
     if (l.keep && s > 0) {
       t.v = scratch + s * slab;
@@ -152,7 +159,11 @@ void chain_value(const Call& call, const BackwardCall& b, const Partial& p, cons
       x[r * n + j] = clipped ? 0 : q.g[r * c.g_width + c.g_x + j];
       previous[r * n + j] = 0;
     }
-  for (int64_t s = call.steps - 1; s >= 0; --s) {
+  if (steps == 0) {
+    for (int i = 0; i < count * n; ++i) geps[i] = static_cast<float>(x[i]);
+    phase_backward(t, b, p, geps, n);
+  }
+  for (int64_t s = steps - 1; s >= 0; --s) {
     t.step = s;
     t.v = scratch + (l.keep ? s : 0) * slab;
     if (!l.keep) {

@@ -1,5 +1,6 @@
 #include "policy.h"
 
+#include <algorithm>
 #include <cstdlib>
 #include <new>
 #include <utility>
@@ -45,7 +46,7 @@ std::unique_ptr<Policy> Policy::make(PolicyFile file, std::string& why, bool bf1
 Policy::Policy(PolicyFile file, bool bf16)
     : file_(std::move(file)), plan_(file_.program, false), bf16_(bf16) {
   const Exec& e = plan_.exec;
-  const int64_t groups = file_.groups, rows = file_.steps * groups;
+  const int64_t groups = file_.groups, rows = std::max<int64_t>(file_.steps, 1) * groups;
   float* room = packed_.floats(groups * packed_size(e, false, bf16) + kPanel);
   for (size_t i = 0; i < file_.weights.size(); ++i) {
     const Weight& w = e.weights[i];
@@ -65,14 +66,14 @@ void Policy::sample(const float* obs, int64_t batch, const Draws& draws, float* 
   c.exec = &plan_.exec;
   c.groups = file_.groups;
   c.batch = batch;
-  c.steps = file_.steps;
+  c.steps = std::max<int64_t>(file_.steps, 1);
   c.repeat = 1;
   c.x = draws.x_T;
   c.cond = obs;
   c.bf16 = bf16_;
   c.packed = weights_;
   c.table = table_.data();
-  c.solver = file_.solver.data();
+  c.solver = file_.steps ? file_.solver.data() : nullptr;
   c.noise = draws.noise;
   c.seed = draws.seed;
   c.offset = draws.offset;

@@ -31,8 +31,8 @@ class Policy {
 
   int64_t agents() const { return file_.groups; }
   int64_t obs_dim() const { return plan_.exec.cond_width; }
-  int64_t act_dim() const { return plan_.exec.x_width; }
-  int64_t steps() const { return file_.steps; }
+  int64_t act_dim() const { return plan_.exec.out_width; }
+  int64_t steps() const { return file_.steps; }  // of denoising; 0: one pass, which draws nothing
   // What the file says about itself.
   const std::map<std::string, std::string>& notes() const { return file_.notes; }
 

@@ -200,7 +200,8 @@ __global__ void __launch_bounds__(kThreads, 1) denoise_kernel(DOM2_GRID_CONSTANT
     } else {
       for_elements<R>(code.out_width, [&](int r, int j) {
         if (row + r < d.batch)
-          d.out[(t.flat + r) * code.out_width + j] = t.v[r * t.ld + code.out + j];
+          d.out[(t.flat + r) * code.out_width + j] = static_cast<float>(
+              clamp(t.v[r * t.ld + code.out + j], p.solver.out_low, p.solver.out_high));
       });
     }
     __syncthreads();  // before the next tile's condition vectors overwrite what was just read

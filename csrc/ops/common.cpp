@@ -187,17 +187,21 @@ Arguments check_denoise(const char* op, const std::optional<Tensor>& cond, const
   a.steps = a.table->size(0);
   a.groups = a.table->size(1);
   STD_TORCH_CHECK(a.steps > 0 && a.groups > 0, op, ": table needs at least one step and one group");
-  STD_TORCH_CHECK(p.out.width == p.buffers[0], op, ": the program returns ", p.out.width,
+  const int64_t steps = p.buffers[0] ? a.steps : 0;  // a program without x acts in one pass
+  STD_TORCH_CHECK(p.out.width == p.buffers[0] || !steps, op, ": the program returns ", p.out.width,
                   " columns for an x of ", p.buffers[0], "; a noise network returns as many");
-  a.solver = checked(solver, op, "solver", ScalarType::Double, {a.steps, 8}, cpu_place());
+  STD_TORCH_CHECK(steps || a.steps == 1, op, ": table has ", a.steps,
+                  " steps, the program has no x and takes one pass");
+  const Tensor rows = checked(solver, op, "solver", ScalarType::Double, {steps, 8}, cpu_place());
+  if (steps) a.solver = rows;
   STD_TORCH_CHECK(batch >= 0, op, ": batch is ", batch);
   check_cond(cond, op, a);
   if (noise)
     a.noise = checked(*noise, op, "noise", ScalarType::Float,
-                      {a.steps, a.groups, batch, p.buffers[0]}, a.place);
-  const double* c = a.solver->const_data_ptr<double>();
-  bool draws = draws_x || p.sites > 0;
-  for (int64_t s = 0; s < a.steps; ++s) draws |= !noise && c[s * 8 + 5] != 0.0;
+                      {steps, a.groups, batch, p.buffers[0]}, a.place);
+  const double* c = steps ? a.solver->const_data_ptr<double>() : nullptr;
+  bool draws = (draws_x && steps) || p.sites > 0;
+  for (int64_t s = 0; s < steps; ++s) draws |= !noise && c[s * 8 + 5] != 0.0;
   a.seed = checked_seed(rng, draws, op, "x_T, noise or dropout masks", a.place);
   return a;
 }
@@ -211,9 +215,9 @@ Start check_start(const char* op, const std::optional<Tensor>& x_T,
   Arguments a =
       check_denoise(op, cond, table, program, solver, noise, rng, !x_T.has_value(), size[0]);
   if (!packed) check_weights(weights, a.program(), a.groups, op, a.place);
-  const int64_t width = a.program().buffers[0];
-  STD_TORCH_CHECK(size[1] == width, op, ": size asks for ", size[1], " columns, the program has ",
-                  width);
+  const int64_t width = a.program().buffers[0], out = a.program().out.width;
+  STD_TORCH_CHECK(size[1] == out, op, ": size asks for ", size[1], " columns, the program has ",
+                  out);
   std::optional<Tensor> x;
   if (x_T) x = checked(*x_T, op, "x_T", ScalarType::Float, {a.groups, a.batch, width}, a.place);
   return {std::move(a), std::move(x)};

@@ -4,6 +4,7 @@
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 
+#include <limits>
 #include <memory>
 #include <optional>
 #include <string>
@@ -27,6 +28,9 @@ constexpr bool kEmulated = true;
 #else
 constexpr bool kEmulated = false;
 #endif
+
+// Results are clipped to bounds; `run_program` has none.
+constexpr double kNoBound = std::numeric_limits<double>::infinity();
 
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;

@@ -32,7 +32,7 @@ std::tuple<Tensor, Tensor> denoise(
     pack_all(weights, e, a.groups, false, c.bf16, room);
     c.packed = room;
   }
-  Tensor out = empty({a.groups, a.batch, e.x_width}, a.place);
+  Tensor out = empty({a.groups, a.batch, e.out_width}, a.place);
   Tensor path = empty({save_path ? a.steps + 1 : 0, a.groups, a.batch, e.x_width}, a.place);
   c.out = out.mutable_data_ptr<float>();
   c.path = save_path ? path.mutable_data_ptr<float>() : nullptr;

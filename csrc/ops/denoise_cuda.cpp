@@ -29,13 +29,12 @@ std::tuple<Tensor, Tensor> denoise(
   } else {
     d.packed = pack_in(scope, code, p, weights, a.groups, false);
   }
-  Tensor out = empty({a.groups, a.batch, code.x_width}, a.place);
+  Tensor out = empty({a.groups, a.batch, code.out_width}, a.place);
   Tensor path = empty({save_path ? a.steps + 1 : 0, a.groups, a.batch, code.x_width}, a.place);
   d.out = out.mutable_data_ptr<float>();
   d.path = save_path ? path.mutable_data_ptr<float>() : nullptr;
-  check_ran(cuda::denoise(scope.context(), code, p, d, a.solver->const_data_ptr<double>(), out_low,
-                          out_high),
-            kOp);
+  const double* rows = a.solver ? a.solver->const_data_ptr<double>() : nullptr;
+  check_ran(cuda::denoise(scope.context(), code, p, d, rows, out_low, out_high), kOp);
   return {out, path};
 }
 
@@ -110,7 +109,7 @@ Tensor run_program(const Tensor& x, const std::optional<Tensor>& cond,
   d.packed = pack_in(scope, code, p, weights, a.groups, false);
   Tensor out = empty({a.groups, a.batch, code.out_width}, a.place);
   d.out = out.mutable_data_ptr<float>();
-  check_ran(cuda::denoise(scope.context(), code, p, d, nullptr, 0, 0), kRun);
+  check_ran(cuda::denoise(scope.context(), code, p, d, nullptr, -kNoBound, kNoBound), kRun);
   return out;
 }
 

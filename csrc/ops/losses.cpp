@@ -85,7 +85,7 @@ Arguments check_critic(const Arguments& policy, const std::optional<Tensor>& con
   Arguments a = check_pass(kChain, table, program, weights, rng, policy.groups, names);
   a.batch = policy.batch;
   const Program& p = a.program();
-  const int width = policy.program().buffers[0];
+  const int width = policy.program().out.width;
   STD_TORCH_CHECK(p.out.width == 1, kChain, ": critic_program returns ", p.out.width,
                   " columns; a critic returns 1");
   STD_TORCH_CHECK(p.buffers[0] == width, kChain, ": critic_program takes ", p.buffers[0],

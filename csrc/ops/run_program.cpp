@@ -12,7 +12,8 @@ Tensor run_program(const Tensor& x, const std::optional<Tensor>& cond,
                    const std::vector<Tensor>& weights, const Tensor& table, const Tensor& program,
                    const std::optional<Tensor>& rng, int64_t out_width, int64_t precision) {
   const Input in = check_program(kOp, x, cond, weights, table, program, rng);
-  CpuCall made = cpu_call(in.arguments, false, check_precision(kOp, precision), 0, 0);
+  CpuCall made =
+      cpu_call(in.arguments, false, check_precision(kOp, precision), -kNoBound, kNoBound);
   cpu::Call& c = made.call;
   const Exec& e = *c.exec;
   check_out_width(kOp, out_width, e.out_width);

@@ -77,7 +77,8 @@ class Watch {
 // One policy as it is now: samples a few rows on the calling thread.
 class Actor {
  public:
-  // words: of the program; bf16: bf16 products; table [steps, groups, width], solver [steps, 8] and
+  // words: of the program; bf16: bf16 products; table [steps, groups, width], solver [steps, 8]
+  // ([0, 8]: one pass, table [1, groups, width]) and
   // packed [groups, n] (ops.pack_weights): contiguous CPU tensors. make_rng(generator) and
   // empty(shape) are torch's.
   Actor(const std::vector<int64_t>& words, const py::object& table, const py::object& solver,
@@ -100,19 +101,20 @@ class Actor {
     table_.resize(call_.steps * call_.groups * plan_.exec.table_ld);
     dom2::cpu::pad_table(plan_, data<const float>(table), width, call_.steps * call_.groups,
                          table_.data());
+    const int64_t steps = size(dom2::shape(solver), 0);
     const double* rows = data<const double>(solver);
-    solver_.assign(rows, rows + call_.steps * 8);
+    solver_.assign(rows, rows + steps * 8);
     call_.repeat = 1;
     call_.bf16 = bf16;
     call_.table = table_.data();
-    call_.solver = solver_.data();
+    call_.solver = steps ? solver_.data() : nullptr;
     call_.packed = data<const float>(packed);
     call_.out_low = low;
     call_.out_high = high;
     for (size_t i = 0; i < plan_.weights.size(); ++i)
       flops_ += 2.0 * plan_.weights[i].n * plan_.weights[i].k * call_.steps;
     draws_ = plan_.exec.sites > 0;
-    for (int64_t s = 0; s < call_.steps; ++s) draws_ = draws_ || solver_[s * 8 + 5] != 0.0;
+    for (int64_t s = 0; s < steps; ++s) draws_ = draws_ || solver_[s * 8 + 5] != 0.0;
   }
 
   // Actions [..., A] for obs [..., O], or None where the ordinary way must be taken: something has
@@ -130,15 +132,15 @@ class Actor {
       return py::none();
     py::tuple out_shape(dims);
     for (size_t i = 0; i + 1 < dims; ++i) out_shape[i] = shape[i];
-    out_shape[dims - 1] = e.x_width;
+    out_shape[dims - 1] = e.out_width;
     dom2::cpu::Call c = call_;
     if (!x_T.is_none()) {
-      if (!plain(x_T) || !dom2::shape(x_T).equal(out_shape)) return py::none();
+      if (!c.solver || !plain(x_T) || !dom2::shape(x_T).equal(out_shape)) return py::none();
       c.x = data<const float>(x_T);
     }
     c.batch = batch;
     c.cond = data<const float>(obs);
-    if (!c.x || draws_) {
+    if ((c.solver && !c.x) || draws_) {
       const py::object rng = make_rng_(generator);
       if (!attribute(rng.ptr(), names().is_cpu).is(py::handle(Py_True))) return py::none();
       read_rng(rng, c.seed, c.offset);

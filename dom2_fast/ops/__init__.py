@@ -108,21 +108,21 @@ def denoise(
             x_T, cond, weights, table, program, solver, noise,
             batch=batch, rng=rng, out_low=out_low, out_high=out_high,
         )  # fmt: skip
-    if program.x_width == 0:  # no steps: one pass, clipped
-        x = table.new_empty((table.shape[1], batch, 0))
-        out = run_program(x, cond, weights, table, program, rng, precision=precision)
-        return out.clamp(out_low, out_high)
     if x_T is not None:
         batch = x_T.shape[1]
     save_path = torch.is_grad_enabled() and any(
         t is not None and t.requires_grad for t in (x_T, cond, table, *weights)
     )
+    if save_path and program.x_width == 0:  # no steps: one pass, clipped
+        x = table.new_empty((table.shape[1], batch, 0))
+        out = run_program(x, cond, weights, table, program, rng, precision=precision)
+        return out.clamp(out_low, out_high)
     if packed is not None and not save_path:
         weights = ()  # not looked at: one tensor is quicker to hand over than many
     call = _NATIVE.denoise if save_path or torch.compiler.is_compiling() else _without_autograd
     out, _ = call(
         x_T, cond, list(weights), table, program.encode(), solver, noise, rng, packed,
-        [batch, program.x_width], out_low, out_high, save_path, check_precision(precision),
+        [batch, program.out.width], out_low, out_high, save_path, check_precision(precision),
     )  # fmt: skip
     return out
 
@@ -244,7 +244,7 @@ def chain_value(
     CPU, these are made in the same pass; else `denoise`, `run_program` and PyTorch compose it.
     Raises RuntimeError naming the argument whose shape, dtype or device doesn't fit.
     """
-    native = _fused("chain_value", table) if program.x_width else None
+    native = _fused("chain_value", table)
     critic_weights, critic_table, critic_program = critic
     if native is None or _wanted(x_T, cond, noise, critic_table, *critic_weights):
         act = denoise(
@@ -257,7 +257,7 @@ def chain_value(
     mean, q, _, _ = native(
         x_T, cond, list(weights), table, program.encode(), solver, noise, rng,
         list(critic_weights), critic_table, critic_program.encode(), critic_rng,
-        [batch, program.x_width], out_low, out_high, check_precision(precision),
+        [batch, program.out.width], out_low, out_high, check_precision(precision),
         _wanted(*weights), _wanted(table),
     )  # fmt: skip
     return mean, q

@@ -122,7 +122,7 @@ def denoise(
     action itself: it takes no steps, so a solver [0, 8], and a table [1, G, table_width].
     """
     if program.x_width == 0:
-        x = table.new_empty(table.size(1), batch, 0)
+        x = table.new_empty(table.size(1), batch, 0) if x_T is None else x_T
         return torch.clamp(run_program(x, cond, weights, table, program, rng), out_low, out_high)
     groups, flat = table.size(1), table.size(1) * (batch if x_T is None else x_T.size(1))
     if x_T is None:

@@ -82,7 +82,7 @@ class FrozenPolicy:
         held["_needs_noise"] = bool((solver[:, 5] != 0.0).any())
         held["_packed"] = packed = ops.pack_weights(weights, program, precision)
         held["actor"] = None
-        if packed is not None and table.is_cpu and self.steps:
+        if packed is not None and table.is_cpu:
             held["actor"] = ops.actor(
                 program, table, solver, packed, stacked=stacked, out_low=low, out_high=high,
                 watch=watch, precision=precision,
