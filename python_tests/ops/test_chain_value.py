@@ -39,21 +39,22 @@ def check_chain(p, steps, critic=None, leaves=weights_and_table, *, x_T=True, **
     check(run, p, [*rater.weights, rater.table], leaves, x_T=x_T or None)
 
 
-@pytest.mark.parametrize("batch", [0, 1, 2, 9, 17, 129])
-@pytest.mark.parametrize("groups, steps", [(1, 1), (3, 5)])
-def test_chain_value(executor, groups, steps, batch):
+@pytest.mark.parametrize(
+    "groups, steps, batch", [(1, 1, 0), (3, 5, 1), (1, 1, 2), (3, 5, 9), (1, 5, 17), (3, 5, 129)]
+)
+def test_chain_value(native_executor, groups, steps, batch):
     check_chain(problem(mlp(3, 5, 37), groups, batch, steps=steps), steps)
 
 
 @pytest.mark.parametrize("given, batch", [(29, 29), (4, 44), (2, 160)])
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
-def test_chain_value_of_every_instruction(executor, given, batch, dropout):
+def test_chain_value_of_every_instruction(native_executor, given, batch, dropout):
     p = problem(everything(1, 5, 21, dropout=dropout), 2, batch, steps=3, given_cond=given)
     critic = everything(1, 5, 13, dropout=dropout)
     check_chain(p, 3, critic, rng=RNG, critic_rng=RNG + 1)
 
 
-def test_chain_value_with_drawn_noise_clipping_and_the_step_before(executor):
+def test_chain_value_with_drawn_noise_clipping_and_the_step_before(native_executor):
     p = problem(mlp(3, 5, 37), 2, 40, steps=4)
     solver = solver_table(4, clip=1.1, noise=0.3, previous=-0.2)
     bounds = {"out_low": -0.5, "out_high": 0.5, "solver": solver}
@@ -62,13 +63,19 @@ def test_chain_value_with_drawn_noise_clipping_and_the_step_before(executor):
     check_chain(p, 4, noise=draw(4, 2, 40, 3), **bounds)
 
 
-def test_chain_value_without_rows(executor):
+def test_chain_value_without_conditions(native_executor):
     check_chain(problem(mlp(2, 0, 20), 2, 9, steps=2), 2)
 
 
-def test_chain_value_differentiates_its_inputs_too(executor):
+def test_chain_value_differentiates_its_inputs_too(native_executor):
     p = problem(mlp(2, 4, 20), 2, 9, steps=2)
     check_chain(p, 2, leaves=lambda q: [q.x, q.cond, *q.weights])
+
+
+def test_chain_value_composed(cuda_executor):
+    """Where it is no op of its own, `denoise` and `run_program` compose it."""
+    p = problem(everything(1, 5, 21, dropout=0.3), 2, 12, steps=3, given_cond=4)
+    check_chain(p, 3, everything(1, 5, 13, dropout=0.3), rng=RNG, critic_rng=RNG + 1)
 
 
 @needs_extension

@@ -23,20 +23,28 @@ def denoising(op, p, target, **kw):
     return loss, ()
 
 
-@pytest.mark.parametrize("batch", [0, 1, 2, 7, 9, 17, 129, 400])
-@pytest.mark.parametrize("groups", [1, 3])
-def test_denoising_loss(executor, groups, batch):
+@pytest.mark.parametrize(
+    "groups, batch", [(1, 0), (3, 1), (1, 2), (3, 7), (1, 9), (3, 17), (1, 129), (3, 400)]
+)
+def test_denoising_loss(native_executor, groups, batch):
     check(denoising, problem(mlp(3, 5, 37), groups, batch), [draw(groups, batch, 3)])
+
+
+def test_composed_losses(cuda_executor):
+    """Where there is no op for a loss, `run_program` and `denoise` compose it."""
+    p = problem(everything(3, 5, 21, dropout=0.3), 3, 20, given_cond=4)
+    check(denoising, p, [draw(3, 20, 3)], rng=RNG)
+    check_conservative(mlp(2, 7, 33, act=Act.RELU, out=1), 3, 9, 10)
 
 
 @pytest.mark.parametrize("given, batch", [(29, 29), (4, 44), (2, 160)])
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
-def test_denoising_loss_of_every_instruction(executor, given, batch, dropout):
+def test_denoising_loss_of_every_instruction(native_executor, given, batch, dropout):
     p = problem(everything(3, 5, 21, dropout=dropout), 3, batch, given_cond=given)
     check(denoising, p, [draw(3, batch, 3)], rng=RNG)
 
 
-def test_denoising_loss_of_a_program_that_returns_its_input(executor):
+def test_denoising_loss_of_a_program_that_returns_its_input(native_executor):
     for returned in ("x", "cond"):
         b = ProgramBuilder(3, 2)
         program = b.build(getattr(b, returned))
@@ -46,7 +54,7 @@ def test_denoising_loss_of_a_program_that_returns_its_input(executor):
 @pytest.mark.parametrize(
     "leaves", [weights_and_table, lambda q: q.weights, lambda q: [q.x], lambda q: [q.cond]]
 )
-def test_only_the_gradients_that_are_wanted(executor, leaves):
+def test_only_the_gradients_that_are_wanted(native_executor, leaves):
     check(denoising, problem(everything(3, 5, 21), 2, 30), [draw(2, 30, 3)], leaves)
 
 
@@ -67,32 +75,34 @@ def check_conservative(program, groups, batch, actions, twins=2, leaves=weights_
     check(conservative, p, more, leaves, **kw)
 
 
-@pytest.mark.parametrize("batch", [0, 1, 2, 9, 33, 256])
-@pytest.mark.parametrize("groups, twins", [(1, 1), (3, 2), (2, 3)])
-def test_conservative_loss(executor, groups, twins, batch):
+@pytest.mark.parametrize(
+    "groups, twins, batch",
+    [(1, 1, 0), (3, 2, 1), (2, 3, 2), (1, 1, 9), (3, 2, 33), (2, 3, 33), (3, 2, 256)],
+)
+def test_conservative_loss(native_executor, groups, twins, batch):
     check_conservative(mlp(2, 7, 33, act=Act.RELU, out=1), groups, batch, 10, twins)
 
 
 @pytest.mark.parametrize("actions", [1, 2, 15, 16, 17, 70, 130])
-def test_conservative_loss_for_any_number_of_actions(executor, actions):
+def test_conservative_loss_for_any_number_of_actions(native_executor, actions):
     # 70 and 130: the rows of one observation are a tile of their own.
     check_conservative(mlp(2, 4, 20, out=1), 2, 5, actions)
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
-def test_conservative_loss_of_every_instruction(executor, dropout):
+def test_conservative_loss_of_every_instruction(native_executor, dropout):
     check_conservative(everything(1, 5, 21, dropout=dropout), 2, 30, 6, rng=RNG)
 
 
-def test_conservative_loss_without_rows(executor):
+def test_conservative_loss_without_conditions(native_executor):
     check_conservative(mlp(2, 0, 20, out=1), 2, 9, 4)
 
 
-def test_conservative_loss_differentiates_its_rows_too(executor):
+def test_conservative_loss_differentiates_its_conditions_too(native_executor):
     check_conservative(mlp(2, 4, 20, out=1), 2, 9, 4, leaves=lambda q: q.leaves[1:])
 
 
-def test_non_contiguous_input(executor):
+def test_non_contiguous_input(native_executor):
     p = problem(mlp(3, 5, 37), 2, 9)
     p.x = p.x.transpose(0, 1).contiguous().transpose(0, 1)
     p.weights = [w.transpose(1, 2).contiguous().transpose(1, 2) for w in p.weights]
@@ -103,7 +113,7 @@ def test_non_contiguous_input(executor):
     check(conservative, p, more, weights_and_table)
 
 
-def test_large_values_do_not_overflow(executor):
+def test_large_values_do_not_overflow(native_executor):
     p = problem(mlp(2, 4, 20, out=1), 2, 12)
     p.weights[-1] *= 1000
     check(conservative, p, [draw(2, 12), draw(2, 12, 2), draw(2, 12, 3, 2)], weights_and_table)
