@@ -21,9 +21,12 @@ def chain(solver, critic, **how):
         weights, table = weights_and_table_of_critic[:-1], weights_and_table_of_critic[-1]
         kept = None if how.get("noise") is None else how["noise"].to(q.table.dtype)
         mean, values = op.chain_value(
-            x_T if x_T is None else q.x, q.cond, q.weights, q.table, q.program, solver,
-            critic=(weights, table, critic.program), **{**how, "noise": kept},
-        )  # fmt: skip
+            x_T if x_T is None else q.x,
+            *q.net,
+            solver,
+            critic=(weights, table, critic.program),
+            **{**how, "noise": kept},
+        )
         return mean, [values]
 
     return run
@@ -82,7 +85,7 @@ def test_chain_value_composed(cuda_executor):
 def test_chain_value_draws_what_denoise_draws():
     p = problem(mlp(2, 4, 24), 2, 150, steps=5).to(torch.float32, requires_grad=False)
     r = problem(mlp(2, 4, 24, out=1), 2, 1).to(torch.float32, requires_grad=False)
-    args = p.cond, p.weights, p.table, p.program, solver_table(5)
+    args = *p.net, solver_table(5)
     act = ops.denoise(None, *args, batch=150, rng=RNG)
     q = ops.run_program(act, p.cond, r.weights, r.table, r.program).squeeze(-1)
     critic = (r.weights, r.table, r.program)
@@ -130,9 +133,14 @@ def test_bad_arguments_of_chain_value_are_named(change, words):
     r = problem(program, 2, 1).to(torch.float32, requires_grad=False)
     weights, table = change.pop("critic_weights", r.weights), change.pop("critic_table", r.table)
     args = dict(
-        x_T=p.x, cond=p.cond, weights=p.weights, table=p.table, program=p.program,
-        solver=solver_table(3), critic=(weights, table, program),
-    )  # fmt: skip
+        x_T=p.x,
+        cond=p.cond,
+        weights=p.weights,
+        table=p.table,
+        program=p.program,
+        solver=solver_table(3),
+        critic=(weights, table, program),
+    )
     with pytest.raises(RuntimeError) as error:
         ops.chain_value(**{**args, **change})
     assert all(w in str(error.value) for w in words), str(error.value)
