@@ -12,8 +12,8 @@ import math
 import torch
 from torch import nn
 
+from dom2_fast import activations
 from dom2_fast.errors import Dom2Error
-from dom2_fast.ops import activations
 
 _ACTIVATIONS = {line.name: line.module for line in activations.TABLE if line.module is not None}
 
