@@ -183,3 +183,21 @@ def test_a_stack_wants_a_leading_dimension():
     x, _, obs = inputs()
     with pytest.raises(Dom2Error, match=r"input 0 has shape \(4, 2\).*leading dimension of 3"):
         stacked(x, obs)
+
+
+@pytest.mark.parametrize("state_dependent", [False, True])
+def test_actors_give_actions_and_deviations(state_dependent):
+    obs = inputs()[2]
+    actor = networks.MLPActor(5, 2, hidden=8)
+    hidden = torch.relu(actor.mid_layer[2](torch.relu(actor.mid_layer[0](obs))))
+    torch.testing.assert_close(actor(obs), torch.tanh(actor.final_layer(hidden)))
+    gaussian = networks.MLPGaussianActor(5, 2, hidden=8, state_dependent=state_dependent)
+    gaussian.load_state_dict(actor.state_dict(), strict=False)
+    mean, log_std = gaussian(obs).split(2, -1)
+    torch.testing.assert_close(mean, actor(obs))
+    if state_dependent:
+        torch.testing.assert_close(log_std, gaussian.log_std_layer(hidden))
+    else:
+        assert torch.equal(log_std, torch.zeros(4, 2))
+    with pytest.raises(Dom2Error, match="hidden must be a whole number"):
+        networks.MLPActor(5, 2, hidden=0)

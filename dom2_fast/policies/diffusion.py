@@ -13,10 +13,11 @@ from torch import nn
 
 from dom2_fast import lowering, ops
 from dom2_fast.errors import Dom2Error
-from dom2_fast.lowering.fused import FusedModule, Programs, check_backend, executor
+from dom2_fast.lowering.fused import FusedModule, Programs
 from dom2_fast.lowering.stamp import Stamp, versions_of
 from dom2_fast.networks import StackedModule
 from dom2_fast.ops import backend, reference
+from dom2_fast.ops.executor import check_backend, executor
 from dom2_fast.policies import inputs, schedules, solvers
 
 __all__ = ["DiffusionPolicy", "FusedModule", "sample_plain"]
@@ -265,7 +266,7 @@ class DiffusionPolicy(nn.Module):
 
     def export(self, path) -> None:
         """Writes all that `sample` needs to one file, see `export.export`."""
-        from dom2_fast.policies.exported import export
+        from dom2_fast.policies.frozen import export
 
         export(self, path)
 

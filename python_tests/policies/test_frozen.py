@@ -1,6 +1,6 @@
 """Exported policies: they act as the policy did, in Python; broken files are refused.
 
-The same file in C++: test_export_cpp.
+The same file in C++: test_frozen_cpp.
 """
 
 import json
