@@ -8,6 +8,7 @@ from dom2_fast.errors import Dom2Error
 ALGORITHMS = {
     "dom2": ("dom2", "DOM2"),
     "bc": ("bc", "BC"),
+    "bc_det": ("bc_det", "DeterministicBC"),
 }
 
 
