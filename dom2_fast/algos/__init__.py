@@ -9,6 +9,7 @@ ALGORITHMS = {
     "dom2": ("dom2", "DOM2"),
     "bc": ("bc", "BC"),
     "bc_det": ("bc_det", "DeterministicBC"),
+    "td3_bc": ("td3_bc", "TD3BC"),
 }
 
 
