@@ -26,6 +26,7 @@ class Programs:
         self._module, self._backend, self._dims = module, backend, dims
         self._parts = list(self._inner.modules())
         self._found: dict = {}
+        self._reasons: dict = {}
 
     def get(self, mode: str | None):
         key = (mode, *[m.training for m in self._parts])
@@ -53,10 +54,15 @@ class Programs:
             for m, flag in zip(self._parts, flags, strict=True):
                 m.training = flag
 
+    def why_not(self, mode: str | None) -> str:
+        """Why the module, whose `get` gives None, can't be lowered."""
+        return self._reasons.get(mode, "")
+
     def _lower(self, mode: str | None):
         try:
             return lower(self._module, mode, **self._dims)
         except LoweringError as error:
+            self._reasons[mode] = str(error)
             if self._backend == "native":
                 raise
             if self._backend == "auto" and not any(v is None for v in self._found.values()):

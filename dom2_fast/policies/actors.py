@@ -14,12 +14,12 @@ from torch import nn
 
 from dom2_fast import lowering, ops
 from dom2_fast.errors import Dom2Error
-from dom2_fast.lowering.fused import FusedModule
+from dom2_fast.lowering.fused import FusedModule, Programs
 from dom2_fast.networks import StackedModule
 from dom2_fast.ops import reference
 from dom2_fast.ops.executor import executor
 from dom2_fast.policies import inputs
-from dom2_fast.policies.base import Policy, check_reduction, normals
+from dom2_fast.policies.base import Policy, check_reduction, name_of, normals
 
 __all__ = ["DeterministicPolicy", "GaussianPolicy"]
 
@@ -28,6 +28,12 @@ NO_STEPS = torch.zeros(0, 8, dtype=torch.float64)  # the solver table of a polic
 
 class ActorPolicy(Policy):
     """What the two have in common: net(obs [B, O]) -> [B, out_dim], of one pass."""
+
+    _mode = "act"
+    kind: str  # in a file's notes, for people
+
+    def _solver(self) -> torch.Tensor:
+        return NO_STEPS
 
     def __init__(self, net, *args, **kwargs):
         super().__init__(net, *args, **kwargs)
@@ -43,13 +49,42 @@ class ActorPolicy(Policy):
     def prepare(self) -> None:
         """Lowers for train and eval mode at once; needed only before torch.compile."""
         self._programs.prepare("act")
+        self._acting().prepare("act")
 
     def _check_width(self, width: int) -> None:
         if width != self.out_dim:
             raise Dom2Error(
                 f"{type(self).__name__} takes a net(obs) that returns {self.out_dim} columns for "
-                f"actions of {self.act_dim}; {_inner(self.net)} returns {width}"
+                f"actions of {self.act_dim}; {name_of(self.net)} returns {width}"
             )
+
+    def _action(self, obs: torch.Tensor, generator) -> torch.Tensor:
+        """What the net does for obs without drawing: its action, or their mean; clipped."""
+        if (
+            not torch.is_grad_enabled()
+            and not torch.compiler.is_compiling()
+            and self._kept.actor is not None
+        ):
+            quick = self._kept.actor.sample(obs, None, generator)
+            if quick is not None:
+                return quick
+        rows, shape = self._grouped(obs)
+        low = self._acting().get("act")
+        if low is None:
+            out = self._plain(rows)[..., : self.act_dim].clamp(self.act_low, self.act_high)
+            return out.reshape(*shape, self.act_dim)
+        run = executor(self.backend, rows)
+        present = self._present(low, run, rows)
+        if present is not None:
+            out = present.denoise(rows, rows.size(1), generator=generator)
+        else:
+            weights, table = low.hoist(lowering.grouped_params(self.net), None, rows)
+            rng = ops.make_rng(generator, rows.device) if low.program.sites else None
+            out = run.denoise(
+                None, rows, weights, table, low.program, NO_STEPS, batch=rows.size(1), rng=rng,
+                out_low=self.act_low, out_high=self.act_high, precision=self.precision,
+            )  # fmt: skip
+        return out.reshape(*shape, self.act_dim)
 
     def _out(self, rows: torch.Tensor, generator=None) -> torch.Tensor:
         """net(obs) of obs [G, B, O], [G, B, out_dim]; differentiable."""
@@ -76,6 +111,9 @@ class ActorPolicy(Policy):
         self._check_width(out.size(-1))
         return out
 
+    def _about(self) -> dict[str, str]:
+        return {"kind": self.kind, "solver": "none", "steps": "0", "needs_noise": "false"}
+
     def extra_repr(self) -> str:
         return f"obs_dim={self.obs_dim}, act_dim={self.act_dim}, backend={self.backend}"
 
@@ -88,22 +126,22 @@ class DeterministicPolicy(ActorPolicy):
     Other arguments and errors as `Policy`.
     """
 
+    kind = "deterministic"
+
     def sample(self, obs: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
         """The actions [..., A] for obs [B, O], [O], or [G, B, O] for a stack.
 
         Differentiable in the parameters and obs. generator: of dropout masks, in training.
         Raises Dom2Error for wrong shapes or dtypes.
         """
-        rows, shape = self._grouped(obs)
-        out = self._out(rows, generator).clamp(self.act_low, self.act_high)
-        return out.reshape(*shape, self.act_dim)
+        return self._action(obs, generator)
 
     forward = sample
 
     @torch.no_grad()
     def act(self, obs: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
         """Actions for obs, shapes as in `sample`, without grad."""
-        return self.sample(obs, generator)
+        return self._action(obs, generator)
 
     def bc_loss(
         self,
@@ -165,8 +203,10 @@ class GaussianPolicy(ActorPolicy):
         such (then every obs and act below is [G, B, ...]).
     log_std_low, log_std_high: the log deviations are clipped to these, by default [-5, 2] (as in
         IQL, Kostrikov et al. 2022).
-    Other arguments and errors as `Policy`.
+    Other arguments and errors as `Policy`. `frozen()` and `export` act by the mean.
     """
+
+    kind = "gaussian, acts by its mean"
 
     def __init__(self, net: nn.Module, *args, log_std_low=-5.0, log_std_high=2.0, **kwargs):
         super().__init__(net, *args, **kwargs)
@@ -180,6 +220,17 @@ class GaussianPolicy(ActorPolicy):
     @property
     def out_dim(self) -> int:
         return 2 * self.act_dim
+
+    def _start(self) -> None:
+        super()._start()
+        dims = {"obs_dim": self.obs_dim, "out_dim": self.act_dim}
+        self._means = Programs(self.net, "reference", **dims)  # `_programs` has warned already
+
+    def _acting(self) -> Programs:
+        return self._means
+
+    def __getstate__(self):
+        return {**super().__getstate__(), "_means": None}
 
     def distribution(
         self, obs: torch.Tensor, generator: torch.Generator | None = None
@@ -244,9 +295,7 @@ class GaussianPolicy(ActorPolicy):
         """Actions for obs, shapes as in `sample`, without grad: the mean, clipped, or samples."""
         if not deterministic:
             return self.sample(obs, generator=generator)
-        rows, shape = self._grouped(obs)
-        mean, _ = self._moments(rows, generator)
-        return mean.clamp(self.act_low, self.act_high).reshape(*shape, self.act_dim)
+        return self._action(obs, generator)
 
     def bc_loss(
         self,
@@ -287,7 +336,3 @@ def _log_density(act, mean, log_std) -> torch.Tensor:
 
 def _no_x(rows: torch.Tensor) -> torch.Tensor:
     return rows.new_empty(*rows.shape[:2], 0)
-
-
-def _inner(net: nn.Module) -> str:
-    return type(net.template if isinstance(net, StackedModule) else net).__name__

@@ -145,7 +145,7 @@ def test_gaussian_actions_and_losses_are_those_of_the_distribution(kind, isa):
 
 
 def test_gaussian_acts_by_its_mean_or_draws():
-    p = GaussianPolicy(net("gaussian").double())
+    p = GaussianPolicy(net("gaussian").double(), backend="reference")
     obs = rand(5, OBS)
     assert torch.equal(p.act(obs), p.distribution(obs)[0])
     drawn = p.act(obs, generator(3), deterministic=False)
