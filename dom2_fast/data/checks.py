@@ -47,23 +47,24 @@ def open_npy(path: Path) -> np.ndarray:
 
 
 def shapes(arrays: dict[str, list[np.ndarray]]) -> dict[str, list[np.ndarray]]:
-    """Checks dims, dtypes and lengths; flattens rewards and dones that were kept as [N, 1]."""
+    """Checks dims, dtypes and lengths; flattens rewards and flags that were kept as [N, 1]."""
     rows = len(arrays["obs"][0]) if arrays["obs"][0].ndim else 0
     out: dict[str, list[np.ndarray]] = {}
     for name, per_agent in arrays.items():
         out[name] = []
         for i, a in enumerate(per_agent):
             what = f"{name} of agent {i}"
-            allowed = a.dtype.kind in ("biuf" if name == "done" else "f")
+            flag = name in ("done", "truncation")
+            allowed = a.dtype.kind in ("biuf" if flag else "f")
             if not allowed or a.dtype.itemsize > 8 or a.dtype == np.float16:
                 raise Dom2Error(
                     f"{what} has dtype {a.dtype}, accepted are float32 and float64"
-                    + (" (and bool or integers)" if name == "done" else "")
+                    + (" (and bool or integers)" if flag else "")
                     + ": convert the file with numpy's astype"
                 )
             if not a.dtype.isnative:
                 a = a.astype(a.dtype.newbyteorder("="))
-            if name in ("reward", "done"):
+            if flag or name == "reward":
                 if a.ndim == 2 and a.shape[1] == 1:
                     a = a.reshape(-1)
                 if a.ndim != 1:
@@ -76,7 +77,7 @@ def shapes(arrays: dict[str, list[np.ndarray]]) -> dict[str, list[np.ndarray]]:
                     "hold the same transitions; copy the data set again"
                 )
             out[name].append(np.ascontiguousarray(a))
-    for i, (obs, after) in enumerate(zip(out["obs"], out["next_obs"], strict=True)):
+    for i, (obs, after) in enumerate(zip(out["obs"], out.get("next_obs", out["obs"]), strict=True)):
         if obs.shape != after.shape:
             raise Dom2Error(
                 f"obs and next_obs of agent {i} have shapes {list(obs.shape)} and "
