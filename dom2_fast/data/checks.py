@@ -115,9 +115,7 @@ def starts(rows: int, episode_length: int, lengths=None) -> np.ndarray:
 
 def values(arrays: dict[str, list[np.ndarray]], first: np.ndarray, check_next_obs: bool) -> None:
     """Finite everywhere, actions in [-1, 1], next_obs equal to the following obs in an episode."""
-    rows = int(first[-1])
-    boundary = np.zeros(rows + 1, bool)
-    boundary[first] = True
+    rows, boundary = int(first[-1]), _boundary(first)
     for i in range(len(arrays["obs"])):
         for begin in range(0, rows, CHUNK):
             end = min(begin + CHUNK, rows)
@@ -132,6 +130,21 @@ def values(arrays: dict[str, list[np.ndarray]], first: np.ndarray, check_next_ob
                 )
             if check_next_obs:
                 _next_obs(arrays["obs"][i], arrays["next_obs"][i], boundary, i, begin, end)
+
+
+def next_obs(obs: list[np.ndarray], after: list[np.ndarray], first: np.ndarray) -> None:
+    """next_obs equal to the following obs in an episode, the part of `values` for it alone."""
+    rows, boundary = int(first[-1]), _boundary(first)
+    for i in range(len(obs)):
+        for begin in range(0, rows, CHUNK):
+            _next_obs(obs[i], after[i], boundary, i, begin, min(begin + CHUNK, rows))
+
+
+def _boundary(first: np.ndarray) -> np.ndarray:
+    """bool [N + 1]: where an episode begins, and the end."""
+    out = np.zeros(int(first[-1]) + 1, bool)
+    out[first] = True
+    return out
 
 
 def _finite(chunk: np.ndarray, name: str, agent: int, begin: int) -> None:

@@ -10,7 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from dom2_fast.data.formats import arrays, omar
+from dom2_fast.data.formats import arrays, minari, omar
 from dom2_fast.data.formats.base import Contents, DataFormat, folder
 from dom2_fast.errors import Dom2Error
 
@@ -19,6 +19,7 @@ __all__ = ["FORMATS", "Contents", "DataFormat", "find", "get", "names"]
 FORMATS: dict[str, DataFormat] = {
     "omar": omar,
     "arrays": arrays,
+    "minari": minari,
 }
 
 
