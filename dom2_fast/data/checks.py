@@ -113,6 +113,18 @@ def starts(rows: int, episode_length: int, lengths=None) -> np.ndarray:
     return np.arange(0, rows + 1, length, dtype=np.int64)
 
 
+def breaks(first: np.ndarray, rows) -> None:
+    """Every row where another recording begins is the first of an episode."""
+    for row in rows:
+        if row not in first:
+            inside = int(np.searchsorted(first, row)) - 1
+            raise Dom2Error(
+                f"episode {inside}, rows {first[inside]} to {first[inside + 1] - 1}, goes on "
+                f"beyond row {row}, where another recording begins: give the right "
+                "episode_length, or the lengths of all episodes"
+            )
+
+
 def values(arrays: dict[str, list[np.ndarray]], first: np.ndarray, check_next_obs: bool) -> None:
     """Finite everywhere, actions in [-1, 1], next_obs equal to the following obs in an episode."""
     rows, boundary = int(first[-1]), _boundary(first)

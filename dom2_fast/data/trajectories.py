@@ -122,6 +122,7 @@ class TrajectoryDataset:
             if episode_length is None:
                 raise Dom2Error(_no_length(rows, task, path))
         starts = checks.starts(rows, episode_length, lengths)
+        checks.breaks(starts, contents.breaks)
         if "next_obs" not in arrays:
             arrays["next_obs"] = [_following(obs, starts) for obs in arrays["obs"]]
             meta = {**meta, "next_obs_at_ends": "repeats the last obs"}

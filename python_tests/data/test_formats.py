@@ -187,6 +187,22 @@ def test_inspect(tmp_path):
     assert "likely a time limit" in rooms.inspect({**arrays(), "done": done}, 5)["notes"][0]
 
 
+def test_inspect_tells_of_agents_that_end_early():
+    done = np.zeros((2, 20))
+    done[0, 2:5] = done[1, 4] = 1
+    assert (
+        "agents [0] end before others" in rooms.inspect({**arrays(), "done": done}, 5)["notes"][0]
+    )
+
+
+def test_several_recordings_are_cut_apart(tmp_path):
+    contents = formats.get("arrays").open(arrays(trajectories=2, length=6))
+    contents.breaks = [6]
+    with pytest.raises(Dom2Error, match=r"episode 1, rows 4 to 7, goes on beyond row 6"):
+        TrajectoryDataset._build(contents, 4, None, check_next_obs=False)
+    assert TrajectoryDataset._build(contents, 3, None, check_next_obs=False).num_trajectories == 4
+
+
 def test_inspect_and_convert_ask_for_the_length(tmp_path):
     with pytest.raises(Dom2Error, match="--episode-length"):
         rooms.inspect(half_cheetah())

@@ -176,7 +176,7 @@ def _read(dataset, path: Path, agents: int | None) -> Contents:
     if len(names) > 1 and "rewards" not in (episode.infos or {}):
         meta["reward"] = "one for all agents: the data set has no infos['rewards']"
     meta["agent_names"] = [agent or "agent_0" for agent in used]
-    return Contents(fields, lengths, meta, path)
+    return Contents(fields, lengths, meta=meta, path=path)
 
 
 def _agents(dataset, ours: dict) -> list[str | None]:
