@@ -11,6 +11,7 @@ from small_data import arrays, dataset, half_cheetah
 from dom2_fast import data as rooms
 from dom2_fast.data import formats
 from dom2_fast.data.formats.base import need
+from dom2_fast.data.sampler import TrajectorySampler
 from dom2_fast.data.trajectories import FIELDS, TrajectoryDataset
 from dom2_fast.errors import Dom2Error
 
@@ -232,3 +233,11 @@ def test_convert_refuses_before_writing(tmp_path):
     with pytest.raises(Dom2Error, match="unknown data format 'csv'"):
         rooms.convert(folder, "csv", tmp_path / "f")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["d", "e"]
+
+
+@pytest.mark.parametrize("dtype", [np.float32, bool])
+def test_flags_of_any_type_are_drawn(dtype):
+    data = flagged(dtype)
+    batch = TrajectorySampler(data, batch_size=50).sample()
+    assert batch.done.dtype == torch.float32
+    assert torch.equal(batch.done[0], data.done[0][batch.index[0]].float())

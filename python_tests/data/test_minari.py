@@ -10,6 +10,7 @@ from small_data import arrays, dataset
 from test_formats import META, assert_same, flagged
 
 from dom2_fast import data as rooms
+from dom2_fast.cli.main import main
 from dom2_fast.data.trajectories import TrajectoryDataset
 from dom2_fast.errors import Dom2Error
 
@@ -268,3 +269,12 @@ def test_writing_refuses_and_leaves_nothing(root, monkeypatch):
     with pytest.raises(Dom2Error, match="no space left"):
         write(dataset(), "full-v0")
     assert [p.name for p in root.iterdir()] == ["there-v0"]
+
+
+def test_a_run_trains_on_it_and_resumes(root, tmp_path):
+    rooms.formats.get("minari").write(flagged(meta={}), "run-v0")
+    train = ["train", "--out", str(tmp_path / "run"), "--quiet", "--steps"]
+    first = ["--algo", "bc", "--data", "minari:run-v0", "--reweight", "uniform", "--hidden", "8"]
+    assert main([*train, "1", *first]) == 0
+    assert main([*train, "2", "--resume"]) == 0
+    assert "data: minari:run-v0" in (tmp_path / "run" / "config.yaml").read_text()

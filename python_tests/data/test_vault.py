@@ -11,6 +11,7 @@ import pytest
 from test_formats import assert_same
 
 from dom2_fast import data as rooms
+from dom2_fast.cli.main import main
 from dom2_fast.data.formats import vault
 from dom2_fast.data.trajectories import TrajectoryDataset
 from dom2_fast.errors import Dom2Error
@@ -226,3 +227,10 @@ def test_it_is_converted_and_not_written(tmp_path):
     with pytest.raises(Dom2Error, match="can be read and not written"):
         rooms.convert(folder, "vault", tmp_path / "v.vlt")
     assert not (tmp_path / "v.vlt").exists()
+
+
+def test_a_run_trains_on_it(tmp_path):
+    path = publish(tmp_path, experience(), name="walker.vlt")
+    train = ["train", "--algo", "dom2", "--data", str(path), "--out", str(tmp_path / "run")]
+    small = ["--reweight", "quantiles:0.5", "--hidden", "8", "--batch-size", "4", "--quiet"]
+    assert main([*train, "--steps", "1", *small]) == 0
