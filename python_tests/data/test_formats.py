@@ -111,6 +111,7 @@ def test_sniffing_takes_anything(tmp_path):
         assert not any(f.sniff(source) for f in formats.FORMATS.values()), source
     for known in formats.FORMATS.values():
         assert formats.get(known.name) is known and known.accepts
+    assert formats.names() == tuple(known.name for known in formats.FORMATS.values())
 
 
 def test_what_no_format_recognises(tmp_path):

@@ -35,11 +35,11 @@ def box(width, bound=np.inf):
     return spaces.Box(-bound, bound, (width,), np.float32)
 
 
-def create(buffers, obs=None, act=None, name="me/spread-v0"):
+def create(buffers, obs=None, act=None, name="me/spread-v0", env=None):
     obs = obs or spaces.Dict({n: box(3) for n in NAMES})
     act = act or spaces.Dict({n: box(2, 1.0) for n in NAMES})
     return minari.create_dataset_from_buffers(
-        name, buffers, observation_space=obs, action_space=act
+        name, buffers, env, observation_space=obs, action_space=act
     )
 
 
@@ -97,6 +97,24 @@ def test_an_episode_s_folder_is_a_source_too(root):
     expected = TrajectoryDataset.load("minari:me/spread-v0")
     for path in (root / "me" / "spread-v0", root / "me" / "spread-v0" / "data"):
         assert_same(TrajectoryDataset.load(path), expected)
+
+
+def test_the_environment_names_the_task():
+    create([buffer(4)], name="cart-v0", env="CartPole-v1")
+    assert TrajectoryDataset.load("minari:cart-v0").task == "CartPole-v1"
+    create([buffer(4)], name="none-v0")
+    assert TrajectoryDataset.load("minari:none-v0").task is None
+
+
+def test_a_missing_reader_is_named(monkeypatch):
+    create([buffer(4)])
+
+    def without_h5py(path):
+        raise ImportError("h5py is not installed. pip install 'minari[hdf5]'")
+
+    monkeypatch.setattr(minari, "MinariDataset", without_h5py)
+    with pytest.raises(Dom2Error, match=r"h5py is not installed.*dom2-fast\[minari\]"):
+        TrajectoryDataset.load("minari:me/spread-v0")
 
 
 def test_one_agent_without_names():

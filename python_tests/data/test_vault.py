@@ -206,6 +206,22 @@ def test_broken_vaults(tmp_path):
         TrajectoryDataset.load(lost / "nowhere", format="vault")
 
 
+def test_a_part_that_can_t_be_read(tmp_path, monkeypatch):
+    path = publish(tmp_path, experience())
+    leaf = vault._open_leaf
+
+    class Lost(SmallChunks):
+        def __getitem__(self, index):
+            raise ValueError("lost [source]")
+
+    def all_but_the_index(folder, name):
+        return leaf(folder, name) if name == "vault_index" else Lost(leaf(folder, name))
+
+    monkeypatch.setattr(vault, "_open_leaf", all_but_the_index)
+    with pytest.raises(Dom2Error, match=r"a part of the Vault .* copy it again \(lost\)"):
+        TrajectoryDataset.load(path)
+
+
 def test_a_vault_that_nothing_was_written_to(tmp_path):
     path = publish(tmp_path, experience(), portions=2)
     import tensorstore

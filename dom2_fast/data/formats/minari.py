@@ -150,8 +150,6 @@ def _read(dataset, path: Path, agents: int | None) -> Contents:
     for j, episode in enumerate(dataset):
         steps = len(episode.rewards)
         lengths[j] = steps
-        if steps == 0:
-            raise Dom2Error(f"episode {episode.id} of {dataset.id} has no steps: leave it out")
         for i, agent in enumerate(used):
             obs = _of(episode.observations, agent)
             values = {"obs": obs[:-1], "next_obs": obs[1:], "act": _of(episode.actions, agent)}
