@@ -100,13 +100,13 @@ def environment(calls: int) -> dict:
     state = {"obs": env.reset()}
 
     def step():
-        state["obs"], _, done = env.step(policies(state["obs"]))
+        state["obs"], _, done = env.step(policies.act(state["obs"]))
         if done:
             state["obs"] = env.reset()
 
     obs = state["obs"]
     return {
-        "three agents act": percentiles(lambda: policies(obs), calls),
+        "three agents act": percentiles(lambda: policies.act(obs), calls),
         "three agents act, environment steps": percentiles(step, max(calls // 5, 100)),
     }
 

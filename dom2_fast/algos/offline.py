@@ -70,6 +70,10 @@ class Policies:
         )  # fmt: skip
         return act.transpose(0, 1).to(stacked.device)
 
+    def act(self, obs, generator: torch.Generator | None = None) -> torch.Tensor:
+        """Actions [G, E, A] for observations [G, E, O]: what `evaluate` calls."""
+        return self(obs, generator).transpose(0, 1)
+
     def __getitem__(self, agent: int) -> DiffusionPolicy:
         p = self.policy
         return DiffusionPolicy(
