@@ -19,6 +19,7 @@ from dom2_fast.envs.env import (
 from dom2_fast.envs.particle import tasks
 from dom2_fast.envs.particle.physics import SHIFTS, ParticleEnv
 from dom2_fast.envs.particle.tasks import EPISODE_LENGTH
+from dom2_fast.envs.pettingzoo_adapter import from_parallel_env
 from dom2_fast.envs.registry import (
     ADAPTED,
     EnvSpec,
@@ -28,9 +29,11 @@ from dom2_fast.envs.registry import (
     register,
     resolve,
     spec,
+    use_adapter,
 )
 
 particle.register_all()
+use_adapter(from_parallel_env)
 
 TASKS = tuple(tasks.TASKS)  # the particle tasks; `names()` has all environments
 
@@ -45,6 +48,7 @@ __all__ = [
     "ParticleEnv",
     "Step",
     "episode_score",
+    "from_parallel_env",
     "make",
     "names",
     "normalised_score",
