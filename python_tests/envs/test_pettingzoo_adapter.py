@@ -157,3 +157,25 @@ def test_there_and_back_again_is_the_same_physics(task):
         reward = ours.step(step.act[:, 1:])[1]
         assert torch.equal(step.reward[:, 1], reward[:, 0].float())
     assert step.t == 24 and step.done.all() and not env.terminal.any()
+
+
+@pytest.mark.skipif(not hasattr(pettingzoo, "register"), reason="PettingZoo before 1.27")
+def test_ours_are_in_pettingzoos_registry(monkeypatch):
+    from dom2_fast.envs import pettingzoo as ours
+
+    own_registry(monkeypatch)
+    env = pettingzoo.make("parallel", "dom2_fast/simple_tag-v0", prey="bundled")
+    assert env.possible_agents == ["adversary_0", "adversary_1", "adversary_2"]
+    envs.register("me/count-v3", Counting)
+    assert ours.register_all()[-1] == "dom2_fast/me.count-v3"
+    made = pettingzoo.make("parallel", "dom2_fast/me.count-v3")
+    assert made.possible_agents == ["agent_0", "agent_1"]
+    del pettingzoo.parallel_registry["dom2_fast/me.count-v3"]
+
+
+def test_a_pettingzoo_without_a_registry_is_explained(monkeypatch):
+    from dom2_fast.envs import pettingzoo as ours
+
+    monkeypatch.delattr(pettingzoo, "register", raising=False)
+    with pytest.raises(Dom2Error, match=r"use dom2_fast\.envs\.parallel_env"):
+        ours.register_all()
