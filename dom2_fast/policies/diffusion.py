@@ -353,8 +353,8 @@ class DiffusionPolicy(nn.Module):
         params = lowering.grouped_params(self.net)
         weights, table = low.hoist(params, None, rows)
         rng = ops.make_rng(generator, rows.device) if low.program.sites else None
-        row_vectors = low.rows(params, rows, t)
-        return executor(self.backend, rows), (row_vectors, weights, table, low.program), rng
+        cond = low.cond(params, rows, t)
+        return executor(self.backend, rows), (cond, weights, table, low.program), rng
 
     # ---- inputs -------------------------------------------------------------------------------
 

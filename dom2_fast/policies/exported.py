@@ -133,9 +133,9 @@ class ExportedPolicy:
         if not torch.equal(self._program.encode(), words):
             raise Dom2Error("its program isn't as dom2_fast writes one")
         p = self._program
-        if p.x_width < 1 or p.rows_width < 1 or p.out.width != p.x_width:
+        if p.x_width < 1 or p.cond_width < 1 or p.out.width != p.x_width:
             raise Dom2Error(
-                f"its program makes {p.out.width} columns of {p.x_width} and {p.rows_width}; a "
+                f"its program makes {p.out.width} columns of {p.x_width} and {p.cond_width}; a "
                 f"noise network makes as many as an action has"
             )
         if sum(p.buffers) + sum(i.out.width for i in p.instrs) > _MAX_COLUMNS:
@@ -156,7 +156,7 @@ class ExportedPolicy:
         unknown -= {f"weights.{i}" for i in range(len(p.weights))}
         if unknown:
             raise Dom2Error(f"it has tensors that are not part of a policy: {sorted(unknown)}")
-        self.obs_dim, self.act_dim = p.rows_width, p.x_width
+        self.obs_dim, self.act_dim = p.cond_width, p.x_width
         self.groups = groups if notes["stacked"] == "true" else None
         if self.groups is None and groups != 1:
             raise Dom2Error(f"it is of a single policy, but has {groups}")
