@@ -124,6 +124,11 @@ def _play_chunk(policies: Policies, world: envs.Env, seed: int, frames: list | N
 
 def _check_fits(policies: Policies, world: envs.Env, name: str) -> None:
     """Refuses policies that say other widths than the environment has."""
+    if not callable(getattr(policies, "act", policies)):
+        raise Dom2Error(
+            f"policies have act(obs, generator=None) or are a function of that signature, got "
+            f"{type(policies).__name__}"
+        )
     taken = getattr(policies, "obs_dims", None)
     if taken is None and getattr(policies, "groups", None) and hasattr(policies, "obs_dim"):
         taken = [policies.obs_dim] * policies.groups
@@ -137,11 +142,6 @@ def _check_fits(policies: Policies, world: envs.Env, name: str) -> None:
         raise Dom2Error(
             f"these policies give actions of width {given}, {name} takes {world.act_dim}: they "
             "were trained for another environment"
-        )
-    if not callable(getattr(policies, "act", policies)):
-        raise Dom2Error(
-            f"policies have act(obs, generator=None) or are a function of that signature, got "
-            f"{type(policies).__name__}"
         )
 
 

@@ -5,6 +5,7 @@ import math
 import pytest
 import tolerances
 import torch
+from small_envs import Line
 
 from dom2_fast import envs
 from dom2_fast.behaviours.collect import QUALITIES, collect
@@ -83,6 +84,31 @@ def test_replay_shares_episodes_among_all_snapshots():
     data = collect("simple_spread", "medium-replay", 7, seed=0)
     assert data.num_trajectories == 7
     assert collect("simple_spread", "medium-replay", 1, seed=0).num_trajectories == 1
+
+
+def test_any_environment_gives_random_data_with_its_own_episode_lengths(tmp_path):
+    data = collect("small_envs:Counting", "random", 4, seed=1, out=tmp_path / "d", widths=(1, 2))
+    assert data.task == "small_envs:Counting" and data.obs_dims == [1, 2]
+    assert data.lengths.tolist() == [1, 2, 3, 1]
+    assert data.obs[1][:, 0].tolist() == [0, 0, 1, 0, 1, 2, 0]
+    assert data.reward[1].flatten().tolist() == [2.0] * 7  # no NaN of a copy that had ended
+    assert data.done[0].flatten().tolist() == [1, 0, 1, 0, 0, 1, 1]  # all before episode_length
+    assert (tmp_path / "d" / "lengths.npy").exists()
+    cut = collect(Line, "random", 3, length=4)  # truncated, so not terminal
+    assert cut.lengths.tolist() == [4, 4, 4] and not cut.done[0].any()
+    assert collect(Line, "random", 2, length=2, terminate=True).done[0].sum() == 2
+    with pytest.raises(Dom2Error, match="only quality 'random'"):
+        collect(Line, "medium", 3)
+    with pytest.raises(Dom2Error, match="has no prey"):
+        collect(Line, "random", 3, prey="mine.npz")
+
+
+def test_more_episodes_than_are_held_at_once(monkeypatch):
+    monkeypatch.setattr(envs, "ADAPTED", 2)
+    data = collect(Line, "random", 5, seed=3)
+    assert data.num_trajectories == 5
+    starts = data.obs[0].view(5, 4, 2)[:, 0, 0]
+    assert len(set(starts.tolist())) == 5
 
 
 def test_nothing_of_a_users_is_overwritten(tmp_path):
