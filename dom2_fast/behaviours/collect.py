@@ -1,6 +1,6 @@
 """Collects offline data from any environment, with shipped behaviours or uniform actions.
 
-Loading and cutting data is `data/trajectories.py`; training the behaviours is `matd3.py`.
+Loading and cutting data is `data/trajectories.py`; training the behaviours is `training.py`.
 """
 
 from __future__ import annotations
