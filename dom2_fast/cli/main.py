@@ -122,7 +122,7 @@ def _train(parser, argv: list[str] | None) -> None:
         "--episode-length",
         type=int,
         default=SUPPRESS,
-        help="where the data doesn't say it (default: 25)",
+        help="steps per episode, where the data doesn't say it",
     )
     add("--log-every", type=int, default=SUPPRESS, help="updates between log lines (default: 50)")
     add(
