@@ -5,12 +5,14 @@ import torch
 from gymnasium.spaces import Box, Discrete
 from pettingzoo import ParallelEnv
 
+from dom2_fast import known_tasks
 from dom2_fast.envs import registry
 
 
 def own_registry(monkeypatch) -> None:
     """What a test registers is gone after it."""
     monkeypatch.setattr(registry, "_specs", dict(registry._specs))
+    monkeypatch.setattr(known_tasks, "_registered", dict(known_tasks._registered))
 
 
 class Counting:

@@ -66,7 +66,8 @@ def evaluate(
         options: of the shift (such as `v_min`) and of the environment (such as `prey`).
     Returns:
         the statistics of `statistics`, plus `shift` and its options, `seed`, `num_envs` (episodes
-        in a chunk) and, with `record`, `rollout` (see `save_rollout`).
+        in a chunk), `options` (the environment's, where any was given) and, with `record`,
+        `rollout` (see `save_rollout`).
     Raises:
         Dom2Error: an unknown environment, shift or option; policies of other widths; all before
             anything is played. Actions of another shape than [G, E, A]; scores that aren't finite.
@@ -93,7 +94,11 @@ def evaluate(
         getattr(world, "close", lambda: None)()
     result = statistics(torch.cat(scores)[:episodes], spec.name)
     result |= {"shift": shift, "seed": seed, "num_envs": size}
-    result |= spec.shift_options(shift, options)
+    of_shift = spec.shift_options(shift, options)
+    result |= of_shift
+    given = {k: v for k, v in options.items() if v is not None and k not in of_shift}
+    if given:
+        result["options"] = {k: _plain(v) for k, v in given.items()}
     if record:
         result["rollout"] = {
             **frames[0],
@@ -103,6 +108,11 @@ def evaluate(
             "return": float(result["returns"][0]),
         }
     return result
+
+
+def _plain(value):
+    """What JSON can hold, else the value's name."""
+    return value if isinstance(value, bool | int | float | str | list | tuple) else str(value)
 
 
 def _play_chunk(policies: Policies, world: envs.Env, seed: int, frames: list | None):

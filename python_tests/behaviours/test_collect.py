@@ -49,7 +49,8 @@ def test_written_data_are_consistent_episodes(tmp_path):
         assert data.obs[i].dtype == data.reward[i].dtype == torch.float32
         obs, nxt = data.obs[i].view(30, 25, -1), data.next_obs[i].view(30, 25, -1)
         assert torch.equal(obs[:, 1:], nxt[:, :-1])
-        assert not data.done[i].any() and data.act[i].abs().max() <= 1
+        assert not data.done[i].any() and data.truncation[i].view(30, 25).sum(0)[-1] == 30
+        assert data.act[i].abs().max() <= 1
 
 
 def test_recorded_actions_replayed_give_the_recorded_data():
@@ -94,8 +95,10 @@ def test_any_environment_gives_random_data_with_its_own_episode_lengths(tmp_path
     assert data.reward[1].flatten().tolist() == [2.0] * 7  # no NaN of a copy that had ended
     assert data.done[0].flatten().tolist() == [1, 0, 1, 0, 0, 1, 1]  # all before episode_length
     assert (tmp_path / "d" / "lengths.npy").exists()
+    assert not data.truncation[0].any()
     cut = collect(Line, "random", 3, length=4)  # truncated, so not terminal
     assert cut.lengths.tolist() == [4, 4, 4] and not cut.done[0].any()
+    assert cut.truncation[1].tolist() == [0, 0, 0, 1] * 3
     assert collect(Line, "random", 2, length=2, terminate=True).done[0].sum() == 2
     with pytest.raises(Dom2Error, match="only quality 'random'"):
         collect(Line, "medium", 3)

@@ -133,8 +133,9 @@ def test_an_episode_that_ended_adds_no_more_reward(monkeypatch):
     shifted = evaluate.evaluate(act, "count", episodes=3, shift="windy")
     assert shifted["returns"] == [4, 8, 12] and shifted["gust"] == 0.5
     assert shifted["normalised"] == pytest.approx(100 * 8 / 12)
+    assert "options" not in shifted
     unequal = evaluate.evaluate(act, "count", episodes=3, widths=(1, 2))
-    assert unequal["returns"] == [3, 6, 9]
+    assert unequal["returns"] == [3, 6, 9] and unequal["options"] == {"widths": (1, 2)}
     assert "rollout" not in evaluate.evaluate(act, "count", episodes=3, record=True)
 
 
