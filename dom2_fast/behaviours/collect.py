@@ -82,16 +82,18 @@ def collect(
     parts: dict[str, list[list[np.ndarray]]] = {name: [] for name in FIELDS}
     lengths, world = [], one
     most = _BATCH if spec.batched else envs.ADAPTED
-    for count, policy, env_seed, action_seed in _batches(episodes, seed, policies, most):
-        if world.num_envs != count:
-            _close(world)
-            world = spec.make(count, **options)
-        generator = torch.Generator().manual_seed(action_seed)
-        arrays, steps = _play(world, policy, generator, env_seed)
-        lengths.append(steps)
-        for name in FIELDS:
-            parts[name].append(arrays[name])
-    _close(world)
+    try:
+        for count, policy, env_seed, action_seed in _batches(episodes, seed, policies, most):
+            if world.num_envs != count:
+                _close(world)
+                world = spec.make(count, **options)
+            generator = torch.Generator().manual_seed(action_seed)
+            arrays, steps = _play(world, policy, generator, env_seed)
+            lengths.append(steps)
+            for name in FIELDS:
+                parts[name].append(arrays[name])
+    finally:
+        _close(world)
     lengths = np.concatenate(lengths)
     same = int(lengths[0]) if (lengths == lengths[0]).all() else None
     data = TrajectoryDataset.from_arrays(

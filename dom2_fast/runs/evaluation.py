@@ -122,7 +122,7 @@ def _play_chunk(policies: Policies, world: envs.Env, seed: int, frames: list | N
 
     def act(obs: envs.Obs) -> torch.Tensor:
         if frames == []:
-            frames.append(world.recording())
+            frames.append(_checked(world.recording()))
         return choose(obs, generator=generator)
 
     def film(step: envs.Step) -> None:
@@ -130,6 +130,16 @@ def _play_chunk(policies: Policies, world: envs.Env, seed: int, frames: list | N
             frames.append(world.recording())
 
     return world.score(envs.reward_sums(world, act, seed, film))
+
+
+def _checked(frame: dict) -> dict:
+    lacks = [key for key in ("states", "sizes", "kinds") if key not in frame]
+    if lacks:
+        raise Dom2Error(
+            f"recording() gave {', '.join(frame) or 'nothing'}; it must give states, sizes and "
+            f"kinds (see dom2_fast.envs.Env), or not be there; it lacks {', '.join(lacks)}"
+        )
+    return frame
 
 
 def _check_fits(policies: Policies, world: envs.Env, name: str) -> None:

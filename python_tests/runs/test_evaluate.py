@@ -266,5 +266,18 @@ def test_rollout_file(tmp_path):
         assert np.ptp(file["states"][:, 3:, :2], axis=0).max() == 0.0
 
 
+def test_only_what_the_report_can_play_is_recorded():
+    class Told(Counting):
+        def recording(self):
+            return {"places": []}
+
+    def act(obs, generator=None):
+        return torch.zeros(2, len(obs[0]), 1)
+
+    assert "rollout" not in evaluate.evaluate(act, Counting, episodes=3, record=True)
+    with pytest.raises(Dom2Error, match=r"gave places; .* lacks states, sizes, kinds"):
+        evaluate.evaluate(act, Told, episodes=3, record=True)
+
+
 def test_the_public_name_is_the_function():
     assert dom2_fast.evaluate is evaluate.evaluate
