@@ -9,8 +9,10 @@ from pathlib import Path
 import torch
 
 from dom2_fast.files import atomic_write
+from dom2_fast.runs.folder import METRICS, TENSORBOARD
+from dom2_fast.runs.run_config import RunConfig
 
-METRICS, TENSORBOARD = "metrics.jsonl", "tb"
+SHOWN = 4  # numbers beside the progress bar: what fits on a line
 
 
 class Meter:
@@ -46,13 +48,16 @@ class RunLog:
     Args:
         out: the run folder.
         step: the step the run starts from. Lines of later steps (written after the checkpoint that
-            the run goes on from) are dropped, and so are lines off the `every` schedule (the last
-            line of a run that ended in between), so that the file is that of an uninterrupted run.
+            the run goes on from) are dropped, and so are lines off the `log_every` schedule (the
+            last line of a run that ended in between), so that the file is that of an uninterrupted
+            run.
+        run: its options.
+        progress, tensorboard: see `train`.
     """
 
-    def __init__(self, out, step: int, every: int, steps: int, name: str, progress, tensorboard):
+    def __init__(self, out, step: int, run: RunConfig, progress: bool, tensorboard: bool):
         self.path = Path(out) / METRICS
-        self._trim(step, every)
+        self._trim(step, run.log_every)
         self._file = self.path.open("a", encoding="utf-8")
         self._board = None
         if tensorboard:
@@ -63,9 +68,14 @@ class RunLog:
         from tqdm import tqdm
 
         self._bar = tqdm(
-            total=steps, initial=step, desc=name, unit="step", disable=not progress,
-            dynamic_ncols=True, smoothing=0.05,
-        )  # fmt: skip
+            total=run.steps,
+            initial=step,
+            desc=run.algo,
+            unit="step",
+            disable=not progress,
+            dynamic_ncols=True,
+            smoothing=0.05,
+        )
         self._last: dict[str, float] = {}
         self._postfix: dict[str, str] = {}
 
@@ -98,9 +108,10 @@ class RunLog:
         if self._board is not None:
             for name, value in values.items():
                 self._board.add_scalar(name, value, step)
-        shown = ("loss/critic", "loss/bc", "q/data", "eval/return")
-        self._postfix |= {k: f"{values[k]:.3g}" for k in shown if k in values}
-        self._bar.set_postfix(self._postfix)
+        self._postfix |= {name: f"{value:.3g}" for name, value in values.items()}
+        # The score, where there is one, then the algorithm's numbers in the order it gives them.
+        first = sorted(self._postfix.items(), key=lambda item: item[0] != "eval/return")
+        self._bar.set_postfix(dict(first[:SHOWN]))
 
     def not_finite(self) -> str | None:
         """Name of a number of the last line that is NaN or infinite."""

@@ -14,12 +14,12 @@ import pytest
 import torch
 from small_data import dataset
 
-from dom2_fast import checkpoint
+from dom2_fast import algos, checkpoint
 from dom2_fast import config as configs
 from dom2_fast.algos.bc import BCConfig
 from dom2_fast.algos.dom2 import DOM2Config
 from dom2_fast.errors import Dom2Error
-from dom2_fast.runs import runlog, train
+from dom2_fast.runs import runlog, scoring, train
 
 COMMON = {"weights": "thresholds:0", "batch_size": 4, "hidden": 8, "depth": 1, "steps": 2}
 CONFIGS = {
@@ -91,7 +91,7 @@ def test_killed_between_checkpoints_and_resumed(data, tmp_path, algo, monkeypatc
     """The process dies at step 7; log lines after the checkpoint of step 4 are written again."""
     config, often = CONFIGS[algo], {**QUIET, "log_every": 2, "save_every": 4}
     train.train(config, data, tmp_path / "whole", 10, **often)
-    cls = train.algos.of_config(config)
+    cls = algos.of_config(config)
     update = cls.update
 
     def dying(self):
@@ -300,8 +300,8 @@ def test_diverging_losses_stop_the_run(data, tmp_path):
 def test_evaluate_run_writes_scores_and_rollout(data, tmp_path):
     run = tmp_path / "run"
     train.train(CONFIGS["dom2"], data, run, 2, **QUIET)
-    train.evaluate_run(run, episodes=4)
-    scores = train.evaluate_run(run, episodes=4, shift="speed", v_min=0.5)
+    scoring.evaluate_run(run, episodes=4)
+    scores = scoring.evaluate_run(run, episodes=4, shift="speed", v_min=0.5)
     assert json.loads((run / "scores.json").read_text()) == scores
     assert (scores["algo"], scores["env"], scores["step"]) == ("dom2", "simple_spread", 2)
     assert set(scores["results"]) == {"standard", "shift_speed"}
@@ -309,9 +309,9 @@ def test_evaluate_run_writes_scores_and_rollout(data, tmp_path):
     with np.load(run / "rollout.npz") as rollout:
         assert rollout["states"].shape == (26, 6, 4)
         assert str(rollout["shift"]) == ""
-    again = train.evaluate_run(run, episodes=4)
+    again = scoring.evaluate_run(run, episodes=4)
     assert again["results"]["standard"] == scores["results"]["standard"]
     with pytest.raises(Dom2Error, match="of environment 'simple_spread', 'simple_tag'"):
-        train.evaluate_run(run, episodes=4, env="simple_tag")
+        scoring.evaluate_run(run, episodes=4, env="simple_tag")
     with pytest.raises(Dom2Error, match="no checkpoint at"):
-        train.evaluate_run(tmp_path / "nowhere")
+        scoring.evaluate_run(tmp_path / "nowhere")

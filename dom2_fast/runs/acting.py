@@ -1,0 +1,32 @@
+"""The policies of a run, to act with: what evaluation and export have in common."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from dom2_fast import algos, checkpoint
+
+
+class Acting(NamedTuple):
+    """The latest checkpoint's `policies`, and what it says of them."""
+
+    policies: Any
+    algo: str
+    env: str | None
+    data: str | None
+    step: int
+
+
+def policies_of(run, env: str | None = None) -> Acting:
+    """The policies that a run's latest checkpoint acts with.
+
+    Args:
+        run: a run folder, or a checkpoint file.
+        env: the environment that the run must be of; None: any.
+    Raises:
+        Dom2Error: see `checkpoint.load`.
+    """
+    state = checkpoint.load(run, env=env)
+    policies = algos.algorithm(state["algo"]).from_state(state).policies
+    data = state.get("run", {}).get("data_path")
+    return Acting(policies, state["algo"], state["env"], data, state["step"])
