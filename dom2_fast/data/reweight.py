@@ -52,6 +52,24 @@ class Reweighting:
     def _row(self, returns: torch.Tensor) -> torch.Tensor:  # [n_traj] -> [n_traj]
         raise TypeError(f"{type(self).__name__} defines no weights")
 
+    def check(self, returns: torch.Tensor) -> list[str]:
+        """What a user should know before training with these weights: [] if they do something.
+
+        returns: [agents, n_traj]. A reweighting that gives all trajectories of an agent the same
+        weight, though their returns differ, draws as if there were none.
+
+        Raises:
+            Dom2Error: levels that no trajectory of any agent exceeds (see `Thresholds`).
+        """
+        flat = [i for i, row in enumerate(self(returns)) if bool((row == row[0]).all())]
+        flat = [i for i in flat if bool((returns[i] != returns[i][0]).any())]
+        if not flat:
+            return []
+        return [
+            f"weights {self} are the same for all trajectories of {_agents(flat, len(returns))}, "
+            f"whose {_span(returns[flat])}: they are drawn as with uniform weights"
+        ]
+
     def __str__(self) -> str:
         flat: list[float] = []
         for value in asdict(self).values():  # every reweighting is a dataclass
@@ -68,6 +86,9 @@ class Uniform(Reweighting):
     def _row(self, returns):
         return torch.ones_like(returns)
 
+    def check(self, returns):
+        return []  # equal weights are what was asked for
+
 
 @dataclass(frozen=True)
 class Thresholds(Reweighting):
@@ -83,6 +104,30 @@ class Thresholds(Reweighting):
     def _row(self, returns):
         levels = torch.tensor(self.values, dtype=torch.float64)
         return 1.0 + (returns[:, None] > levels).sum(1)
+
+    def check(self, returns):
+        """As the base's, and names levels that no trajectory of any agent exceeds.
+
+        Raises:
+            Dom2Error: that is so for all levels.
+        """
+        best = float(returns.max())
+        idle = [value for value in self.values if not best > value]
+        if not idle:
+            return super().check(returns)
+        span = f"the {_span(returns)} over {returns.size(1)} trajectories"
+        if len(idle) == len(self.values):
+            raise Dom2Error(
+                f"no trajectory of any agent exceeds any level of weights {self}: {span}. Check "
+                "that episodes are cut right (episode_length, --episode-length) and that the "
+                "levels are of this data set, or choose others: quantiles:0.5,0.75,0.875 fit any "
+                "data, uniform asks for no reweighting"
+            )
+        return [
+            f"no trajectory exceeds the level(s) {', '.join(f'{v:g}' for v in idle)} of weights "
+            f"{self}: {span}; these levels change nothing",
+            *super().check(returns),
+        ]
 
 
 @dataclass(frozen=True)
@@ -168,6 +213,25 @@ class TopK(Reweighting):
         weights = torch.zeros_like(returns)
         weights[torch.argsort(returns, descending=True, stable=True)[:count]] = 1.0
         return weights
+
+
+def check(rule: Reweighting, returns: torch.Tensor) -> list[str]:
+    """What to tell the user about weights of such returns [agents, n_traj]; [] is nothing.
+
+    Raises:
+        Dom2Error: the weights are levels that no trajectory of any agent exceeds.
+    """
+    return rule.check(torch.as_tensor(returns, dtype=torch.float64))
+
+
+def _span(returns: torch.Tensor) -> str:
+    return f"returns go from {float(returns.min()):g} to {float(returns.max()):g}"
+
+
+def _agents(some: list[int], of: int) -> str:
+    if len(some) == of:
+        return "every agent"
+    return ("agent " if len(some) == 1 else "agents ") + ", ".join(map(str, some))
 
 
 def uniform() -> Uniform:

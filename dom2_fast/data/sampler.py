@@ -7,6 +7,7 @@ uniformly. The drawing itself is `ops.sample_transitions`.
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 
 import torch
@@ -44,7 +45,11 @@ class TrajectorySampler:
         device: of the batches. On a GPU the transitions are copied there once, as `dtype`, and
             drawing is one launch; the rows drawn are the same as on the CPU.
     Raises:
-        Dom2Error: weights of a wrong shape, negative, not finite, or all zero for an agent.
+        Dom2Error: weights of a wrong shape, negative, not finite, or all zero for an agent; levels
+            that no trajectory of any agent exceeds.
+    Warns:
+        of levels that no trajectory exceeds and of weights that are all the same, see
+        `reweight.check`.
     """
 
     def __init__(
@@ -78,7 +83,10 @@ class TrajectorySampler:
         data = self.data
         if not isinstance(weights, torch.Tensor):
             rule = reweight.parse(weights, data.task, data.quality)
-            weights = rule(data.returns[: self.agents])
+            returns = data.returns[: self.agents]
+            weights = rule(returns)  # first: it refuses returns that aren't finite
+            for message in reweight.check(rule, returns):
+                warnings.warn(message, stacklevel=3)
         expected = (self.agents, data.num_trajectories)
         if tuple(weights.shape) != expected:
             raise Dom2Error(f"weights are {list(weights.shape)}, expected {list(expected)}")

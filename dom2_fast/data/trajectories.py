@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from dom2_fast import known_tasks
 from dom2_fast.data import checks
 from dom2_fast.errors import Dom2Error
 from dom2_fast.files import atomic_dir
@@ -27,7 +28,6 @@ from dom2_fast.files import atomic_dir
 FILES = {"obs": "obs", "act": "acs", "reward": "rews", "next_obs": "next_obs", "done": "dones"}
 FIELDS = tuple(FILES)
 META, LENGTHS = "meta.json", "lengths.npy"
-EPISODE_LENGTH = 25  # every particle task of OMAR; its HalfCheetah episodes have 1000 steps
 
 
 @dataclass
@@ -65,14 +65,15 @@ class TrajectoryDataset:
         Args:
             path: a folder in OMAR's layout.
             episode_length: steps per episode. None: `lengths.npy` if the folder has one, else what
-                its `meta.json` says, else 25.
+                its `meta.json` says, else the length that its task is known to have (the task is
+                `meta.json`'s, else the path's).
             agents: read only the first so many agents. None: all there are.
             lengths: steps of every episode, where they differ; overrides `episode_length`.
             check_next_obs: also check that next_obs is the following row's obs inside an episode.
         Raises:
             Dom2Error: a file is missing, cut short, of another length or shape than its fellows;
-                a value is NaN or infinite; an action is outside [-1, 1]; the rows are not whole
-                episodes; next_obs contradicts obs.
+                a value is NaN or infinite; an action is outside [-1, 1]; nothing says how long
+                episodes are; the rows are not whole episodes; next_obs contradicts obs.
         """
         path = Path(path)
         if not path.is_dir():
@@ -92,8 +93,6 @@ class TrajectoryDataset:
         meta = _read_meta(path)
         if lengths is None and episode_length is None and (path / LENGTHS).exists():
             lengths = checks.open_npy(path / LENGTHS)
-        if episode_length is None:
-            episode_length = meta.get("episode_length", EPISODE_LENGTH)
         return cls._build(arrays, episode_length, lengths, meta, path, check_next_obs)
 
     @classmethod
@@ -105,7 +104,7 @@ class TrajectoryDataset:
         next_obs,
         done=None,
         *,
-        episode_length: int = EPISODE_LENGTH,
+        episode_length: int | None = None,
         lengths: Sequence[int] | None = None,
         meta: dict | None = None,
         check_next_obs: bool = True,
@@ -115,6 +114,8 @@ class TrajectoryDataset:
         Args:
             obs, act, reward, next_obs: sequences of `[N, ...]`, one per agent.
             done: the same, or None for zeros, as in OMAR's files.
+            episode_length, lengths: as in `load`; where both are None, `meta` must say the
+                "episode_length" or a "task" that has a known one.
         """
         given = {"obs": obs, "act": act, "reward": reward, "next_obs": next_obs}
         given["done"] = done if done is not None else [np.zeros(len(r), np.float32) for r in reward]
@@ -127,7 +128,13 @@ class TrajectoryDataset:
     @classmethod
     def _build(cls, arrays, episode_length, lengths, meta, path, check_next_obs):
         arrays = checks.shapes(arrays)
-        starts = checks.starts(len(arrays["obs"][0]), episode_length, lengths)
+        rows = len(arrays["obs"][0])
+        if lengths is None and episode_length is None:
+            task = _task(meta, path)
+            episode_length = meta.get("episode_length", known_tasks.episode_length(task))
+            if episode_length is None:
+                raise Dom2Error(_no_length(rows, task, path))
+        starts = checks.starts(rows, episode_length, lengths)
         checks.values(arrays, starts, check_next_obs)
         tensors = {f: [torch.from_numpy(a) for a in arrays[f]] for f in FIELDS}
         return cls(**tensors, starts=torch.from_numpy(starts), meta=meta, path=path)
@@ -167,19 +174,15 @@ class TrajectoryDataset:
     @property
     def task(self) -> str | None:
         """The environment's name: from `meta.json`, else OMAR's <task>/<quality>/seed_*_data."""
-        return self.meta.get("task") or self._from_path(1)
+        return _task(self.meta, self.path)
 
     @property
     def quality(self) -> str | None:
         """random, medium-replay, medium, expert, ...: from `meta.json`, else from the path."""
-        return self.meta.get("quality") or self._from_path(0)
-
-    def _from_path(self, level: int) -> str | None:
-        if self.path is None:
-            return None
-        parents = self.path.resolve().parents
-        named = self.path.name.startswith("seed_") and len(parents) > level
-        return (parents[level].name or None) if named else None
+        if "quality" in self.meta:
+            return self.meta["quality"]
+        task, quality = _from_path(self.path)
+        return quality if task == self.task else None  # the path is not about another task
 
     def subset(self, fraction: float | None = None, *, indices=None, seed: int = 0):
         """A data set of some whole trajectories, copied into memory, in their original order.
@@ -260,6 +263,28 @@ def save_array(path, array: np.ndarray) -> None:
     with open(path, "wb") as file:
         np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array))
         file.write(array.data)
+
+
+def _task(meta: dict, path: Path | None) -> str | None:
+    return meta["task"] if "task" in meta else _from_path(path)[0]
+
+
+def _from_path(path: Path | None) -> tuple[str | None, str | None]:
+    """(task, quality) of a folder <task>/<quality>/seed_*, (None, None) of any other."""
+    if path is None or not path.name.startswith("seed_"):
+        return None, None
+    parents = [parent.name or None for parent in path.resolve().parents]
+    return (parents[1], parents[0]) if len(parents) > 1 else (None, None)
+
+
+def _no_length(rows: int, task: str | None, path: Path | None) -> str:
+    named = f"its task {task!r} is not a known one" if task else "it doesn't name its task"
+    where = "the arrays have" if path is None else f"{path} has"
+    return (
+        f"{where} {rows} rows and nothing that says where episodes end: no {LENGTHS}, no "
+        f"episode_length in {META}, and {named}. Give the steps per episode: episode_length=... "
+        "(--episode-length on the command line), or lengths=[...] where they differ"
+    )
 
 
 def _read_meta(path: Path) -> dict:

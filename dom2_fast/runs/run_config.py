@@ -33,7 +33,7 @@ class RunConfig:
     data: str | None = setting(None, "data set: a folder, or minari:ID; see docs/data.md")
     env: str | None = setting(None, "environment of the policies, where the data doesn't say it")
     steps: int = setting(2000, "updates in all, those before a resume included")
-    episode_length: int | None = setting(None, "of the data, in steps, where it doesn't say it")
+    episode_length: int | None = setting(None, "steps per episode, where the data doesn't say it")
     log_every: int = setting(50, "updates between log lines")
     save_every: int = setting(500, "updates between checkpoints")
     eval_every: int = setting(0, "updates between evaluations; 0: none")

@@ -41,7 +41,7 @@ def test_loading_maps_the_files_and_never_changes_them(folder):
     assert (folder / "obs_0.npy").read_bytes() == before
 
 
-def test_works_without_meta_and_cuts_every_25_steps(tmp_path):
+def test_task_and_quality_come_from_the_path_without_meta(tmp_path):
     made = dataset(trajectories=2, length=25)
     path = made.write(tmp_path / "simple_tag" / "medium-replay" / "seed_3_data")
     (path / "meta.json").unlink()
