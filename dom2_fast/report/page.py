@@ -12,8 +12,9 @@ from dom2_fast.errors import Dom2Error
 from dom2_fast.files import atomic_write
 from dom2_fast.ops import machine
 from dom2_fast.report import figures, pieces
-from dom2_fast.report.load import SETTINGS, Run, load_runs
-from dom2_fast.report.scene import scene
+from dom2_fast.report.load import Run, load_runs
+from dom2_fast.report.scene import playable, scene
+from dom2_fast.runs.folder import setting_title, settings_in_order
 
 # Tells a report that may be replaced from a file of the user's.
 _GENERATOR = "<meta name='generator' content='dom2-fast'>"
@@ -103,7 +104,7 @@ def _summary(runs: list[Run], reference: dict[str, float]) -> str:
     for setting in settings:
         rows.append(
             f"<tr class='group'><th colspan='7' scope='rowgroup'>"
-            f"{escape(SETTINGS.get(setting, setting).capitalize())}</th></tr>"
+            f"{escape(setting_title(setting).capitalize())}</th></tr>"
         )
         having = [
             (index, run, run.results[setting])
@@ -160,7 +161,7 @@ def _verdicts(runs: list[Run], settings: list[str], reference: dict[str, float])
         first, second = ranked[:2]
         apart = first.results[setting]["ci95"][0] > second.results[setting]["ci95"][1]
         lines.append(
-            f"{SETTINGS.get(setting, setting).capitalize()}: {first.name} has the highest mean, "
+            f"{setting_title(setting).capitalize()}: {first.name} has the highest mean, "
             f"{first.results[setting]['mean']:.1f}; its 95 % interval "
             f"{'lies above that' if apart else 'overlaps the one'} of {second.name} "
             f"({second.results[setting]['mean']:.1f})."
@@ -183,7 +184,7 @@ def _intervals(runs: list[Run], reference: dict[str, float]) -> str:
 
 
 def _rollouts(runs: list[Run]) -> str:
-    scenes = [scene(run) | {"index": i} for i, run in enumerate(runs) if run.rollout is not None]
+    scenes = [scene(run) | {"index": i} for i, run in enumerate(runs) if playable(run)]
     if not scenes:
         return ""
     reach = max(made["reach"] for made in scenes)  # one scale, so that the pictures compare
@@ -234,12 +235,13 @@ def _times(runs: list[Run]) -> str:
     if not timed:
         return ""
     legend = "".join(
-        f"<span>{pieces.swatch(index)}{stage}</span>" for index, stage in enumerate(figures.STAGES)
+        f"<span>{pieces.swatch(index)}{stage}</span>"
+        for index, stage in enumerate(figures.stages(timed))
     )
     return pieces.section(
         "Time of one update",
         f"<div class='legend'>{legend}</div>" + pieces.plot(figures.stage_times(timed)),
-        "Median over the run: drawing the batch, the critics, the policies, the target networks.",
+        "Median over the run, by the stages that its algorithm tells apart.",
     )
 
 
@@ -293,8 +295,7 @@ def _made(runs: list[Run]) -> str:
 
 
 def _settings_evaluated(runs: list[Run]) -> list[str]:
-    found = {key for run in runs for key in run.results}
-    return [key for key in SETTINGS if key in found] + sorted(found - set(SETTINGS))
+    return settings_in_order(key for run in runs for key in run.results)
 
 
 def _legend(runs: list[Run]) -> str:

@@ -36,7 +36,7 @@ def key(index: int) -> str:
 
 def swatch(index: int) -> str:
     return (
-        f"<svg class='key' viewBox='0 0 16 16' fill='var(--s{index})' aria-hidden='true'>"
+        f"<svg class='key' viewBox='0 0 16 16' fill='var(--s{index % 8})' aria-hidden='true'>"
         f"<rect x='2' y='2' width='12' height='12' rx='2'/></svg>"
     )
 
