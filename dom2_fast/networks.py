@@ -1,7 +1,8 @@
 """Noise networks and critics as plain `torch.nn.Module`s, and `stack`, which batches several.
 
 Nothing here is fast by itself: `lowering` turns these (and anyone's similar) modules into step
-programs. A noise network is called net(x, t, obs), a critic net(act, obs).
+programs. A noise network is called net(x, t, obs), a critic net(act, obs), an actor
+net(obs).
 """
 
 from __future__ import annotations
@@ -145,18 +146,59 @@ class MLPCritic(nn.Module):
 
     forward(act [B, act_dim], obs [B, obs_dim]) -> q [B, 1]. `act` names the activation: relu (as in
     OMAR), mish (as in Diffusion-QL), silu, gelu, tanh or softplus. layer_norm puts a LayerNorm
-    before every activation.
+    before every activation, standardise a `Standardise` before everything.
     """
 
-    def __init__(self, obs_dim, act_dim, hidden=256, depth=2, act="relu", layer_norm=False):
+    def __init__(
+        self, obs_dim, act_dim, hidden=256, depth=2, act="relu", layer_norm=False, standardise=False
+    ):
         super().__init__()
         _positive(obs_dim=obs_dim, act_dim=act_dim, hidden=hidden, depth=depth)
         self.obs_dim, self.act_dim = obs_dim, act_dim
+        self.standardise = Standardise(obs_dim) if standardise else None
         self.mid_layer = _mlp(act_dim + obs_dim, hidden, depth, act, layer_norm)
         self.final_layer = nn.Linear(hidden, 1)
 
     def forward(self, act, obs):
+        if self.standardise is not None:
+            obs = self.standardise(obs)
         return self.final_layer(self.mid_layer(torch.cat([act, obs], dim=-1)))
+
+
+class Standardise(nn.Module):
+    """(obs - mean) / sd with fixed mean and sd [dim], which are saved with the network.
+
+    Newly made, it changes nothing; `set_standardisation` gives it the data's.
+    """
+
+    def __init__(self, dim: int):
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(dim))
+        self.register_buffer("sd", torch.ones(dim))
+
+    def forward(self, obs):
+        return (obs - self.mean) / self.sd
+
+
+class MLPActor(nn.Module):
+    """A deterministic actor: tanh of an MLP of `depth` hidden layers, as in TD3.
+
+    forward(obs [B, obs_dim]) -> act [B, act_dim] in (-1, 1). `act` names the activation, see
+    `MLPCritic`; standardise puts a `Standardise` before everything.
+    """
+
+    def __init__(self, obs_dim, act_dim, hidden=256, depth=2, act="relu", standardise=False):
+        super().__init__()
+        _positive(obs_dim=obs_dim, act_dim=act_dim, hidden=hidden, depth=depth)
+        self.obs_dim, self.act_dim = obs_dim, act_dim
+        self.standardise = Standardise(obs_dim) if standardise else None
+        self.mid_layer = _mlp(obs_dim, hidden, depth, act)
+        self.final_layer = nn.Linear(hidden, act_dim)
+
+    def forward(self, obs):
+        if self.standardise is not None:
+            obs = self.standardise(obs)
+        return torch.tanh(self.final_layer(self.mid_layer(obs)))
 
 
 def _mlp(n_in: int, hidden: int, depth: int, act: str, layer_norm: bool = False) -> nn.Sequential:
@@ -248,6 +290,22 @@ def stack(modules) -> StackedModule:
             if b is not None:
                 owner._buffers[name] = torch.stack([m.get_buffer(dot + name) for m in modules])
     return StackedModule(template, len(modules))
+
+
+def set_standardisation(module: nn.Module, mean: torch.Tensor, sd: torch.Tensor) -> None:
+    """Gives every `Standardise` of a module its mean and sd: [dim], of a stack [G, dim].
+
+    Raises Dom2Error for other shapes and where there is none.
+    """
+    found = [m for m in module.modules() if isinstance(m, Standardise)]
+    if not found or any(v.shape != m.mean.shape for m in found for v in (mean, sd)):
+        raise Dom2Error(
+            f"mean has shape {list(mean.shape)}, sd {list(sd.shape)}; the module standardises "
+            f"{[list(m.mean.shape) for m in found] or 'nothing: make it with standardise=True'}"
+        )
+    for m in found:
+        m.mean.copy_(mean)
+        m.sd.copy_(sd)
 
 
 def named_tensors(module: nn.Module) -> list[tuple[str, torch.Tensor]]:
