@@ -3,35 +3,32 @@
 from __future__ import annotations
 
 from dom2_fast import algos
-from dom2_fast.errors import Dom2Error
 from dom2_fast.report import figures
 from dom2_fast.report.load import Run
+from dom2_fast.runs.folder import SCORE
 
-SCORE = "eval/return"  # the first panel, where runs were evaluated on the way
 # Logged beside the score, or drawn elsewhere.
-TMP = {"loss/bc": "denoising loss", "q/data": "Q of the data's actions"}
-_LEFT_OUT = ("eval/", "seconds/", "rate", "step")
+_GROUPS, _KEYS = ("eval/", "seconds/"), ("rate", "step")
 
 
 def panels(runs: list[Run]) -> list[tuple[str, str]]:
-    """(key, title) of every number that some run logged more than once, in the order of the logs.
+    """(key, title) of every number that some run logged more than once.
 
-    An algorithm's `metric_names` give the titles; a number without one is called by its key.
+    An algorithm's `metric_names` give titles and order; a number without one is called by its key.
     """
-    keys = dict.fromkeys([SCORE, *(key for run in runs for row in run.metrics for key in row)])
     titles = {SCORE: "evaluation return"}
     for run in runs:
-        titles = _titles(run.algo) | titles
+        titles |= _titles(run.algo)
+    keys = dict.fromkeys([*titles, *(key for run in runs for row in run.metrics for key in row)])
     return [
         (key, titles.get(key, key))
         for key in keys
-        if (key == SCORE or not key.startswith(_LEFT_OUT))
+        if (key == SCORE or not (key.startswith(_GROUPS) or key in _KEYS))
         and any(len(figures.series(run, key)[0]) > 1 for run in runs)
     ]
 
 
 def _titles(algo: str) -> dict[str, str]:
-    try:
-        return dict(getattr(algos.algorithm(algo), "metric_names", TMP))
-    except Dom2Error:  # a run of an algorithm that isn't here
+    if algo not in algos.ALGORITHMS:  # a run of a later version, or of the user's own
         return {}
+    return dict(algos.algorithm(algo).metric_names)

@@ -12,5 +12,5 @@ def export_run(run, path):
     Raises: Dom2Error: see `checkpoint.load` and `policies.export`.
     """
     policies = policies_of(run).policies
-    policies.policy.export(path)
+    policies.export(path)
     return policies

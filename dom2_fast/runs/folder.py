@@ -1,10 +1,12 @@
-"""What the files of a run folder are called, and the results in its scores. Imports nothing."""
+"""What the files of a run folder and the results in them are called. Imports nothing."""
 
 CONFIG = "config.yaml"
 METRICS = "metrics.jsonl"
 TENSORBOARD = "tb"
 SCORES = "scores.json"
 ROLLOUT = "rollout.npz"
+
+SCORE = "eval/return"  # the key in metrics.jsonl of an evaluation on the way
 
 STANDARD, _SHIFTED = "standard", "shift_"
 

@@ -1,4 +1,4 @@
-"""A run's numbers: metrics.jsonl, TensorBoard, progress bar. Knows nothing of what they mean."""
+"""A run's numbers: metrics.jsonl, TensorBoard, progress bar. The algorithm says what they are."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from dom2_fast.files import atomic_write
-from dom2_fast.runs.folder import METRICS, TENSORBOARD
+from dom2_fast.runs.folder import METRICS, SCORE, TENSORBOARD
 from dom2_fast.runs.run_config import RunConfig
 
 SHOWN = 4  # numbers beside the progress bar: what fits on a line
@@ -47,15 +47,16 @@ class RunLog:
 
     Args:
         out: the run folder.
-        step: the step the run starts from. Lines of later steps (written after the checkpoint that
-            the run goes on from) are dropped, and so are lines off the `log_every` schedule (the
-            last line of a run that ended in between), so that the file is that of an uninterrupted
-            run.
+        agents: what is trained. Lines of later steps than theirs (written after the checkpoint
+            that the run goes on from) are dropped, and so are lines off the `log_every` schedule
+            (the last line of a run that ended in between), so that the file is that of an
+            uninterrupted run.
         run: its options.
         progress, tensorboard: see `train`.
     """
 
-    def __init__(self, out, step: int, run: RunConfig, progress: bool, tensorboard: bool):
+    def __init__(self, out, agents, run: RunConfig, progress: bool, tensorboard: bool):
+        step = agents.step
         self.path = Path(out) / METRICS
         self._trim(step, run.log_every)
         self._file = self.path.open("a", encoding="utf-8")
@@ -70,13 +71,14 @@ class RunLog:
         self._bar = tqdm(
             total=run.steps,
             initial=step,
-            desc=run.algo,
+            desc=agents.name,
             unit="step",
             disable=not progress,
             dynamic_ncols=True,
             smoothing=0.05,
         )
         self._last: dict[str, float] = {}
+        self._shown = [SCORE, *agents.metric_names]
         self._postfix: dict[str, str] = {}
 
     def _trim(self, step: int, every: int) -> None:
@@ -108,10 +110,9 @@ class RunLog:
         if self._board is not None:
             for name, value in values.items():
                 self._board.add_scalar(name, value, step)
-        self._postfix |= {name: f"{value:.3g}" for name, value in values.items()}
-        # The score, where there is one, then the algorithm's numbers in the order it gives them.
-        first = sorted(self._postfix.items(), key=lambda item: item[0] != "eval/return")
-        self._bar.set_postfix(dict(first[:SHOWN]))
+        shown = [name for name in self._shown if name in values or name in self._postfix]
+        self._postfix |= {name: f"{values[name]:.3g}" for name in shown if name in values}
+        self._bar.set_postfix({name: self._postfix[name] for name in shown[:SHOWN]})
 
     def not_finite(self) -> str | None:
         """Name of a number of the last line that is NaN or infinite."""

@@ -22,6 +22,7 @@ from dom2_fast.data.trajectories import TrajectoryDataset
 from dom2_fast.errors import Dom2Error
 from dom2_fast.files import explain_no_space, new_run_dir, refuse_used
 from dom2_fast.runs import run_config
+from dom2_fast.runs.folder import SCORE
 from dom2_fast.runs.run_config import RunConfig
 from dom2_fast.runs.runlog import Meter, RunLog
 from dom2_fast.runs.signals import StopSignal
@@ -108,7 +109,7 @@ def train(
             save()  # from here on the run can be resumed
         notes = _notes(agents, data, origin["fingerprint"])
         run_config.write(out, run, notes, agents.config)
-        with StopSignal() as stop, RunLog(out, agents.step, run, progress, tensorboard) as log:
+        with StopSignal() as stop, RunLog(out, agents, run, progress, tensorboard) as log:
             _loop(agents, run, meter, log, stop, save)
     return TrainResult(out, agents.step, stop.received, agents)
 
@@ -194,7 +195,7 @@ def _loop(agents, run: RunConfig, meter: Meter, log: RunLog, stop, save) -> None
             meter.reset()
             if bad := log.not_finite():
                 raise Dom2Error(
-                    f"training diverged: {bad} is not finite at step {step}; {_CALMER}; "
+                    f"training diverged: {bad} is not finite at step {step}; {agents.advice}; "
                     f"the checkpoint of step {saved_at} is intact"
                 )
         if run.eval_every and step % run.eval_every == 0:
@@ -216,7 +217,7 @@ def _evaluate(agents, run: RunConfig) -> dict[str, float]:
 
     result = evaluation.evaluate(agents.policies, env=run.env, episodes=run.eval_episodes)
     low, high = result["ci95"]
-    logged = {"eval/return": result["mean"], "eval/low": low, "eval/high": high}
+    logged = {SCORE: result["mean"], "eval/low": low, "eval/high": high}
     if "normalised" in result:
         logged["eval/normalised"] = result["normalised"]
     return logged
@@ -252,16 +253,14 @@ def _notes(agents, data: TrajectoryDataset, fingerprint: str) -> run_config.Note
     )
 
 
-_CALMER = "lower the learning rates or the weights of the losses, or clip more"
-
-
 def _check_finite(agents, out: Path) -> None:
-    for name, p in agents.net.named_parameters():
-        if not bool(p.isfinite().all()):
-            raise Dom2Error(
-                f"training diverged: {name} is not finite at step {agents.step}; {_CALMER}; "
-                f"the last checkpoint in {out} is intact"
-            )
+    for part, net in agents.learnt().items():
+        for name, p in net.named_parameters():
+            if not bool(p.isfinite().all()):
+                raise Dom2Error(
+                    f"training diverged: {name} of {part} is not finite at step {agents.step}; "
+                    f"{agents.advice}; the last checkpoint in {out} is intact"
+                )
 
 
 class _Clock:
