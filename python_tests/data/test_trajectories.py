@@ -9,8 +9,9 @@ import pytest
 import torch
 from small_data import arrays, dataset
 
-from dom2_fast.data import trajectories
-from dom2_fast.data.trajectories import FIELDS, TrajectoryDataset, save_array
+from dom2_fast.data.formats import omar
+from dom2_fast.data.formats.omar import save_array
+from dom2_fast.data.trajectories import FIELDS, TrajectoryDataset
 from dom2_fast.errors import Dom2Error
 
 
@@ -206,7 +207,7 @@ def test_wrong_paths(tmp_path):
     with pytest.raises(Dom2Error, match="no data set at"):
         TrajectoryDataset.load(tmp_path / "nowhere")
     with pytest.raises(Dom2Error, match=r"holds no obs_0.npy"):
-        TrajectoryDataset.load(tmp_path)
+        TrajectoryDataset.load(tmp_path, format="omar")
 
 
 def test_write_refuses_a_used_folder(folder):
@@ -224,7 +225,7 @@ def test_write_without_space_leaves_nothing(tmp_path, monkeypatch):
         calls.append(path)
         save_array("/dev/full" if len(calls) == 4 else path, array)
 
-    monkeypatch.setattr(trajectories, "save_array", onto_a_full_disk)
+    monkeypatch.setattr(omar, "save_array", onto_a_full_disk)
     with pytest.raises(Dom2Error, match="no space left"):
         dataset().write(tmp_path / "d")
     assert len(calls) == 4
