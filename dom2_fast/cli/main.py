@@ -17,13 +17,14 @@ from collections.abc import Callable
 
 from dom2_fast import config as configs
 from dom2_fast._version import __version__
-from dom2_fast.cli import bench, collect, doctor, evaluate, export, report, train
+from dom2_fast.cli import bench, collect, data, doctor, evaluate, export, report, train
 from dom2_fast.errors import Dom2Error
 
 PROG = "dom2-fast"
 
 COMMANDS = {
     "collect": collect,
+    "data": data,
     "train": train,
     "evaluate": evaluate,
     "export": export,
@@ -57,10 +58,10 @@ def build_parser(argv: list[str]):
     asked = _command(argv)
     for name, command in COMMANDS.items():
         sub = configs.option_parser(description=command.ABOUT)
-        if name == asked:
-            command.add_options(sub, argv)
         commands.add_subcommand(name, sub, help=command.ABOUT)
         sub.prog = f"{PROG} {name}"
+        if name == asked:
+            command.add_options(sub, argv)
     return parser
 
 
