@@ -10,14 +10,15 @@ import itertools
 import json
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from dom2_fast.behaviours.shipped import BehaviourPolicy, write
+from dom2_fast import envs
+from dom2_fast.behaviours.shipped import BehaviourPolicy, noisy, write
 from dom2_fast.errors import Dom2Error
 
 
@@ -120,7 +121,7 @@ class MATD3:
     """Trains in `env` (a batched environment whose agents share obs and act widths).
 
     Args:
-        env: `dom2_fast.envs.ParticleEnv` or anything with its reset, step, num_agents, obs_dims.
+        env: any `envs.Env`.
         config: see `MATD3Config`.
     """
 
@@ -216,37 +217,39 @@ class MATD3:
 
     def fit(self, on_step: Callable[[int], None] = lambda step: None) -> None:
         """Step the environments and update once per step; `on_step` is called after each."""
-        cfg, E = self.config, self.config.num_envs
-        obs, done = None, True
+        cfg, left = self.config, 1.0
+        uniform = envs.random_policies(self.G, self.A)
+
+        def act(obs: Tensor) -> Tensor:
+            if step <= cfg.warmup:
+                return uniform(obs, self.generator)
+            noise = cfg.explore_noise + (cfg.explore_start - cfg.explore_noise) * left
+            return noisy(self.policy(), noise)(obs, self.generator)
+
+        def episodes() -> Iterator[envs.Step]:
+            while True:
+                yield from envs.play(self.env, act)
+
+        played = episodes()
         for step in range(1, (cfg.stop_after or cfg.steps) + 1):
-            if done:
-                obs = self.env.reset()
             left = 1 - step / cfg.steps
             for optim, lr in ((self.actor_optim, cfg.actor_lr), (self.critic_optim, cfg.critic_lr)):
                 optim.param_groups[0]["lr"] = lr * max(0.05, min(1.0, 2 * left))
-            if step <= cfg.warmup:
-                act = torch.rand(E, self.G, self.A, generator=self.generator) * 2 - 1
-            else:
-                noise = cfg.explore_noise + (cfg.explore_start - cfg.explore_noise) * left
-                act = self.policy()(obs) + self._normal(E, self.G, self.A) * noise
-                act = act.clamp(-1, 1)
-            next_obs, reward, ended = self.env.step(act)
-            self.buffer.add(torch.cat(obs, -1), act.flatten(1), reward, torch.cat(next_obs, -1))
-            obs, done = next_obs, bool(ended.all())
+            seen = next(played)
+            rows = [x.transpose(0, 1).flatten(1) for x in (seen.obs, seen.act, seen.next_obs)]
+            self.buffer.add(rows[0], rows[1], seen.reward.T, rows[2])
             if step > cfg.warmup:
                 self.update()
             on_step(step)
 
 
-def noisy_return(policy: BehaviourPolicy, env, noise: float, generator: torch.Generator) -> float:
+@torch.no_grad()
+def noisy_return(
+    policy: BehaviourPolicy, env: envs.Env, noise: float, generator: torch.Generator
+) -> float:
     """Mean over `env`'s copies and agents of one episode's return, with behaviour noise."""
-    total, obs = 0.0, env.reset()
-    for _ in range(env.episode_length):
-        act = policy(obs)
-        act = (act + torch.randn(act.shape, generator=generator) * noise).clamp(-1, 1)
-        obs, reward, _ = env.step(act)
-        total = total + reward.double()
-    return total.mean().item()
+    act = noisy(policy, noise)
+    return envs.reward_sums(env, lambda obs: act(obs, generator)).mean().item()
 
 
 def train_behaviours(
@@ -268,8 +271,6 @@ def train_behaviours(
     Returns:
         policies by name, and a record: config, and the curve of (step, return).
     """
-    from dom2_fast import envs  # only this driver knows an environment
-
     env = envs.make(task, config.num_envs, config.seed)
     scorer = envs.make(task, episodes, config.seed + 1)
     agent = MATD3(env, config)

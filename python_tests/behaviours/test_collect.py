@@ -59,16 +59,16 @@ def test_recorded_actions_replayed_give_the_recorded_data():
     first = [o.view(20, 25, -1)[:, 0] for o in data.obs]
     state[:, :4, :2] = torch.stack([o[:, 2:4] for o in first], dim=1)
     state[:, 4:, :2] = first[0][:, 4:8].view(20, 2, 2) + first[0][:, None, 2:4]
-    env.reset(state)
+    env.reset(state=state)
     for t in range(5):
-        act = torch.stack([a.view(20, 25, 2)[:, t] for a in data.act], dim=1)
+        act = torch.stack([a.view(20, 25, 2)[:, t] for a in data.act])
         obs, reward, _ = env.step(act)
         for i in range(4):
             # Landmarks were recovered to one rounding; contacts amplify it by up to 1e3 a step.
             recorded = data.next_obs[i].view(20, 25, -1)[:, t]
             calm = (obs[i] - recorded).abs().amax(-1) < tolerances.REPLAY32
             assert calm.float().mean() > 0.8
-    assert reward.shape == (20, 4)
+    assert reward.shape == (4, 20)
 
 
 @pytest.mark.parametrize("task", envs.TASKS)

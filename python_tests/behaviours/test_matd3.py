@@ -99,8 +99,8 @@ class Target:
     def __init__(self, num_envs):
         self.num_envs = num_envs
 
-    def reset(self):
-        return [torch.zeros(self.num_envs, 3)] * 2
+    def reset(self, seed=None):
+        return torch.zeros(2, self.num_envs, 3)
 
     def step(self, act):
         reward = -(act - 0.5).square().sum(-1)

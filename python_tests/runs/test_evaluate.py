@@ -17,14 +17,14 @@ from dom2_fast.runs import evaluation as evaluate
 
 
 def still(obs, generator=None):
-    return torch.zeros(len(obs[0]), len(obs), 2)
+    return torch.zeros(len(obs), len(obs[0]), 2)
 
 
 def test_score_is_the_env_s_own_return_from_the_same_starts():
     result = evaluate.evaluate(still, "simple_spread", episodes=7, seed=5)
     env = envs.make("simple_spread", num_envs=7, seed=5)
     env.reset()
-    total = sum(env.step(torch.zeros(7, 3, 2))[1].double() for _ in range(25)).mean(1)
+    total = sum(env.step(torch.zeros(3, 7, 2))[1].double() for _ in range(25)).mean(0)
     assert result["returns"] == pytest.approx(total.tolist(), abs=1e-3)  # rounded to 4 digits
     assert result["mean"] == pytest.approx(float(total.mean()))
     assert result["normalised"] == pytest.approx(100 * (result["mean"] - 159.8) / (516.8 - 159.8))
@@ -37,7 +37,7 @@ def test_score_is_the_env_s_own_return_from_the_same_starts():
 def test_shifts_and_tasks(task):
     result = evaluate.evaluate(still, task, episodes=3, shift="speed", v_min=0.4)
     assert (result["shift"], result["v_min"]) == ("speed", 0.4)
-    assert ("normalised" in result) == (task in envs.NORMALISATION)
+    assert ("normalised" in result) == (task != "spread_6_landmarks")
 
 
 def test_a_noisy_policy_scores_the_same_twice():
