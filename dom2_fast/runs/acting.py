@@ -17,16 +17,15 @@ class Acting(NamedTuple):
     step: int
 
 
-def policies_of(run, env: str | None = None) -> Acting:
+def policies_of(run) -> Acting:
     """The policies that a run's latest checkpoint acts with; no optimiser is built for it.
 
     Args:
         run: a run folder, or a checkpoint file.
-        env: the environment that the run must be of; None: any.
     Raises:
         Dom2Error: see `checkpoint.load` and the algorithm's `acting`.
     """
-    state = checkpoint.load(run, env=env)
+    state = checkpoint.load(run)
     policies = algos.algorithm(state["algo"]).acting(state)
     data = state.get("run", {}).get("data_path")
     return Acting(policies, state["algo"], state["env"], data, state["step"])

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
+import time
 from pathlib import Path
 
 import torch
@@ -40,6 +42,29 @@ class Meter:
 
     def state(self) -> dict:
         return {name: [total, count] for name, (total, count) in self._sums.items()}
+
+
+class Clock:
+    """Seconds per update by stage, and updates per second, since the last lap."""
+
+    def __init__(self, agents):
+        self.agents = agents
+        self.agents.stage.reset()
+        self.step, self.begin = agents.step, time.perf_counter()
+
+    def lap(self) -> dict[str, float]:
+        updates = max(1, self.agents.step - self.step)
+        elapsed = max(time.perf_counter() - self.begin, 1e-9)
+        out = {f"seconds/{s}": t / updates for s, t in self.agents.stage.seconds.items()}
+        self.agents.stage.reset()
+        self.step, self.begin = self.agents.step, time.perf_counter()
+        return {**out, "rate": updates / elapsed}
+
+    @contextlib.contextmanager
+    def paused(self):
+        begin = time.perf_counter()
+        yield
+        self.begin += time.perf_counter() - begin
 
 
 class RunLog:

@@ -8,8 +8,6 @@ the same metrics, bit for bit, as one that was not; only times differ.
 
 from __future__ import annotations
 
-import contextlib
-import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -24,7 +22,7 @@ from dom2_fast.files import explain_no_space, new_run_dir, refuse_used
 from dom2_fast.runs import run_config
 from dom2_fast.runs.folder import SCORE
 from dom2_fast.runs.run_config import RunConfig
-from dom2_fast.runs.runlog import Meter, RunLog
+from dom2_fast.runs.runlog import Clock, Meter, RunLog
 from dom2_fast.runs.signals import StopSignal
 
 
@@ -74,7 +72,7 @@ def train(
         saved = _open_run(out, config, given)
         run = run_config.make(_own_options(out, saved) | given | {"algo": saved["algo"]})
         data = TrajectoryDataset.load(run.data, run.episode_length)
-        run.env = _check_env(run.env or data.task, data, run)
+        dims = _check_env(run, data)
         agents, meter = _restored(out, saved, data, run)
     else:
         run = run_config.make(given)
@@ -84,10 +82,11 @@ def train(
             raise Dom2Error("a new run needs a data set: give its path")
         refuse_used(out, resume_hint=True)  # before the data is read
         data = TrajectoryDataset.load(run.data, run.episode_length)
-        run.env = _check_env(run.env or data.task, data, run)
+        dims = _check_env(run, data)
         cls = algos.algorithm(run.algo)
         agents = cls(cls.config_class() if config is None else config, data, env=run.env)
         meter = Meter()
+    _check_trained(agents, dims, run)
     origin = {
         "data_path": run.data,
         "fingerprint": data.fingerprint(),
@@ -185,7 +184,7 @@ def _restored(out: Path, saved: dict, data: TrajectoryDataset, run: RunConfig):
 
 def _loop(agents, run: RunConfig, meter: Meter, log: RunLog, stop, save) -> None:
     saved_at = agents.step
-    clock = _Clock(agents)
+    clock = Clock(agents)
     while agents.step < run.steps and not stop.received:
         meter.add(agents.update())
         step = agents.step
@@ -223,20 +222,38 @@ def _evaluate(agents, run: RunConfig) -> dict[str, float]:
     return logged
 
 
-def _check_env(env: str | None, data: TrajectoryDataset, run: RunConfig) -> str | None:
-    if run.eval_every and env is None:
+def _check_env(run: RunConfig, data: TrajectoryDataset) -> list[int] | None:
+    """Settles the run's environment; gives its agents' observation widths, None if none is known.
+
+    Raises:
+        Dom2Error: there is none to evaluate in, or the data isn't from there.
+    """
+    run.env = run.env or data.task
+    if run.env is None and run.eval_every:
         raise Dom2Error("this data set doesn't say its task: give env=... to evaluate on the way")
-    if env not in envs.TASKS:
-        if run.eval_every:
-            raise Dom2Error(f"unknown environment {env!r}; accepted: {', '.join(envs.TASKS)}")
-        return env
-    dims = envs.make(env, num_envs=1, prey="external").obs_dims
-    if data.obs_dims != dims[: data.num_agents]:
+    known = run.env is not None and (run.env in envs.names() or ":" in run.env)
+    if not known and not run.eval_every:
+        return None  # one can train on the data of any task
+    world = envs.make(run.env)
+    dims, act_dim = list(world.obs_dims), world.act_dim
+    getattr(world, "close", lambda: None)()
+    both = min(len(dims), data.num_agents)  # data may also hold agents that the environment drives
+    if data.obs_dims[:both] != dims[:both] or data.act_dim != act_dim:
         raise Dom2Error(
-            f"the data set's observations have widths {data.obs_dims}, {env} has {dims}: "
-            "give the data set's own environment"
+            f"the data set's observations have widths {data.obs_dims}, {run.env} has {dims}; its "
+            f"actions {data.act_dim} and {act_dim}: give the data set's own environment"
         )
-    return env
+    return dims
+
+
+def _check_trained(agents, dims: list[int] | None, run: RunConfig) -> None:
+    """The environment has every agent that is trained, and no other where it is evaluated in."""
+    trained = len(agents.policies.obs_dims)
+    if dims is not None and (trained > len(dims) or (run.eval_every and trained < len(dims))):
+        raise Dom2Error(
+            f"{trained} agents would be trained, {run.env} has {len(dims)}: say how many with "
+            "agents=..., or give the data set's own environment"
+        )
 
 
 def _notes(agents, data: TrajectoryDataset, fingerprint: str) -> run_config.Notes:
@@ -261,26 +278,3 @@ def _check_finite(agents, out: Path) -> None:
                     f"training diverged: {name} of {part} is not finite at step {agents.step}; "
                     f"{agents.advice}; the last checkpoint in {out} is intact"
                 )
-
-
-class _Clock:
-    """Seconds per update by stage, and updates per second, since the last lap."""
-
-    def __init__(self, agents):
-        self.agents = agents
-        self.agents.stage.reset()
-        self.step, self.begin = agents.step, time.perf_counter()
-
-    def lap(self) -> dict[str, float]:
-        updates = max(1, self.agents.step - self.step)
-        elapsed = max(time.perf_counter() - self.begin, 1e-9)
-        out = {f"seconds/{s}": t / updates for s, t in self.agents.stage.seconds.items()}
-        self.agents.stage.reset()
-        self.step, self.begin = self.agents.step, time.perf_counter()
-        return {**out, "rate": updates / elapsed}
-
-    @contextlib.contextmanager
-    def paused(self):
-        begin = time.perf_counter()
-        yield
-        self.begin += time.perf_counter() - begin

@@ -211,8 +211,10 @@ def test_refusals_change_nothing(data, tmp_path):
     dataset(trajectories=8, obs_dims=(18,) * 3, seed=1,
             meta={"task": "simple_spread", "quality": "medium"}).write(other)  # fmt: skip
     tag = dataset(obs_dims=(16, 16, 16, 14), meta={"task": "simple_tag"}).write(tmp_path / "tag")
+    four = dataset(obs_dims=(18,) * 4, meta={"task": "simple_spread"}).write(tmp_path / "four")
     before = snapshot(tmp_path)
     bc, dom2 = CONFIGS["bc"], CONFIGS["dom2"]
+    two = BCConfig(**COMMON, agents=2)
     changed = BCConfig(**{**COMMON, "lr": 0.5})
     cases = [
         (r"already holds .*--resume", lambda: train.train(bc, data, run, 4, **QUIET)),
@@ -234,6 +236,18 @@ def test_refusals_change_nothing(data, tmp_path):
         (
             r"widths \[16, 16, 16, 14\], simple_spread has \[18, 18, 18\]",
             lambda: train.train(bc, tag, tmp_path / "new", 1, env="simple_spread", **QUIET),
+        ),
+        (
+            r"2 agents would be trained, simple_spread has 3: say how many",
+            lambda: train.train(two, data, tmp_path / "new", 1, eval_every=1, **QUIET),
+        ),
+        (
+            r"4 agents would be trained, simple_spread has 3",
+            lambda: train.train(bc, four, tmp_path / "new", 1, **QUIET),
+        ),
+        (
+            r"unknown environment 'mine'",
+            lambda: train.train(bc, data, tmp_path / "new", 1, env="mine", eval_every=1, **QUIET),
         ),
         (
             r"no thresholds are known for simple_tag/None|task and quality",
