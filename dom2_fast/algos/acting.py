@@ -10,6 +10,7 @@ import inspect
 from collections.abc import Sequence
 
 import torch
+from torch import nn
 
 from dom2_fast.errors import Dom2Error
 from dom2_fast.lowering import FusedModule
@@ -73,9 +74,8 @@ class Policies:
 
     def __getitem__(self, agent: int):
         """Agent's own policy, of observations [B, O]; a copy."""
-        p = self.policy
-        options = [name for name in inspect.signature(type(p)).parameters if name != "net"]
-        return type(p)(p.net.unstack()[agent], **{name: getattr(p, name) for name in options})
+        net = self.policy.net.unstack()[agent]
+        return type(self.policy)(net, **_options(self.policy))
 
 
 class FrozenBest:
@@ -104,6 +104,16 @@ class FrozenBest:
     def export(self, path) -> None:
         """Writes the policy to one file, without the critic."""
         self.policy.export(path)
+
+
+def _options(policy) -> dict:
+    """What a policy was made with, besides the network: it keeps every argument by its name."""
+    found = {}
+    for cls in type(policy).__mro__[: type(policy).__mro__.index(nn.Module)]:
+        for name, argument in inspect.signature(cls.__init__).parameters.items():
+            if argument.kind not in (argument.VAR_POSITIONAL, argument.VAR_KEYWORD):
+                found[name] = getattr(policy, name, None)
+    return {name: value for name, value in found.items() if name not in ("self", "net")}
 
 
 def stacked(obs, obs_dims: list[int]) -> torch.Tensor:

@@ -94,7 +94,8 @@ class Emitter:
 
     def _materialised(self, p: Piece) -> Slice:
         """Table columns as a buffer: a linear with a zero matrix, as no instruction copies them."""
-        from_rows = not p.per_step and self.builder.rows.width > 0
+        rows, x = self.builder.rows.width, self.builder.x.width
+        from_rows = rows > 0 and (x == 0 or not p.per_step)
         source = self.builder.rows if from_rows else self.builder.x
         source = Slice(source.buffer, 0, 1)
         weight = self._weight(Weight(host.number(0.0, 1, self.like, rows=p.width), 0, 1))

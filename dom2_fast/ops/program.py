@@ -4,7 +4,8 @@ A program is data. `lowering` writes it, `reference` defines what it means, the 
 run it. It knows nothing of torch modules, solvers or devices.
 
 Values live in *buffers* (one row's worth of floats each, written once). Buffer 0 is x, buffer 1 the
-row vector (observations and other per-row inputs that stay fixed over the steps). Everything that
+row vector (observations and other per-row inputs that stay fixed over the steps). A program without
+x, of x_width 0, is a network of the observations alone: a deterministic actor. Everything that
 depends on the step but not on the row (time embeddings, biases, LayerNorm gains) is a range of
 columns of the *table*, which has one row per step. Matrices are `weights[i]` of shape [G, N, K].
 """
@@ -171,8 +172,8 @@ class ProgramBuilder:
     """
 
     def __init__(self, x_width: int, rows_width: int):
-        if x_width < 1 or rows_width < 0:
-            raise Dom2Error(f"x needs a column or more, rows none or more: {x_width}, {rows_width}")
+        if x_width < 0 or rows_width < 0 or x_width + rows_width < 1:
+            raise Dom2Error(f"x and rows need a column between them: {x_width}, {rows_width}")
         self._buffers = [x_width, rows_width]
         self._per_step = [True, False]  # does the buffer change from step to step?
         self._weights: list[tuple[int, int]] = []
