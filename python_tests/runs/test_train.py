@@ -9,7 +9,6 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from small_data import dataset
@@ -19,7 +18,7 @@ from dom2_fast import config as configs
 from dom2_fast.algos.bc import BCConfig
 from dom2_fast.algos.dom2 import DOM2Config
 from dom2_fast.errors import Dom2Error
-from dom2_fast.runs import runlog, scoring, train
+from dom2_fast.runs import runlog, train
 
 COMMON = {"weights": "thresholds:0", "batch_size": 4, "hidden": 8, "depth": 1, "steps": 2}
 CONFIGS = {
@@ -309,23 +308,3 @@ def test_diverging_losses_stop_the_run(data, tmp_path):
     with pytest.raises(Dom2Error, match=r"diverged: .* not finite at step .*checkpoint"):
         train.train(config, data, tmp_path / "run", 50, **QUIET, log_every=1, save_every=100)
     assert checkpoint.load(tmp_path / "run")["step"] == 0
-
-
-def test_evaluate_run_writes_scores_and_rollout(data, tmp_path):
-    run = tmp_path / "run"
-    train.train(CONFIGS["dom2"], data, run, 2, **QUIET)
-    scoring.evaluate_run(run, episodes=4)
-    scores = scoring.evaluate_run(run, episodes=4, shift="speed", v_min=0.5)
-    assert json.loads((run / "scores.json").read_text()) == scores
-    assert (scores["algo"], scores["env"], scores["step"]) == ("dom2", "simple_spread", 2)
-    assert set(scores["results"]) == {"standard", "shift_speed"}
-    assert scores["results"]["shift_speed"]["v_min"] == 0.5
-    with np.load(run / "rollout.npz") as rollout:
-        assert rollout["states"].shape == (26, 6, 4)
-        assert str(rollout["shift"]) == ""
-    again = scoring.evaluate_run(run, episodes=4)
-    assert again["results"]["standard"] == scores["results"]["standard"]
-    with pytest.raises(Dom2Error, match="of environment 'simple_spread', 'simple_tag'"):
-        scoring.evaluate_run(run, episodes=4, env="simple_tag")
-    with pytest.raises(Dom2Error, match="no checkpoint at"):
-        scoring.evaluate_run(tmp_path / "nowhere")
