@@ -66,7 +66,11 @@ def evaluate(
     sums = torch.zeros(episodes, world.num_agents, dtype=torch.float64)
     states = [world.state()[0]]
     for _ in range(world.episode_length):
-        obs, reward, _done = world.step(policies(obs, generator=generator))
+        if hasattr(policies, "act"):
+            act = policies.act(obs, generator=generator).transpose(0, 1)
+        else:
+            act = policies(obs, generator=generator)
+        obs, reward, _done = world.step(act)
         sums += reward
         if record:
             states.append(world.state()[0])
