@@ -58,7 +58,7 @@ def main() -> None:
     world = envs.make(agents.env, num_envs=256, seed=0)
     obs = world.reset()
     for _ in range(10):
-        obs, _, _ = world.step(agents.policies(obs, torch.Generator().manual_seed(0)))
+        obs, _, _ = world.step(agents.policies.act(obs, torch.Generator().manual_seed(0)))
     obs = obs[0].float()
     x_T = torch.randn(len(obs), agents.act_dim, generator=torch.Generator().manual_seed(3))
     cpu_score = evaluate(agents.policies, env=agents.env, episodes=args.episodes)
@@ -80,7 +80,6 @@ def main() -> None:
     policies.policy.to(where)
     for precision in ("fp32", "bf16"):
         policies.policy.precision = precision
-        policies.policy._kept = None
         score = evaluate(policies, env=agents.env, episodes=args.episodes)
         print(f"score, {precision} on {args.on}: {score['mean']:.2f} {score['ci95']}")
     print(f"score, CPU executors: {cpu_score['mean']:.2f} {cpu_score['ci95']}")
