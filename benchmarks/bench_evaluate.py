@@ -17,7 +17,7 @@ from conftest import close, missing
 from peer_torch import Sampler, per_agent
 
 from dom2_fast import envs, networks
-from dom2_fast.algos.offline import Policies
+from dom2_fast.algos.acting import Policies
 from dom2_fast.policies.diffusion import DiffusionPolicy
 from dom2_fast.runs.evaluation import evaluate
 
@@ -84,7 +84,7 @@ def contenders(kinds) -> dict:
     samplers = [Sampler(net) for net in stacked.unstack()]
     for one in samplers:
         one.net = per_agent(networks.stack([one.net])).eval()
-    policies = Policies(policy, 18, 3)
+    policies = Policies(policy)
 
     def loop(env, prepare):
         act = eager_actor(samplers, env.possible_agents)

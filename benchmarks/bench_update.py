@@ -62,7 +62,7 @@ def next_draws(agent, batch) -> list[torch.Tensor]:
 
 def own_step(agent, batch) -> dict:
     """Losses, gradients and changes of one update of DOM2 on the batch given."""
-    nets = {"net": agent.net, "critic": agent.critic}
+    nets = {"net": agent.net, "critic": agent.critics.net}
     before = {k: {n: p.detach().clone() for n, p in m.params().items()} for k, m in nets.items()}
     agent._draw = lambda: batch
     losses = agent.update()

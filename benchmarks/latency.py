@@ -23,7 +23,7 @@ from race import pin
 
 import dom2_fast as d2
 from dom2_fast import networks
-from dom2_fast.algos.offline import Policies
+from dom2_fast.algos.acting import Policies
 from dom2_fast.ops import backend
 from dom2_fast.policies.diffusion import DiffusionPolicy
 
@@ -95,7 +95,7 @@ def single(calls: int) -> dict:
 
 def environment(calls: int) -> dict:
     """simple_spread with three agents, one copy: acting, and acting and stepping."""
-    policies = Policies(policy_of(3), 18, 3)
+    policies = Policies(policy_of(3))
     env = d2.envs.make("simple_spread", num_envs=1, seed=0)
     state = {"obs": env.reset()}
 

@@ -20,7 +20,7 @@ class JaxDOM2:
 
     def __init__(self, agent, seed: int = 0):
         self.c, self.G, self.net = agent.config, agent.num_agents, NETS[agent.config.network]
-        self.shift, self.sd = array(agent.reward_shift), array(agent.reward_sd)
+        self.shift, self.sd = array(agent.critics.reward_shift), array(agent.critics.reward_sd)
 
         def fresh(stacked):
             params = params_of(stacked)
@@ -28,10 +28,10 @@ class JaxDOM2:
 
         actor = params_of(agent.net)
         self.buffers = {k: v for k, v in actor.items() if k.endswith(BUFFERS)}
-        net, q = fresh(agent.net), fresh(agent.critic)
+        net, q = fresh(agent.net), fresh(agent.critics.net)
         self.state = {
             "net": net, "critic": q, "net_adam": adam_state(net), "critic_adam": adam_state(q),
-            "target_net": fresh(agent.net), "target_critic": fresh(agent.critic),
+            "target_net": fresh(agent.net), "target_critic": fresh(agent.critics.net),
             "key": jax.random.key(seed),
         }  # fmt: skip
         data = agent.sampler.data

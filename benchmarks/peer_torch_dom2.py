@@ -26,8 +26,8 @@ class TorchDOM2:
     def __init__(self, agent, make, compile: bool = False, autocast: bool = False):
         self.autocast = autocast
         self.c, self.G = agent.config, agent.num_agents
-        self.shift, self.sd = agent.reward_shift, agent.reward_sd
-        self.net, self.critic = make(agent.net), make(agent.critic)
+        self.shift, self.sd = agent.critics.reward_shift, agent.critics.reward_sd
+        self.net, self.critic = make(agent.net), make(agent.critics.net)
         self.target_net = copy.deepcopy(self.net).requires_grad_(False)
         self.target_critic = copy.deepcopy(self.critic).requires_grad_(False)
         self.q1 = self.critic.first(self.G)

@@ -99,7 +99,7 @@ def memory_here(kind: str, net: str, batch: int) -> dict[str, int]:
     agent.sampler.batch_size = batch
     if learner is not agent:
         learner.c = dataclasses.replace(learner.c, batch_size=batch)
-    params = [p for m in (agent.net, agent.critic) for p in m.parameters()]
+    params = [p for m in (agent.net, agent.critics.net) for p in m.parameters()]
     weights = sum(p.numel() * 4 for p in params)
     before = rss("VmRSS")
     for _ in range(3):

@@ -8,7 +8,9 @@ from importlib import import_module
 from dom2_fast._version import __version__
 
 _PUBLIC = {
+    "DeterministicPolicy": "policies.actors",
     "DiffusionPolicy": "policies.diffusion",
+    "GaussianPolicy": "policies.actors",
     "VPSchedule": "policies.schedules",
     "TrajectoryDataset": "data.trajectories",
     "TrajectorySampler": "data.sampler",
@@ -18,7 +20,7 @@ _PUBLIC = {
     "BCConfig": "algos.bc",
     "evaluate": "runs.evaluation",
     "accelerate": "accelerate",
-    "load_policy": "policies.exported",
+    "load_policy": "policies.frozen",
 }
 # Modules, by the name that is public, and where they are.
 _MODULES = {

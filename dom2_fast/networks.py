@@ -1,7 +1,7 @@
 """Noise networks and critics as plain `torch.nn.Module`s, and `stack`, which batches several.
 
 Nothing here is fast by itself: `lowering` turns these (and anyone's similar) modules into step
-programs. A noise network is called net(x, t, obs), a critic net(act, obs).
+programs. A noise network is called net(x, t, obs), a critic net(act, obs), an actor net(obs).
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ import math
 import torch
 from torch import nn
 
+from dom2_fast import activations
 from dom2_fast.errors import Dom2Error
-from dom2_fast.ops import activations
 
 _ACTIVATIONS = {line.name: line.module for line in activations.TABLE if line.module is not None}
 
@@ -139,18 +139,95 @@ class MLPCritic(nn.Module):
 
     forward(act [B, act_dim], obs [B, obs_dim]) -> q [B, 1]. `act` names the activation: relu (as in
     OMAR), mish (as in Diffusion-QL), silu, gelu, tanh or softplus. layer_norm puts a LayerNorm
-    before every activation.
+    before every activation, standardise a `Standardise` before everything.
     """
 
-    def __init__(self, obs_dim, act_dim, hidden=256, depth=2, act="relu", layer_norm=False):
+    def __init__(
+        self, obs_dim, act_dim, hidden=256, depth=2, act="relu", layer_norm=False, standardise=False
+    ):
         super().__init__()
         _positive(obs_dim=obs_dim, act_dim=act_dim, hidden=hidden, depth=depth)
         self.obs_dim, self.act_dim = obs_dim, act_dim
+        self.standardise = Standardise(obs_dim) if standardise else None
         self.mid_layer = _mlp(act_dim + obs_dim, hidden, depth, act, layer_norm)
         self.final_layer = nn.Linear(hidden, 1)
 
     def forward(self, act, obs):
+        if self.standardise is not None:
+            obs = self.standardise(obs)
         return self.final_layer(self.mid_layer(torch.cat([act, obs], dim=-1)))
+
+
+class Standardise(nn.Module):
+    """(obs - mean) / sd with fixed mean and sd [dim], which are saved with the network.
+
+    Newly made, it changes nothing; `set_standardisation` gives it the data's.
+    """
+
+    def __init__(self, dim: int):
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(dim))
+        self.register_buffer("sd", torch.ones(dim))
+
+    def forward(self, obs):
+        return (obs - self.mean) / self.sd
+
+
+class MLPActor(nn.Module):
+    """Deterministic actor: `depth` hidden layers over obs, then tanh, as in TD3.
+
+    forward(obs [B, obs_dim]) -> act [B, act_dim] in (-1, 1). `act`, layer_norm and standardise as
+    in `MLPCritic`. Raises Dom2Error for sizes < 1.
+    """
+
+    def __init__(
+        self, obs_dim, act_dim, hidden=256, depth=2, act="relu", layer_norm=False, standardise=False
+    ):
+        super().__init__()
+        _positive(obs_dim=obs_dim, act_dim=act_dim, hidden=hidden, depth=depth)
+        self.obs_dim, self.act_dim = obs_dim, act_dim
+        self.standardise = Standardise(obs_dim) if standardise else None
+        self.mid_layer = _mlp(obs_dim, hidden, depth, act, layer_norm)
+        self.final_layer = nn.Linear(hidden, act_dim)
+
+    def forward(self, obs):
+        return torch.tanh(self.final_layer(self._hidden(obs)))
+
+    def _hidden(self, obs):
+        return self.mid_layer(obs if self.standardise is None else self.standardise(obs))
+
+
+class MLPGaussianActor(MLPActor):
+    """Gaussian actor: a tanh mean as `MLPActor`'s and a log standard deviation beside it.
+
+    forward(obs [B, obs_dim]) -> [B, 2 act_dim], the means, then the log deviations. These are one
+    parameter for all observations, as in IQL (Kostrikov et al. 2022); with state_dependent=True a
+    second linear layer of the last hidden one. standardise as in `MLPCritic`.
+    """
+
+    def __init__(
+        self,
+        obs_dim,
+        act_dim,
+        hidden=256,
+        depth=2,
+        act="relu",
+        state_dependent=False,
+        standardise=False,
+    ):
+        super().__init__(obs_dim, act_dim, hidden, depth, act, standardise=standardise)
+        if state_dependent:
+            self.log_std_layer = nn.Linear(hidden, act_dim)
+        else:
+            self.log_std = nn.Parameter(torch.zeros(act_dim))
+        self.state_dependent = state_dependent
+
+    def forward(self, obs):
+        h = self._hidden(obs)
+        mean = torch.tanh(self.final_layer(h))
+        if self.state_dependent:
+            return torch.cat([mean, self.log_std_layer(h)], dim=-1)
+        return torch.cat([mean, self.log_std.expand(mean.shape[0], -1)], dim=-1)
 
 
 def _mlp(n_in: int, hidden: int, depth: int, act: str, layer_norm: bool = False) -> nn.Sequential:
@@ -242,6 +319,22 @@ def stack(modules) -> StackedModule:
             if b is not None:
                 owner._buffers[name] = torch.stack([m.get_buffer(dot + name) for m in modules])
     return StackedModule(template, len(modules))
+
+
+def set_standardisation(module: nn.Module, mean: torch.Tensor, sd: torch.Tensor) -> None:
+    """Gives every `Standardise` of a module its mean and sd: [dim], of a stack [G, dim].
+
+    Raises Dom2Error for other shapes and where there is none.
+    """
+    found = [m for m in module.modules() if isinstance(m, Standardise)]
+    if not found or any(v.shape != m.mean.shape for m in found for v in (mean, sd)):
+        raise Dom2Error(
+            f"mean has shape {list(mean.shape)}, sd {list(sd.shape)}; the module standardises "
+            f"{[list(m.mean.shape) for m in found] or 'nothing: make it with standardise=True'}"
+        )
+    for m in found:
+        m.mean.copy_(mean)
+        m.sd.copy_(sd)
 
 
 def named_tensors(module: nn.Module) -> list[tuple[str, torch.Tensor]]:

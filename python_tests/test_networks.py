@@ -183,3 +183,50 @@ def test_a_stack_wants_a_leading_dimension():
     x, _, obs = inputs()
     with pytest.raises(Dom2Error, match=r"input 0 has shape \(4, 2\).*leading dimension of 3"):
         stacked(x, obs)
+
+
+@pytest.mark.parametrize("state_dependent", [False, True])
+def test_actors_give_actions_and_deviations(state_dependent):
+    obs = inputs()[2]
+    actor = networks.MLPActor(5, 2, hidden=8)
+    hidden = torch.relu(actor.mid_layer[2](torch.relu(actor.mid_layer[0](obs))))
+    torch.testing.assert_close(actor(obs), torch.tanh(actor.final_layer(hidden)))
+    gaussian = networks.MLPGaussianActor(5, 2, hidden=8, state_dependent=state_dependent)
+    gaussian.load_state_dict(actor.state_dict(), strict=False)
+    mean, log_std = gaussian(obs).split(2, -1)
+    torch.testing.assert_close(mean, actor(obs))
+    if state_dependent:
+        torch.testing.assert_close(log_std, gaussian.log_std_layer(hidden))
+    else:
+        assert torch.equal(log_std, torch.zeros(4, 2))
+    with pytest.raises(Dom2Error, match="hidden must be a whole number"):
+        networks.MLPActor(5, 2, hidden=0)
+
+
+@pytest.mark.parametrize("make", [networks.MLPActor, networks.MLPGaussianActor, networks.MLPCritic])
+def test_standardised_observations_are_the_network_s_own(make):
+    """net(obs) with standardise is the plain net of (obs - mean) / sd; both are saved with it."""
+    torch.manual_seed(0)
+    net, plain = make(5, 2, hidden=8, standardise=True), make(5, 2, hidden=8)
+    act, _, obs = inputs()
+    first = (act,) if make is networks.MLPCritic else ()
+    own = {k: v for k, v in net.state_dict().items() if not k.startswith("standardise")}
+    plain.load_state_dict(own)
+    assert torch.equal(net(*first, obs), plain(*first, obs))  # newly made, it changes nothing
+    mean, sd = torch.randn(5), torch.rand(5) + 0.5
+    networks.set_standardisation(net, mean, sd)
+    torch.testing.assert_close(net(*first, obs), plain(*first, (obs - mean) / sd))
+    assert set(net.state_dict()) - set(own) == {"standardise.mean", "standardise.sd"}
+
+
+def test_standardisation_of_a_stack_and_what_it_refuses():
+    stacked = networks.stack(networks.MLPActor(3, 2, hidden=4, standardise=True) for _ in range(2))
+    mean = torch.arange(6.0).view(2, 3)
+    networks.set_standardisation(stacked, mean, mean + 1)
+    for g, net in enumerate(stacked.unstack()):
+        assert torch.equal(net.standardise.mean, mean[g])
+        assert torch.equal(net.standardise.sd, mean[g] + 1)
+    with pytest.raises(Dom2Error, match=r"sd \[3\]; the module standardises \[\[2, 3\]\]"):
+        networks.set_standardisation(stacked, mean, torch.ones(3))
+    with pytest.raises(Dom2Error, match="nothing: make it with standardise=True"):
+        networks.set_standardisation(networks.MLPActor(3, 2), torch.ones(3), torch.ones(3))

@@ -80,7 +80,6 @@ def main() -> None:
     policies.policy.to(where)
     for precision in ("fp32", "bf16"):
         policies.policy.precision = precision
-        policies.policy._kept = None
         score = evaluate(policies, env=agents.env, episodes=args.episodes)
         print(f"score, {precision} on {args.on}: {score['mean']:.2f} {score['ci95']}")
     print(f"score, CPU executors: {cpu_score['mean']:.2f} {cpu_score['ci95']}")

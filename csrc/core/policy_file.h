@@ -1,4 +1,4 @@
-// The file of one policy, as dom2_fast/policies/exported.py writes it: reading and checking.
+// The file of one policy, as dom2_fast/policies/frozen.py writes it: reading and checking.
 // Torch-free.
 #pragma once
 #include <map>

@@ -92,7 +92,7 @@ inline std::string decode(const int64_t* w, int64_t count, Program& p) {
   const int64_t* at = w + kHeader;
   int64_t columns = 0;
   for (int64_t i = 0; i < buffers; ++i, ++at) {
-    if (*at < (i == 1 ? 0 : 1) || *at > kMaxWidth) return "buffer width out of range";
+    if (*at < (i < 2 ? 0 : 1) || *at > kMaxWidth) return "buffer width out of range";
     columns += *at;
     if (columns > kMaxColumns) return "its buffers are too wide together";
     p.buffers.push_back(static_cast<int>(*at));

@@ -50,8 +50,8 @@ def accelerate(obj, **options):
         raise Dom2Error(
             f"accelerate({type(obj).__name__}) takes the options {known}, not {unknown}"
         )
-    from dom2_fast.lowering.fused import check_backend
     from dom2_fast.ops import check_precision
+    from dom2_fast.ops.executor import check_backend
 
     check_backend(options.get("backend", "auto"))
     check_precision(options.get("precision", "fp32"))

@@ -38,15 +38,12 @@ class PlannedPolicy(DiffusionPolicy):
         precision="fp32",
     ):  # fmt: skip
         widths = {"obs_dim": obs_dim, "act_dim": act_dim}
-        super().__init__(net, None, "dpm1", 1, backend, precision=precision, **widths)
+        super().__init__(net, None, plan, backend=backend, precision=precision, **widths)
         self.act_low, self.act_high = -bound, bound
-        self.set_plan(plan)
 
     def set_plan(self, plan: SolverPlan) -> None:
         """Changes the walk; the lowered programs stay."""
-        self._plan, self.solver, self.steps = plan, plan.name, plan.steps
-        self._times: dict = {}
-        self._kept = self._seen = None
+        self.set_solver(plan)
 
     def with_plan(self, plan: SolverPlan) -> PlannedPolicy:
         """Another policy of the same network and programs."""

@@ -105,9 +105,12 @@ class TrajectorySampler:
             outs, index = self._drawer.draw(self.batch_size, rng)
         else:
             outs, index = ops.sample_transitions(
-                self._fields, *self._tables, self.batch_size, rng,
+                self._fields,
+                *self._tables,
+                self.batch_size,
+                rng,
                 check=False,  # the tables are made above, the data set has checked its own starts
-            )  # fmt: skip
+            )
         if self.dtype != torch.float32:  # what the op gives
             outs = [self._cast(out) for out in outs]
         return Batch(*outs, index=index)

@@ -104,8 +104,8 @@ class TrajectoryDataset:
             episode_length, lengths: as in `load`; where both are None, `meta` must say the
                 "episode_length" or a "task" that has a known one.
         """
-        source = {"obs": obs, "act": act, "reward": reward, "next_obs": next_obs, "done": done,
-                  "truncation": truncation, "meta": meta}  # fmt: skip
+        source = {"obs": obs, "act": act, "reward": reward, "next_obs": next_obs, "done": done}
+        source |= {"truncation": truncation, "meta": meta}
         contents = formats.get("arrays").open(source)
         return cls._build(contents, episode_length, lengths, check_next_obs)
 

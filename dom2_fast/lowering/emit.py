@@ -94,7 +94,8 @@ class Emitter:
 
     def _materialised(self, p: Piece) -> Slice:
         """Table columns as a buffer: a linear with a zero matrix, as no instruction copies them."""
-        from_cond = not p.per_step and self.builder.cond.width > 0
+        cond, x = self.builder.cond.width, self.builder.x.width
+        from_cond = cond > 0 and (x == 0 or not p.per_step)
         source = self.builder.cond if from_cond else self.builder.x
         source = Slice(source.buffer, 0, 1)
         weight = self._weight(Weight(host.number(0.0, 1, self.like, rows=p.width), 0, 1))

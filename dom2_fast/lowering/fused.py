@@ -2,67 +2,17 @@
 
 from __future__ import annotations
 
-import functools
 import warnings
 
 import torch
 from torch import nn
 
-from dom2_fast import lowering, ops
+from dom2_fast import ops
 from dom2_fast.errors import Dom2Error
+from dom2_fast.lowering.errors import LoweringError
+from dom2_fast.lowering.lowered import grouped_params, lower, width_of
 from dom2_fast.networks import StackedModule
-from dom2_fast.ops import backend as backends
-from dom2_fast.ops import reference
-
-BACKENDS = ("auto", "native", "reference")
-
-
-@functools.cache
-def natives() -> frozenset:
-    """What the compiled kernels compute: pairs of device type and dtype."""
-    return frozenset(
-        (device, torch.float32)
-        for device in (["cpu", "cuda"] if backends.cuda_built() else ["cpu"])
-    )
-
-
-def check_backend(backend: str) -> str:
-    """Raises Dom2Error for an unknown backend, or for "native" without the compiled kernels."""
-    if backend not in BACKENDS:
-        raise Dom2Error(f"unknown backend {backend!r}; choose from {list(BACKENDS)}")
-    if backend == "native" and not backends.available():
-        raise Dom2Error(f"backend='native' needs the compiled kernels: {backends.reason()}")
-    return backend
-
-
-def executor(backend: str, like: torch.Tensor):
-    """The module, `ops` or `reference`, that runs programs for tensors like this one."""
-    if backend == "reference":
-        return reference
-    if (like.device.type, like.dtype) in natives():
-        return ops
-    if backend == "native":
-        raise Dom2Error(
-            f"the compiled kernels take {_natives()}, not {like.dtype} on {like.device}; convert "
-            f"the network, or choose backend='auto' or 'reference'"
-        )
-    if not torch.compiler.is_compiling():
-        _warn_not_native(str(like.dtype), like.device.type)
-    return reference
-
-
-def _natives() -> str:
-    return ", ".join(f"{dtype} on {device}" for device, dtype in sorted(natives(), key=str))
-
-
-@functools.cache
-def _warn_not_native(dtype: str, device: str) -> None:
-    warnings.warn(
-        f"{dtype} on {device} runs the slow reference path; the compiled kernels take "
-        f"{_natives()}. backend='reference' asks for it without this warning",
-        RuntimeWarning,
-        stacklevel=4,
-    )
+from dom2_fast.ops.executor import check_backend, executor
 
 
 class Programs:
@@ -76,9 +26,10 @@ class Programs:
         self._module, self._backend, self._dims = module, backend, dims
         self._parts = list(self._inner.modules())
         self._found: dict = {}
+        self._reasons: dict = {}
 
-    def get(self, t: str | None):
-        key = (t, *[m.training for m in self._parts])
+    def get(self, mode: str | None):
+        key = (mode, *[m.training for m in self._parts])
         try:
             return self._found[key]
         except KeyError:
@@ -87,7 +38,7 @@ class Programs:
                     "torch.compile can't lower a network; call prepare() of the policy or module "
                     "before compiling"
                 ) from None
-            self._found[key] = low = self._lower(t)
+            self._found[key] = low = self._lower(mode)
             return low
 
     def prepare(self, *modes: str | None) -> None:
@@ -97,16 +48,21 @@ class Programs:
             for wanted in (flags, [True] * len(flags), [False] * len(flags)):
                 for m, flag in zip(self._parts, wanted, strict=True):
                     m.training = flag
-                for t in modes:
-                    self.get(t)
+                for mode in modes:
+                    self.get(mode)
         finally:
             for m, flag in zip(self._parts, flags, strict=True):
                 m.training = flag
 
-    def _lower(self, t: str | None):
+    def why_not(self, mode: str | None) -> str:
+        """Why the module, whose `get` gives None, can't be lowered."""
+        return self._reasons.get(mode, "")
+
+    def _lower(self, mode: str | None):
         try:
-            return lowering.lower(self._module, t, **self._dims)
-        except lowering.LoweringError as error:
+            return lower(self._module, mode, **self._dims)
+        except LoweringError as error:
+            self._reasons[mode] = str(error)
             if self._backend == "native":
                 raise
             if self._backend == "auto" and not any(v is None for v in self._found.values()):
@@ -146,8 +102,8 @@ class FusedModule(nn.Module):
         ops.check_precision(precision)
         self.precision = precision
         inner = module.template if isinstance(module, StackedModule) else module
-        self.x_dim = lowering.width_of(inner, "act_dim", x_dim)
-        self.obs_dim = lowering.width_of(inner, "obs_dim", obs_dim)
+        self.x_dim = width_of(inner, "act_dim", x_dim)
+        self.obs_dim = width_of(inner, "obs_dim", obs_dim)
         self._start()
         self._programs.get(None)
 
@@ -179,7 +135,7 @@ class FusedModule(nn.Module):
         low = self._programs.get(None)
         if low is None:
             return None
-        weights, table = low.hoist(lowering.grouped_params(self.module), None, like)
+        weights, table = low.hoist(grouped_params(self.module), None, like)
         rng = ops.make_rng(generator, like.device) if low.program.sites else None
         return executor(self.backend, like), (weights, table, low.program), rng
 

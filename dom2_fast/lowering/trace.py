@@ -20,9 +20,17 @@ from dom2_fast.lowering.host import BATCH, EXAMPLE_BATCH, Host
 from dom2_fast.lowering.rules import CAT, FUNCTION_ACTS, MODULE_ACTS, Rules
 from dom2_fast.ops.program import COND, X
 
+# What forward takes, by mode.
+INPUTS = {
+    "table": ["x", "t", "obs"],
+    "row": ["x", "t", "obs"],
+    None: ["x", "obs"],
+    "act": ["obs"],
+}
+
 
 class Interpreter(Rules):
-    """Walks the traced graph of one module. mode: "table", "row" or None, see `lowering.lower`."""
+    """Walks the traced graph of one module. mode: one of `lowering.lower`."""
 
     def __init__(self, module: nn.Module, params: dict, mode: str | None, widths: tuple[int, int]):
         self.module, self.mode, self.params = module, mode, params
@@ -34,7 +42,8 @@ class Interpreter(Rules):
         self._feature_pieces: dict[Host, expr.Piece] = {}
         try:
             tracer = Tracer()
-            with functions_of_t_whole(module, tracer) if mode else attributes_kept(module):
+            on_t = "t" in INPUTS[mode]
+            with functions_of_t_whole(module, tracer) if on_t else attributes_kept(module):
                 self.graph = tracer.trace(module)
         except Exception as error:
             raise LoweringError(
@@ -44,14 +53,14 @@ class Interpreter(Rules):
 
     def run(self) -> Rows:
         """The symbolic result."""
-        names = ["x", "t", "obs"] if self.mode else ["x", "obs"]
+        names = INPUTS[self.mode]
         self.env: dict[fx.Node, object] = {}
         self._in_pytorch = self._must_be_host(names) if self.mode == "row" else set()
         given = sum(node.op == "placeholder" for node in self.graph.nodes)
         if given < len(names):
             raise LoweringError(
                 f"can't lower {type(self.module).__name__}: its forward takes {given} arguments; "
-                f"{', '.join(names)} are needed"
+                f"{', '.join(names)} {'is' if len(names) == 1 else 'are'} needed"
             )
         given = 0
         for node in self.graph.nodes:

@@ -108,6 +108,10 @@ def denoise(
             x_T, cond, weights, table, program, solver, noise,
             batch=batch, rng=rng, out_low=out_low, out_high=out_high,
         )  # fmt: skip
+    if program.x_width == 0:  # no steps: one pass, clipped
+        x = table.new_empty((table.shape[1], batch, 0))
+        out = run_program(x, cond, weights, table, program, rng, precision=precision)
+        return out.clamp(out_low, out_high)
     if x_T is not None:
         batch = x_T.shape[1]
     save_path = torch.is_grad_enabled() and any(
@@ -136,7 +140,7 @@ def _fused(name: str, like: torch.Tensor):
     """The native op that gives a loss with its gradients; None where it is composed of others."""
     if _NATIVE is None:
         backend.warn_if_missing()
-    return getattr(_NATIVE, name, None) if like.is_cpu else None
+    return getattr(_NATIVE, name) if _NATIVE is not None and like.is_cpu else None
 
 
 def _wanted(*values) -> bool:
@@ -240,7 +244,7 @@ def chain_value(
     CPU, these are made in the same pass; else `denoise`, `run_program` and PyTorch compose it.
     Raises RuntimeError naming the argument whose shape, dtype or device doesn't fit.
     """
-    native = _fused("chain_value", table)
+    native = _fused("chain_value", table) if program.x_width else None
     critic_weights, critic_table, critic_program = critic
     if native is None or _wanted(x_T, cond, noise, critic_table, *critic_weights):
         act = denoise(

@@ -4,10 +4,10 @@ A program is data. `lowering` writes it, `reference` defines what it means, the 
 run it. It knows nothing of torch modules, solvers or devices.
 
 Values live in *buffers* (one row's worth of floats each, written once). Buffer 0 is x, buffer 1 the
-condition vector, `cond` (observations and other per-row inputs that stay fixed over the steps).
-Everything that depends on the step but not on the row (time embeddings, biases, LayerNorm gains) is
-a range of columns of the *table*, which has one row per step. Matrices are `weights[i]` of shape
-[G, N, K].
+condition vector, `cond` (observations and other per-row inputs that stay fixed over the steps). A
+program without x, of x_width 0, is a network of the observations alone: an actor. Everything that
+depends on the step but not on the row (time embeddings, biases, LayerNorm gains) is a range of
+columns of the *table*, which has one row per step. Matrices are `weights[i]` of shape [G, N, K].
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from enum import IntEnum
 
 import torch
 
+from dom2_fast.activations import Act
 from dom2_fast.errors import Dom2Error
-from dom2_fast.ops.activations import Act
 
 X, COND = 0, 1  # buffer ids of the two inputs
 VERSION = 1
@@ -160,8 +160,8 @@ class ProgramBuilder:
     """
 
     def __init__(self, x_width: int, cond_width: int):
-        if x_width < 1 or cond_width < 0:
-            raise Dom2Error(f"x needs a column or more, cond none or more: {x_width}, {cond_width}")
+        if x_width < 0 or cond_width < 0 or x_width + cond_width < 1:
+            raise Dom2Error(f"x and cond need a column between them: {x_width}, {cond_width}")
         self._buffers = [x_width, cond_width]
         self._per_step = [True, False]  # does the buffer change from step to step?
         self._weights: list[tuple[int, int]] = []

@@ -11,7 +11,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from dom2_fast.ops import activations, philox
+from dom2_fast import activations
+from dom2_fast.ops import philox
 from dom2_fast.ops.program import COND, Op, Slice, StepProgram, X
 
 
@@ -101,7 +102,7 @@ def denoise(
     weights: Sequence[torch.Tensor],  # [G, N, K] each
     table: torch.Tensor,  # [S, G, table_width]
     program: StepProgram,
-    solver: torch.Tensor,  # float64 [S, 8], see dom2_fast.solvers
+    solver: torch.Tensor,  # float64 [S, 8], see dom2_fast.policies.solvers
     noise: torch.Tensor | None = None,  # [S, G, B, A]; None: drawn from rng where c_noise != 0
     *,
     batch: int | None = None,  # B, needed where x_T is None
@@ -118,8 +119,12 @@ def denoise(
         eps = program(x);  x0 = clip(inv_alpha x - sigma_over_alpha eps, low, high)
         x   = c_x x + c_x0 x0 + c_prev x0_previous + c_noise z
 
-    and the result is clipped to [out_low, out_high].
+    and the result is clipped to [out_low, out_high]. A program without x (x_width 0) makes the
+    action itself: it takes no steps, so a solver [0, 8], and a table [1, G, table_width].
     """
+    if program.x_width == 0:
+        x = table.new_empty(table.size(1), batch, 0)
+        return torch.clamp(run_program(x, cond, weights, table, program, rng), out_low, out_high)
     groups, flat = table.size(1), table.size(1) * (batch if x_T is None else x_T.size(1))
     if x_T is None:
         x_T = draw_start(rng, groups, batch, program.x_width, table)

@@ -13,16 +13,17 @@ from torch import nn
 
 from dom2_fast import lowering, ops
 from dom2_fast.errors import Dom2Error
-from dom2_fast.lowering.fused import FusedModule, Programs, check_backend, executor
-from dom2_fast.lowering.stamp import Stamp, versions_of
+from dom2_fast.lowering.fused import FusedModule
 from dom2_fast.networks import StackedModule
-from dom2_fast.ops import backend, reference
+from dom2_fast.ops import reference
+from dom2_fast.ops.executor import executor
 from dom2_fast.policies import inputs, schedules, solvers
+from dom2_fast.policies.base import Policy, check_reduction, normals
 
 __all__ = ["DiffusionPolicy", "FusedModule", "sample_plain"]
 
 
-class DiffusionPolicy(nn.Module):
+class DiffusionPolicy(Policy):
     """pi(act | obs) as a denoising loop; the parameters are those of `net`.
 
     net: net(x [B, A], t [B], obs [B, O]) -> [B, A], or a StackedModule of G such (then every obs
@@ -30,14 +31,11 @@ class DiffusionPolicy(nn.Module):
     schedule: a schedule object or name, see `schedules.get`; t is in (0, 1] for a continuous one,
         the step index for a discrete one.
     solver, steps: see `solvers.plan`. steps defaults to 5, or to all steps of a discrete schedule.
+        A `solvers.SolverPlan` made elsewhere is taken as it is, whatever schedule and predict say.
     predict: what the net returns, "eps" (noise) or "x0" (the action itself).
-    act_low, act_high: bounds of every action component; samples are clipped to them.
     clip_x0: clip the guesses of the action in every step, too. Default: as the solver is published
         (`ddpm` clips, the others don't).
-    backend: "auto" (lowered where the net can be, else its own forward with one warning), "native"
-        (raises instead of falling back), "reference" (plain PyTorch).
-    precision: of matrix products: "fp32", or "bf16" (operands rounded to bf16, about twice as fast
-        on tensor cores and AVX512-BF16; docs/precision.md says how far samples move).
+    Other arguments as `Policy`.
 
     Raises Dom2Error for unknown names and impossible values.
     """
@@ -46,7 +44,7 @@ class DiffusionPolicy(nn.Module):
         self,
         net: nn.Module,
         schedule=None,
-        solver: str = "dpm1",
+        solver: str | solvers.SolverPlan = "dpm1",
         steps: int | None = None,
         backend: str = "auto",
         act_low: float = -1.0,
@@ -58,34 +56,29 @@ class DiffusionPolicy(nn.Module):
         act_dim: int | None = None,
         precision: str = "fp32",
     ):
-        super().__init__()
-        ops.check_precision(precision)
-        self.precision = precision
-        if not (math.isfinite(act_low) and math.isfinite(act_high) and act_low < act_high):
-            raise Dom2Error(f"act_low < act_high, both finite, are needed: {act_low}, {act_high}")
-        self.net = net
+        super().__init__(net, backend, act_low, act_high, precision, obs_dim, act_dim)
         self.schedule = schedules.VPSchedule() if schedule is None else schedules.get(schedule)
-        self.act_low, self.act_high = float(act_low), float(act_high)
         self.predict, self.clip_x0 = predict, clip_x0
-        self.backend = check_backend(backend)
-        inner = net.template if isinstance(net, StackedModule) else net
-        self.obs_dim = lowering.width_of(inner, "obs_dim", obs_dim)
-        self.act_dim = lowering.width_of(inner, "act_dim", act_dim)
-        self.groups = net.groups if isinstance(net, StackedModule) else None
-        self.set_solver(solver, (self.schedule.num_steps or 5) if steps is None else steps)
-        self._start()
+        if steps is None and not isinstance(solver, solvers.SolverPlan):
+            steps = self.schedule.num_steps or 5
+        self.set_solver(solver, steps)
         self._programs.get("table")
 
-    def set_solver(self, solver: str | None = None, steps: int | None = None) -> None:
+    def set_solver(
+        self, solver: str | solvers.SolverPlan | None = None, steps: int | None = None
+    ) -> None:
         """Changes the solver or the number of steps; the parameters stay."""
+        if isinstance(solver, solvers.SolverPlan):
+            if steps not in (None, solver.steps):
+                raise Dom2Error(f"this plan has {solver.steps} steps, got steps = {steps}")
+            self._plan, self.solver, self.steps = solver, solver.name, solver.steps
+            return
         solver = self.solver if solver is None else solver
         steps = self.steps if steps is None else steps
         clip = solvers.clips_x0(solver) if self.clip_x0 is None else self.clip_x0
         bounds = {"x0_low": self.act_low, "x0_high": self.act_high} if clip else {}
         self._plan = solvers.plan(solver, self.schedule, steps, predict=self.predict, **bounds)
         self.solver, self.steps = self._plan.name, steps
-        self._times: dict = {}
-        self._kept = self._seen = self._actor = None
 
     def prepare(self) -> None:
         """Lowers for sampling and training, train and eval; needed only before torch.compile."""
@@ -111,9 +104,9 @@ class DiffusionPolicy(nn.Module):
             noise is None
             and not torch.is_grad_enabled()
             and not torch.compiler.is_compiling()
-            and self._actor is not None
+            and self._kept.actor is not None
         ):
-            quick = self._actor.sample(obs, x_T, generator)
+            quick = self._kept.actor.sample(obs, x_T, generator)
             if quick is not None:
                 return quick
         rows, shape = self._grouped(obs)
@@ -125,6 +118,10 @@ class DiffusionPolicy(nn.Module):
 
     def _denoise(self, rows, batch, x_T, noise, generator) -> torch.Tensor:
         low = self._programs.get("table")
+        run = None if low is None else executor(self.backend, rows)
+        present = self._present(low, run, rows)
+        if present is not None:
+            return present.denoise(rows, batch, x_T, noise, generator)
         rng = None
         if x_T is None or (noise is None and self._plan.needs_noise) or (
             low is not None and low.program.sites
@@ -135,12 +132,10 @@ class DiffusionPolicy(nn.Module):
                 self.net, rows, self._plan, x_T, noise, batch=batch, rng=rng,
                 out_low=self.act_low, out_high=self.act_high,
             )  # fmt: skip
-        run = executor(self.backend, rows)
-        made = self._hoist(low, rows, run)
         return run.denoise(
-            x_T, rows, made["weights"], made["table"], low.program, self._plan.table, noise,
+            x_T, rows, *self._hoisted(low, rows), low.program, self._plan.table, noise,
             batch=batch, rng=rng, out_low=self.act_low, out_high=self.act_high,
-            precision=self.precision, **made["more"],
+            precision=self.precision,
         )  # fmt: skip
 
     def chain_value(
@@ -166,55 +161,15 @@ class DiffusionPolicy(nn.Module):
         if x_T is None or self._plan.needs_noise or low.program.sites:
             rng = ops.make_rng(generator, rows.device)
         _, rated, critic_rng = critic.lowered(rows, generator)
-        made = self._hoist(low, rows, run)
         return run.chain_value(
-            x_T, rows, made["weights"], made["table"], low.program, self._plan.table,
+            x_T, rows, *self._hoisted(low, rows), low.program, self._plan.table,
             critic=rated, critic_rng=critic_rng, batch=rows.size(1), rng=rng,
             out_low=self.act_low, out_high=self.act_high, precision=self.precision,
         )  # fmt: skip
 
-    def _hoist(self, low, rows, run) -> dict:
-        """What ops.denoise takes of the parameters; kept between calls until one changes."""
-        times = self._times.get((rows.dtype, rows.device))
-        if times is None:
-            times = self._plan.times.to(rows.device, rows.dtype)
-            self._times[rows.dtype, rows.device] = times
-        keep = backend.available() and not (
-            torch.is_grad_enabled() or torch.compiler.is_compiling()
-        )
-        if keep and self._kept is not None:
-            made, kept_low, kept_run, stamp = self._kept
-            if kept_low is low and kept_run is run and stamp.fresh():
-                return made
-        params = lowering.grouped_params(self.net)
-        weights, table = low.hoist(params, times, rows)
-        made = {"weights": weights, "table": table, "more": {}}
-        self._kept = self._actor = None
-        if keep:
-            # A target network changes before every call; only a second call with the same
-            # parameters makes it worth the time to watch them and to lay them out for the kernel.
-            versions = versions_of(params.values())
-            if versions is not None and versions == self._seen:
-                stamp = Stamp(self.net, self._settings())
-                self._kept = (made, low, run, stamp)
-                if run is ops:
-                    made["more"]["packed"] = ops.pack_weights(weights, low.program, self.precision)
-                    if rows.is_cpu:
-                        self._actor = ops.actor(
-                            low.program, table, self._plan.table, made["more"]["packed"],
-                            stacked=self.groups is not None, out_low=self.act_low,
-                            out_high=self.act_high, watch=stamp.watch, precision=self.precision,
-                        )  # fmt: skip
-            self._seen = versions
-        return made
-
-    def _settings(self) -> list[tuple]:
-        """What, besides the net's state, decides what sampling does."""
-        names = ("_plan", "act_low", "act_high", "backend", "precision")
-        return [
-            (self._modules, "net", self.net),
-            *((self.__dict__, name, self.__dict__[name]) for name in names),
-        ]
+    def _hoisted(self, low, rows):
+        """(weights, table) of the present parameters."""
+        return low.hoist(lowering.grouped_params(self.net), self._times(rows), rows)
 
     @torch.no_grad()
     def act(
@@ -230,7 +185,8 @@ class DiffusionPolicy(nn.Module):
         With candidates > 1 that many are sampled per row and `critic` chooses: the best one, or
         with a temperature > 0 one drawn with probability ~ exp(q / temperature) (Diffusion-QL: 1).
         critic: a module or FusedModule, critic(act, obs) -> [..., 1], stacked like the net. The
-        lowered parameters are kept until one changes, see `lowering.stamp`.
+        lowered parameters are kept until one changes, see `lowering.stamp`; `frozen()` acts
+        without looking for changes.
         """
         if candidates == 1:
             return self.sample(obs, generator=generator)
@@ -262,12 +218,6 @@ class DiffusionPolicy(nn.Module):
             # In a tuple, so that the critic doesn't become a part of the policy.
             self._fused_critic = (FusedModule(critic, self.backend, precision=self.precision),)
         return self._fused_critic[0]
-
-    def export(self, path) -> None:
-        """Writes all that `sample` needs to one file, see `export.export`."""
-        from dom2_fast.policies.exported import export
-
-        export(self, path)
 
     # ---- training -----------------------------------------------------------------------------
 
@@ -312,16 +262,13 @@ class DiffusionPolicy(nn.Module):
 
     def _noised(self, obs, act, generator, reduction: str):
         """Of each row: obs, x_t, t, what the net should return, alpha_t and sigma_t."""
-        if reduction not in ("mean", "group"):
-            raise Dom2Error(f"reduction is 'mean' or 'group', got {reduction!r}")
+        check_reduction(reduction)
         rows, shape = self._grouped(obs)
         act = inputs.like(act, (*shape, self.act_dim), rows, "act")
         act = act.reshape(*rows.shape[:2], self.act_dim)
         where = {"dtype": rows.dtype, "device": rows.device}
         t = self.schedule.training_times(rows.shape[:2], generator, **where)
-        at = rows.device if generator is None else generator.device
-        eps = torch.randn(act.shape, generator=generator, dtype=rows.dtype, device=at)
-        eps = eps.to(rows.device)
+        eps = normals(act.shape, rows, generator)
         alpha, sigma = (v.unsqueeze(-1) for v in self.schedule.alpha_sigma(t))
         x = alpha * act + sigma * eps
         return rows, x, t, eps if self.predict == "eps" else act, alpha, sigma
@@ -356,41 +303,31 @@ class DiffusionPolicy(nn.Module):
         cond = low.cond(params, rows, t)
         return executor(self.backend, rows), (cond, weights, table, low.program), rng
 
-    # ---- inputs -------------------------------------------------------------------------------
+    # ---- what `Policy` asks -------------------------------------------------------------------
 
-    def _grouped(self, obs: torch.Tensor):
-        """obs as [G, B, O] and the shape of its results without the last dimension."""
-        # The net's dtype and device are its first parameter's; looked up through its owner because
-        # `.to()` may replace it.
-        want = obs if self._first is None else self._first[0][self._first[1]]
-        dtype, device = getattr(want, "dtype", None), getattr(want, "device", None)
-        return inputs.grouped(obs, self.obs_dim, self.groups, dtype, device, "the network")
+    _mode = "table"
 
-    # ---- copies -------------------------------------------------------------------------------
+    def _solver(self) -> torch.Tensor:
+        return self._plan.table
+
+    def _times(self, like: torch.Tensor) -> torch.Tensor:
+        return self._plan.times_like(like)
+
+    def _about(self) -> dict[str, str]:
+        return {
+            "solver": self.solver,
+            "steps": str(self.steps),
+            "needs_noise": str(self._plan.needs_noise).lower(),
+            "schedule": repr(self.schedule),
+            "predict": self.predict,
+        }
 
     def _start(self) -> None:
-        dims = {"x_dim": self.act_dim, "obs_dim": self.obs_dim}
-        self._programs = Programs(self.net, self.backend, **dims)
-        self._kept = self._seen = self._actor = None
+        super()._start()
         self._fused_critic = None
-        owners = (m._parameters for m in self.net.modules())
-        self._first = next(((o, n) for o in owners for n, p in o.items() if p is not None), None)
 
     def __getstate__(self):
-        """Without what is made from the rest, so that copies and pickles make their own."""
-        made = {
-            "_programs": None,
-            "_kept": None,
-            "_seen": None,
-            "_actor": None,
-            "_fused_critic": None,
-            "_first": None,
-        }
-        return {**self.__dict__, **made}
-
-    def __setstate__(self, state):
-        super().__setstate__(state)
-        self._start()
+        return {**super().__getstate__(), "_fused_critic": None}
 
     def extra_repr(self) -> str:
         return f"{self.schedule}, solver={self.solver}, steps={self.steps}, backend={self.backend}"

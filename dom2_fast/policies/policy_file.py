@@ -5,7 +5,7 @@
     data       the tensors one after the other, little-endian, each at a multiple of 8 bytes
 
 The `safetensors` package reads these files, too. `csrc/core/policy_file.cpp` is the reader in C++.
-What is in a policy's file is the business of `export`; this module knows only the format.
+What is in a policy's file is the business of `frozen`; this module knows only the format.
 """
 
 from __future__ import annotations
@@ -21,14 +21,17 @@ import torch
 from dom2_fast.errors import Dom2Error
 from dom2_fast.files import atomic_write
 
-FORMAT, VERSION = "dom2_fast.policy", 1
+FORMAT = "dom2_fast.policy"
+VERSIONS = ("1", "2")  # 2 has policies of one pass, which have no solver
 _MAX_HEADER = 100_000_000  # as the safetensors package has it
 _MAX_SIZE = 1 << 40  # of a dimension or an offset; far below what torch and C++ can count
 _DTYPES = {"F32": torch.float32, "F64": torch.float64, "I64": torch.int64}
 _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 
 
-def write(path: str | os.PathLike, tensors: dict[str, torch.Tensor], notes: dict[str, str]) -> None:
+def write(
+    path: str | os.PathLike, tensors: dict[str, torch.Tensor], notes: dict[str, str], version: int
+) -> None:
     """Writes tensors and notes to `path`, whole or not at all.
 
     A policy file that was there before is replaced; anything else is refused.
@@ -43,7 +46,8 @@ def write(path: str | os.PathLike, tensors: dict[str, torch.Tensor], notes: dict
             f"{path} holds something else than an exported policy; nothing was overwritten: choose "
             "another name, or move this file away"
         )
-    header: dict = {"__metadata__": {"format": FORMAT, "version": str(VERSION), **notes}}
+    own = {"format": FORMAT, "version": str(version)}
+    header: dict = {"__metadata__": {**own, **notes, **own}}  # those first, whatever notes has
     chunks, at = [], 0
     # Eight-byte elements first: then all are aligned without gaps, which the format forbids.
     for name, tensor in sorted(tensors.items(), key=lambda item: -item[1].element_size()):
@@ -119,10 +123,11 @@ def _check_notes(notes) -> None:
         raise _Broken("its header has no __metadata__ of texts")
     if notes.get("format") != FORMAT:
         raise _Broken(f"its format is {notes.get('format')!r}, not {FORMAT!r}")
-    if notes.get("version") != str(VERSION):
+    if notes.get("version") not in VERSIONS:
         raise _Broken(
             f"it has version {notes.get('version')!r} of the format, this dom2_fast reads "
-            f"version {VERSION}: it was written by dom2_fast {notes.get('dom2_fast', '?')}"
+            f"versions {' and '.join(VERSIONS)}: it was written by dom2_fast "
+            f"{notes.get('dom2_fast', '?')}"
         )
 
 

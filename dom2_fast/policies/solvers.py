@@ -14,7 +14,7 @@ for) to the clean action, alpha = 1 and sigma = 0.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
@@ -49,6 +49,17 @@ class SolverPlan:
     times: torch.Tensor
     steps: int
     needs_noise: bool  # does any step add noise?
+    _converted: dict = field(default_factory=dict, init=False, compare=False, repr=False)
+
+    def times_like(self, like: torch.Tensor) -> torch.Tensor:
+        """`times` in the dtype and on the device of `like`; made once for each."""
+        key = like.dtype, like.device
+        if key not in self._converted:
+            self._converted[key] = self.times.to(like.device, like.dtype)
+        return self._converted[key]
+
+    def __getstate__(self):
+        return {**self.__dict__, "_converted": {}}
 
 
 def canonical(name: str) -> str:

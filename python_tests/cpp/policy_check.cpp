@@ -1,4 +1,4 @@
-// What test_export.py needs of the C++ policy beside examples/act.cpp.
+// What test_frozen_cpp.py needs of the C++ policy beside examples/act.cpp.
 //
 //   policy_check sample FILE ROWS IN OUT    floats in IN: obs, x_T, noise; in OUT: act
 //   policy_check fuzz FILE                  damages FILE in memory in many ways and uses it

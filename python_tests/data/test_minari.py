@@ -216,9 +216,12 @@ def test_agents_that_end_apart_and_names_that_are_kept():
     done[0, 2:] = done[1, 4] = 1
     given = arrays(trajectories=1)
     made = TrajectoryDataset.from_arrays(
-        **given, done=done, truncation=np.zeros((2, 5)), episode_length=5,
+        **given,
+        done=done,
+        truncation=np.zeros((2, 5)),
+        episode_length=5,
         meta={"agent_names": ["wolf", "hare"]},
-    )  # fmt: skip
+    )
     rooms.formats.get("minari").write(made, "apart-v0")
     assert minari.load_dataset("apart-v0")[0].terminations.tolist() == [False] * 4 + [True]
     read = TrajectoryDataset.load("minari:apart-v0")

@@ -74,7 +74,8 @@ def run(stack, low, x, obs, executor):
         steps = [table[s : s + 1] for s in range(S)]
         return torch.stack([executor.run_program(x, obs, weights, r, low.program) for r in steps])
     weights, table = low.hoist(params, None, x)
-    rows = low.cond(params, obs, times("row", x) if low.mode else None)
+    x = x if low.program.x_width else x[..., :0]
+    rows = low.cond(params, obs, times("row", x) if low.mode == "row" else None)
     return executor.run_program(x, rows, weights, table, low.program)[None]
 
 
@@ -82,6 +83,8 @@ def plain(stack, mode, x, obs):
     """The same by the stack itself."""
     if mode == "table":
         return torch.stack([stack(x, t.expand(G, B), obs) for t in times("table", x)])
+    if mode == "act":
+        return stack(obs)[None]
     return (stack(x, times("row", x), obs) if mode else stack(x, obs))[None]
 
 
@@ -115,6 +118,21 @@ def test_critic(act, layer_norm):
     low = check(make, modes=(None,))[None]
     assert low.program.instrs[0].once
     assert low.program.out.width == 1
+
+
+@pytest.mark.parametrize("state_dependent", [False, True])
+def test_actors_have_no_x(state_dependent):
+    make = lambda: networks.MLPGaussianActor(7, 3, 9, state_dependent=state_dependent)  # noqa: E731
+    program = check(make, modes=("act",))["act"].program
+    assert program.x_width == 0 and program.out.width == 6
+    mean = check(lambda: networks.MLPActor(7, 3, 9), modes=("act",))["act"].program
+    assert all(i.once for i in mean.instrs) and mean.weights == ((9, 7), (9, 9), (3, 9))
+    # Of a Gaussian's first columns, its mean, that is all that is left.
+    cut = lowering.lower(stacked(make), "act", out_dim=3).program
+    assert cut.weights == mean.weights and cut.out == mean.out and cut.instrs == mean.instrs
+    for columns in (0, 7):
+        with pytest.raises(lowering.LoweringError, match=f"6 columns, and {columns} of them"):
+            lowering.lower(stacked(make), "act", out_dim=columns)
 
 
 # ---- structures ----------------------------------------------------------------------------------

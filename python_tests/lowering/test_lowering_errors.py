@@ -72,13 +72,25 @@ def test_hooks_and_parametrizations_are_not_skipped():
 def test_wrong_number_of_arguments():
     with pytest.raises(LoweringError, match="forward takes 2 arguments; x, t, obs are needed"):
         lowering.lower(networks.MLPCritic(3, 2), "table")
-    with pytest.raises(LoweringError, match="this argument has no value"):
-        lowering.lower(networks.MLPNoiseNet(3, 2), None)
+    for mode in (None, "act"):
+        with pytest.raises(LoweringError, match="this argument has no value"):
+            lowering.lower(networks.MLPNoiseNet(3, 2), mode)
+
+
+def test_an_actor_that_cant_be_lowered_names_its_node():
+    class Actor(nn.Module):
+        obs_dim = 3
+
+        def forward(self, obs):
+            return torch.sin(obs)
+
+    with pytest.raises(LoweringError, match=r"can't lower Actor: node 'sin' \(sin\)"):
+        lowering.lower(Actor(), "act")
 
 
 def test_bad_requests():
     net = networks.MLPNoiseNet(3, 2)
-    with pytest.raises(ValueError, match="'table', 'row' or None"):
+    with pytest.raises(ValueError, match="'table', 'row', 'act' or None"):
         lowering.lower(net, "steps")
     with pytest.raises(ValueError, match="no attribute act_dim"):
         lowering.lower(nn.Linear(2, 2), None)

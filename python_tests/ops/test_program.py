@@ -69,9 +69,16 @@ def test_the_builder_refuses(make, message):
         make(ProgramBuilder(2, 3))
 
 
-def test_the_builder_refuses_an_empty_x():
-    with pytest.raises(Dom2Error, match="x needs a column"):
-        ProgramBuilder(0, 3)
+def test_a_program_of_the_rows_alone_runs_once():
+    b = ProgramBuilder(0, 3)
+    program = b.build(b.linear(b.cond, b.weight(2, 3), table=b.table(2, per_step=False)))
+    assert program.x_width == 0 and all(i.once for i in program.instrs)
+    assert StepProgram.decode(program.encode()) == program
+    with pytest.raises(Dom2Error, match="leaves its buffer of 0"):
+        ProgramBuilder(0, 3).activation(Slice(0, 0, 1), Act.RELU)
+    for widths in ((0, 0), (-1, 3), (2, -1)):
+        with pytest.raises(Dom2Error, match="need a column between them"):
+            ProgramBuilder(*widths)
 
 
 def test_decode_refuses_what_is_no_program():

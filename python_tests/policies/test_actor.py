@@ -25,22 +25,22 @@ def warm(p):
     obs = torch.zeros(*([p.groups] if p.groups else []), 1, 5)
     for _ in range(3):
         p.sample(obs)
-    assert p._actor is not None
+    assert p._kept.actor is not None
     return p
 
 
 @torch.no_grad()
 def quick(p, obs, x_T=None, seed=1):
-    return p._actor.sample(obs, x_T, torch.Generator().manual_seed(seed))
+    return p._kept.actor.sample(obs, x_T, torch.Generator().manual_seed(seed))
 
 
 @torch.no_grad()
 def ordinary(p, obs, x_T=None, seed=1):
-    actor, p._actor = p._actor, None
+    actor, p._kept.actor = p._kept.actor, None
     try:
         return p.sample(obs, x_T=x_T, generator=torch.Generator().manual_seed(seed))
     finally:
-        p._actor = actor
+        p._kept.actor = actor
 
 
 @pytest.mark.parametrize("solver", ["dpm1", "ddpm", "dpm++2m"])
@@ -119,10 +119,10 @@ CHANGES = {
 @pytest.mark.parametrize("change", CHANGES)
 def test_it_notices_a_change_of(change):
     p, obs, x_T = policy(), torch.randn(1, 5), torch.randn(1, 2)
-    actor = p._actor
+    actor = p._kept.actor
     with torch.no_grad():
         CHANGES[change](p)
-        assert actor.sample(obs, x_T, None) is None or p._actor is not actor
+        assert actor.sample(obs, x_T, None) is None or p._kept.actor is not actor
         fresh = DiffusionPolicy(
             p.net, p.schedule, p.solver, p.steps, "native", p.act_low, p.act_high
         )

@@ -168,7 +168,7 @@ def test_the_example_says_what_is_wrong(built, tmp_path):
 
 
 def test_python_and_c_plus_plus_refuse_the_same_files(built, tmp_path):
-    from test_export import BROKEN, stack
+    from test_frozen import BROKEN, stack
 
     d2.DiffusionPolicy(stack(groups=2), solver="ddpm", steps=2).export(tmp_path / "p")
     whole = (tmp_path / "p").read_bytes()

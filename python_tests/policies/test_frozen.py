@@ -1,12 +1,15 @@
-"""Exported policies: they act as the policy did, in Python; broken files are refused.
+"""Frozen policies and their files: they act as the policy did; broken files are refused.
 
-The same file in C++: test_export_cpp.
+The same file in C++: test_frozen_cpp.
 """
 
+import copy
 import json
+import pickle
 import random
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -42,6 +45,18 @@ def policy(net=None, **kwargs):
     return d2.DiffusionPolicy(net, backend=NATIVE, **kwargs).eval()
 
 
+def actor(kind, stacked=True, **kwargs):
+    """A deterministic or Gaussian policy of one pass."""
+    torch.manual_seed(0)
+    make = networks.MLPActor if kind == "deterministic" else networks.MLPGaussianActor
+    nets = [make(OBS, A, hidden=20) for _ in range(G)]
+    made = d2.DeterministicPolicy if kind == "deterministic" else d2.GaussianPolicy
+    return made(networks.stack(nets) if stacked else nets[0], NATIVE, **kwargs).eval()
+
+
+ONE_PASS = ["deterministic", "gaussian"]
+
+
 def reloaded(p, path):
     p.export(path)
     return d2.load_policy(path)
@@ -70,6 +85,117 @@ def test_the_precision_is_chosen_when_loading(tmp_path, net):
     assert_acts_as(quick, d2.load_policy(tmp_path / "p", precision="bf16"))
     with pytest.raises(Dom2Error, match="'fp32', 'bf16'"):
         d2.load_policy(tmp_path / "p", precision="fp16")
+
+
+@pytest.mark.parametrize("batch", [0, 1, 7, 300])
+@pytest.mark.parametrize("kind", ONE_PASS)
+def test_a_policy_of_one_pass_acts_as_it_did(tmp_path, kind, batch):
+    for p in (actor(kind), actor(kind, stacked=False, act_low=-0.1, act_high=0.2)):
+        lead = (batch,) if p.groups is None else (G, batch)
+        obs, state = rand(*lead, OBS, seed=1, **F32), generator().get_state()
+        drawn = generator()
+        for q in (p.frozen(), reloaded(p, tmp_path / "p")):
+            assert torch.equal(q.act(obs, generator=drawn), p.act(obs))
+            assert (q.steps, q.obs_dim, q.act_dim, q.groups) == (0, OBS, A, p.groups)
+        assert torch.equal(drawn.get_state(), state)  # nothing is drawn
+    assert "one pass" in repr(q) and q.notes["kind"].startswith(kind)
+    assert policy_file.read(tmp_path / "p")[1]["version"] == "2"
+    for given in ({"x_T": rand(*lead, A, **F32)}, {"noise": rand(1, *lead, A, **F32)}):
+        with pytest.raises(Dom2Error, match="takes no x_T and no noise"):
+            q.sample(obs, **given)
+
+
+def test_files_have_the_lowest_version_that_holds_them(tmp_path):
+    policy().export(tmp_path / "p")
+    assert policy_file.read(tmp_path / "p")[1]["version"] == "1"
+    q = d2.load_policy(tmp_path / "p")
+    q.export(tmp_path / "again")
+    assert (tmp_path / "again").read_bytes() == (tmp_path / "p").read_bytes()
+
+
+# ---- frozen --------------------------------------------------------------------------------------
+
+KINDS = {
+    "diffusion": lambda: policy(stack(), solver="ddpm", steps=3),
+    "deterministic": lambda: actor("deterministic"),
+    "gaussian": lambda: actor("gaussian"),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("rows", [1, 400])
+def test_threads_give_what_one_thread_gives(kind, rows):
+    q = KINDS[kind]().frozen()
+    obs = [rand(G, rows, OBS, seed=i, **F32) for i in range(8)]
+
+    def acts(i):
+        g = generator(i)
+        return [q.act(obs[i], generator=g) for _ in range(20)]
+
+    want = [acts(i) for i in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        got = list(pool.map(acts, range(8)))
+    for g, w in zip(got, want, strict=True):
+        assert all(map(torch.equal, g, w))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_later_training_does_not_change_it(kind):
+    p = KINDS[kind]()
+    q, obs = p.frozen(), rand(G, B, OBS, **F32)
+    was = q.act(obs, generator=generator())
+    assert torch.equal(was, p.act(obs, generator=generator()))
+    optimiser = torch.optim.SGD(p.parameters(), lr=0.5)
+    p.bc_loss(obs, rand(G, B, A, seed=1, **F32), generator=generator()).backward()
+    optimiser.step()
+    for parameter in p.parameters():
+        parameter.data.mul_(2.0)  # past every counter
+    p.act_low = -0.01
+    assert torch.equal(q.act(obs, generator=generator()), was)
+    assert not torch.equal(p.act(obs, generator=generator()), was)
+    assert q.act(obs.requires_grad_()).requires_grad is False
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_it_never_changes_and_can_be_copied(kind, tmp_path):
+    q, obs = KINDS[kind]().frozen(), rand(G, B, OBS, **F32)
+    for change in (lambda: setattr(q, "act_low", 0.0), lambda: delattr(q, "_table")):
+        with pytest.raises(AttributeError, match="never changes"):
+            change()
+    want = q.act(obs, generator=generator())
+    q.export(tmp_path / "p")
+    again = d2.load_policy(tmp_path / "p")
+    for other in (pickle.loads(pickle.dumps(q)), copy.deepcopy(q), again):
+        assert torch.equal(other.act(obs, generator=generator()), want)
+        assert repr(other) == repr(q)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_agent_of_a_stack_acts_alone(kind, tmp_path):
+    p = KINDS[kind]()
+    q, obs = p.frozen(), rand(G, B, OBS, seed=1, **F32)
+    x_T, noise = rand(G, B, A, seed=2, **F32), rand(3, G, B, A, seed=3, **F32)
+    given = (x_T, noise) if q.steps else (None, None)
+    want = q.sample(obs, *given)
+    assert (len(q), q.num_agents, q.obs_dims) == (G, G, [OBS] * G)
+    for i, one in enumerate(q):
+        own = (x_T[i], noise[:, i]) if q.steps else ()
+        assert torch.equal(one.sample(obs[i], *own), want[i])
+        one.export(tmp_path / "one")
+        assert torch.equal(d2.load_policy(tmp_path / "one").sample(obs[i], *own), want[i])
+    for beyond in (G, -1):
+        with pytest.raises(IndexError, match=f"agent {beyond} of {G}"):
+            q[beyond]
+
+
+def test_frozen_in_eval_mode_by_every_backend(monkeypatch):
+    p = policy(unet()).train()
+    obs, x_T = rand(B, OBS, **F32), rand(B, A, seed=1, **F32)
+    q = p.frozen()
+    assert p.net.training and torch.equal(q.sample(obs, x_T), p.eval().sample(obs, x_T))
+    monkeypatch.setattr(ops, "_NATIVE", None)
+    slow = p.frozen()
+    torch.testing.assert_close(slow.sample(obs, x_T), q.sample(obs, x_T))
 
 
 SOLVERS = [
@@ -187,7 +313,7 @@ class Unlowerable(nn.Module):
 def test_what_can_t_be_exported(tmp_path):
     with pytest.warns(RuntimeWarning, match="step by step"):
         p = d2.DiffusionPolicy(Unlowerable())
-    with pytest.raises(Dom2Error, match=r"Unlowerable can't be exported.*cumsum"):
+    with pytest.raises(Dom2Error, match=r"Unlowerable can't be frozen or exported.*cumsum"):
         p.export(tmp_path / "p")
     broken = policy()
     with torch.no_grad():
@@ -284,7 +410,7 @@ BROKEN = {
     "name twice": (lambda d: d.replace(b'"bounds"', b'"solver"', 1), "twice"),
     "format": (note("format", "pt"), "its format is 'pt'"),
     "no notes": (lambda d: changed(d, lambda h: h.pop("__metadata__")), "__metadata__|format"),
-    "version": (note("version", "2"), "version '2'"),
+    "version": (note("version", "3"), "version '3'"),
     "stacked": (note("stacked", "maybe"), "'maybe'"),
     "not stacked": (note("stacked", "false"), "2"),
     "dtype": (entry("solver", dtype="F8"), "'solver'"),

@@ -1,0 +1,200 @@
+"""`lower`: one module or stack as a step program, checked against itself on a trial input."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import nn
+
+from dom2_fast.errors import Dom2Error
+from dom2_fast.lowering.attributes import attributes_kept
+from dom2_fast.lowering.emit import Emitter
+from dom2_fast.lowering.errors import LoweringError
+from dom2_fast.lowering.host import EXAMPLE_BATCH, Context
+from dom2_fast.lowering.trace import INPUTS, Interpreter
+from dom2_fast.networks import StackedModule, named_tensors
+from dom2_fast.ops import reference
+from dom2_fast.ops.program import StepProgram
+
+# Against a misread network, whose results differ by their own size; rounding is far below.
+_CHECK_TOLERANCE = 1e-3
+
+
+class Lowered:
+    """A lowered network: `program`, and what to compute for it from parameters and times.
+
+    mode: as given to `lower`. feature_width: columns that row mode appends to obs.
+    """
+
+    def __init__(self, mode: str | None, emitter: Emitter, features: list, feature_width: int):
+        self.mode = mode
+        self.program: StepProgram = emitter.program
+        self.feature_width = feature_width
+        self._weights, self._table, self._features = emitter.weights, emitter.table, features
+        self._pure: dict = {}
+        self._groups = 1  # for a module without parameters, whose groups can't be seen from them
+
+    def hoist(self, params: dict, t: torch.Tensor | None = None, like: torch.Tensor | None = None):
+        """(weights, table) for `ops`: matrices [G, N, K] (views where possible), [S, G, columns].
+
+        params: name -> [G, ...], parameters and buffers, as from `grouped_params`. t: [S], times of
+        the steps, in mode "table" only. like: gives dtype and device where there are no params.
+        """
+        if (t is not None) != (self.mode == "table"):
+            raise Dom2Error("hoist takes t [S] in mode 'table', and no t in the others")
+        context = self._context(params, t, like)
+        groups, steps = context.groups, 1 if t is None else t.size(0)
+        weights = []
+        for w in self._weights:
+            matrix = context.lifted(w.matrix)
+            if w.width != matrix.size(-1):
+                matrix = matrix[..., w.start : w.start + w.width]
+            weights.append(matrix if matrix.size(0) == groups else matrix.expand(groups, -1, -1))
+        columns = [context.lifted(h) for h in self._table]  # [G or 1, S or 1, width]
+        if steps > 1 or groups > 1:
+            columns = [c.expand(groups, steps, -1) for c in columns]
+        if not columns:
+            return weights, context.like.new_zeros(steps, groups, 0)
+        return weights, torch.cat(columns, -1).transpose(0, 1)
+
+    def cond(self, params: dict, obs: torch.Tensor, t: torch.Tensor | None) -> torch.Tensor:
+        """The condition: obs [G, B, O] and, in mode "row", functions of t [G, B] beside it."""
+        if not self._features:
+            return obs
+        context = self._context(params, t, obs)
+        return torch.cat([obs, *(context.lifted(h) for h in self._features)], -1)
+
+    def _context(self, params, t, like) -> Context:
+        first = next((p for p in params.values() if p.is_floating_point()), None)
+        like = first if like is None else like
+        if like is None:
+            raise Dom2Error("a network without parameters needs `like`, a tensor of its dtype")
+        groups = self._groups if first is None else first.size(0)
+        return Context(params, t, groups, like, self._pure)
+
+
+def grouped_params(module: nn.Module) -> dict[str, torch.Tensor]:
+    """Parameters and buffers, [G, ...] each: of a StackedModule as they are, else with G = 1."""
+    if isinstance(module, StackedModule):
+        return module.params()
+    return {name: p.unsqueeze(0) for name, p in named_tensors(module)}
+
+
+def lower(
+    module: nn.Module,
+    mode: str | None = "table",
+    *,
+    x_dim: int | None = None,
+    obs_dim: int | None = None,
+    out_dim: int | None = None,
+) -> Lowered:
+    """Lowers a network, or one architecture of a StackedModule.
+
+    mode: "table" for net(x, t, obs) with one t per step (sampling), "row" for one per row
+    (training), None for net(x, obs) (critics), "act" for net(obs) (deterministic and Gaussian
+    actors), whose program has no x. x_dim, obs_dim default to module.act_dim, module.obs_dim.
+    out_dim: only so many of the result's columns, the first ones, and what they need; all by
+    default.
+    The result holds for the module's present train/eval flags: dropout is part of the program only
+    in training. It holds for other values of parameters and buffers, but other attributes are taken
+    as constants: register what will change as a buffer.
+    Raises LoweringError, naming the node, for what a program can't express, and where the program
+    doesn't reproduce the module on a trial input.
+    """
+    if mode not in INPUTS:
+        raise Dom2Error(f"mode is 'table', 'row', 'act' or None, got {mode!r}")
+    inner = module.template if isinstance(module, StackedModule) else module
+    x_dim = width_of(inner, "act_dim", x_dim) if "x" in INPUTS[mode] else 0
+    widths = x_dim, width_of(inner, "obs_dim", obs_dim), out_dim
+    params = {name: p.detach()[0] for name, p in grouped_params(module).items()}
+    with torch.no_grad(), torch.random.fork_rng(devices=[]), attributes_kept(inner):
+        low = _lower(inner, params, mode, *widths)
+        if low.program.sites:  # masks differ from PyTorch's: try it without
+            inner = copy.deepcopy(inner).eval()
+            _check(inner, params, _lower(inner, params, mode, *widths), *widths)
+        else:
+            _check(inner, params, low, *widths)
+    if isinstance(module, StackedModule):
+        low._groups = module.groups
+    return low
+
+
+def width_of(module: nn.Module, name: str, given: int | None) -> int:
+    """The width of an input: as given, else the attribute of the module; Dom2Error without both."""
+    width = getattr(module, name, None) if given is None else given
+    if not isinstance(width, int) or width < 1:
+        raise Dom2Error(
+            f"{type(module).__name__} has no attribute {name} that says how wide that input is; "
+            f"give it as an argument"
+        )
+    return width
+
+
+def _lower(module, params, mode, x_dim, obs_dim, out_dim) -> Lowered:
+    interpreter = Interpreter(module, params, mode, (x_dim, obs_dim))
+    result = interpreter.run()
+    if out_dim is not None:
+        if not 1 <= out_dim <= result.width:
+            raise LoweringError(
+                f"can't lower {type(module).__name__}: it returns {result.width} columns, and "
+                f"{out_dim} of them are asked for"
+            )
+        result = result.cut(0, out_dim)
+    width = interpreter.feature_width
+    interpreter.cond_input.width = obs_dim + width
+    try:
+        emitter = Emitter(result, x_dim, obs_dim + width, interpreter.like)
+    except LoweringError:
+        raise
+    except Dom2Error as error:
+        raise LoweringError(f"can't lower {type(module).__name__}: {error}") from error
+    return Lowered(mode, emitter, interpreter.features, width)
+
+
+def _check(module, params, low: Lowered, x_dim: int, obs_dim: int, out_dim: int | None) -> None:
+    """Compares program and module on a few rows; a cheap guard against misreading a module."""
+    grouped = {name: p.unsqueeze(0) for name, p in params.items()}
+    like = next((p for p in params.values() if p.is_floating_point()), torch.zeros(()))
+    generator = torch.Generator().manual_seed(0)
+    batch = EXAMPLE_BATCH + 1
+
+    def draw(*shape):
+        return torch.rand(shape, generator=generator).to(like) * 1.6 - 0.8
+
+    x, obs, t = draw(batch, x_dim), draw(batch, obs_dim), draw(batch).abs() + 0.1
+    drawn = {"x": x, "t": t, "obs": obs}
+    inputs = [drawn[name] for name in INPUTS[low.mode]]
+    # The module sees one row at a time, so that one whose rows see each other gives itself away.
+    alone = [tuple(v[k : k + 1] for v in inputs) for k in range(batch)]
+    try:
+        got = _trial(low, grouped, x, t, obs, like)
+        want = torch.cat([torch.func.functional_call(module, params, one) for one in alone])
+        want = want[..., :out_dim]
+    except (RuntimeError, TypeError, ValueError, IndexError) as error:
+        raise LoweringError(f"{type(module).__name__} fails on a trial input: {error}") from error
+    if got.shape != want.shape:
+        raise LoweringError(
+            f"{type(module).__name__} returns {tuple(want.shape)} for {batch} rows; it must return "
+            f"[{batch}, width]"
+        )
+    error = (got - want).abs().max().item()
+    if not error <= _CHECK_TOLERANCE * (1.0 + want.abs().max().item()):
+        raise LoweringError(
+            f"the program for {type(module).__name__} differs from the module by {error:.3g} on a "
+            f"trial input. In-place operations, forward hooks and rows that see each other do this"
+        )
+
+
+def _trial(low: Lowered, params, x, t, obs, like) -> torch.Tensor:
+    """The program's result for [B, ...] inputs; in mode "table" step k has the time of row k."""
+    x, obs = x[None], obs[None]
+    if low.mode != "table":
+        weights, table = low.hoist(params, None, like)
+        rows = low.cond(params, obs, t[None])
+        return reference.run_program(x, rows, weights, table, low.program)[0]
+    weights, table = low.hoist(params, t, like)
+    rows = [slice(k, k + 1) for k in range(len(t))]
+    return torch.cat([
+        reference.run_program(x[:, r], obs[:, r], weights, table[r], low.program)[0] for r in rows
+    ])  # fmt: skip
