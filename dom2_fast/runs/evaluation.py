@@ -20,11 +20,11 @@ from dom2_fast import envs
 from dom2_fast.envs.factories import whole_number
 from dom2_fast.errors import Dom2Error
 from dom2_fast.files import atomic_write
+from dom2_fast.runs.folder import ROLLOUT, SCORES
 
 SEED = 2_000_000_000  # far from the small seeds that data is collected with
 BATCH = 16_384  # episodes played at once at most, where the caller doesn't say
 RESAMPLES = 9_999
-SCORES, ROLLOUT = "scores.json", "rollout.npz"
 
 # Anything with .act(obs, generator=None), or a function of that signature: observations [G, E, O]
 # (a list of [E, O_i] where the agents' widths differ) -> actions [G, E, A]
@@ -198,9 +198,14 @@ def bootstrap_interval(values: np.ndarray, seed: int = 0) -> tuple[float, float]
     from scipy import stats
 
     interval = stats.bootstrap(
-        (values,), np.mean, n_resamples=RESAMPLES, method="percentile", vectorized=True,
-        batch=max(1, 2**21 // len(values)), rng=np.random.default_rng(seed),
-    ).confidence_interval  # fmt: skip
+        (values,),
+        np.mean,
+        n_resamples=RESAMPLES,
+        method="percentile",
+        vectorized=True,
+        batch=max(1, 2**21 // len(values)),
+        rng=np.random.default_rng(seed),
+    ).confidence_interval
     return float(interval.low), float(interval.high)
 
 
@@ -225,11 +230,6 @@ def dataset_scores(data, env: str | None = None) -> dict:
     known = env in envs.names() or ":" in env
     returns = data.returns  # [G, episodes]
     return statistics(envs.episode_score(returns, env) if known else returns.mean(dim=0), env)
-
-
-def setting_name(shift: str | None) -> str:
-    """Key of a result in scores.json: "standard", "shift_speed", "shift_landmarks"."""
-    return "standard" if shift is None else f"shift_{shift}"
 
 
 def save_scores(folder, header: dict, results: dict[str, dict]) -> dict:
