@@ -2,6 +2,7 @@
 
 import dataclasses
 import gzip
+import re
 import shutil
 from pathlib import Path
 
@@ -173,3 +174,15 @@ def test_a_checkpoint_without_a_setting_that_has_come_since(data, tmp_path):
     del content["config"]["grad_clip"]
     checkpoint.save(tmp_path / "run" / checkpoint.NAME, content)
     assert train(SMALL, None, tmp_path / "run", 3, resume=True, **QUIET).step == 3
+
+
+def test_the_documentation_lists_every_option():
+    """The table of docs/runs.md has RunConfig's fields with their defaults, and no other."""
+    text = (Path(__file__).parents[2] / "docs" / "runs.md").read_text()
+    table = re.findall(r"^\| `(--[\w-]+)` \| (\w+) \| ([^|]+) \|$", text, re.M)
+    shown = {name: (default, " ".join(words.split())) for name, default, words in table}
+    for field in configs.fields(RunConfig):
+        default, words = shown.pop(configs.option_name(field.name))
+        assert default == ("none" if field.default is None else str(field.default))
+        assert field.help.startswith(words.partition(" ([")[0])
+    assert not shown
