@@ -5,12 +5,14 @@ import torch
 from gymnasium.spaces import Box, Discrete
 from pettingzoo import ParallelEnv
 
+from dom2_fast import known_tasks
 from dom2_fast.envs import registry
 
 
 def own_registry(monkeypatch) -> None:
     """What a test registers is gone after it."""
     monkeypatch.setattr(registry, "_specs", dict(registry._specs))
+    monkeypatch.setattr(known_tasks, "_registered", dict(known_tasks._registered))
 
 
 class Counting:
@@ -61,10 +63,9 @@ class Line(ParallelEnv):
     def __init__(self, length=4, terminate=False, ends=None, late=None, act=None, obs=None, n=2):
         self.possible_agents = [f"a{i}" for i in range(n)]
         self.length, self.terminate, self.ends, self.late = length, terminate, ends or {}, late
-        self._act = {a: Box(-1.0, 3.0, (1,), np.float32) for a in self.possible_agents} | (
-            act or {}
-        )
-        self._obs = {a: Box(-9, 9, (2,), np.float64) for a in self.possible_agents} | (obs or {})
+        one, two = Box(-1.0, 3.0, (1,), np.float32), Box(-9, 9, (2,), np.float64)
+        self._act = dict.fromkeys(self.possible_agents, one) | (act or {})
+        self._obs = dict.fromkeys(self.possible_agents, two) | (obs or {})
         self.agents, self.seen, self.closed = [], [], False
 
     def observation_space(self, agent):

@@ -92,7 +92,7 @@ class FrozenBest:
         given = stacked(obs, self.obs_dims)
         own = next(self._critic.parameters())
         obs = given.to(own.device, own.dtype)
-        acts = self.policy.act(obs.repeat_interleave(self.candidates, 1), generator=generator)
+        acts = self.policy.denoise(obs, obs.size(1) * self.candidates, generator=generator)
         q = self._critic(acts, obs).reshape(*obs.shape[:2], self.candidates)
         index = q.argmax(-1)[..., None, None].expand(-1, -1, 1, acts.size(-1))
         acts = acts.reshape(*obs.shape[:2], self.candidates, -1)

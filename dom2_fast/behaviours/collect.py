@@ -1,6 +1,6 @@
 """Collects offline data from any environment, with shipped behaviours or uniform actions.
 
-Loading and cutting data is `data/trajectories.py`; training the behaviours is `matd3.py`.
+Loading and cutting data is `data/trajectories.py`; training the behaviours is `training.py`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from dom2_fast.envs.particle.prey import PreyPolicy
 from dom2_fast.errors import Dom2Error
 
 QUALITIES = ("random", "medium-replay", "medium", "expert")
-FIELDS = ("obs", "act", "reward", "next_obs", "done")
+FIELDS = ("obs", "act", "reward", "next_obs", "done", "truncation")
 _BATCH = 4096  # episodes stepped together; bounds the memory beside the result
 
 Policy = Callable[..., Tensor]  # (obs, generator=) -> act [G, E, A]
@@ -57,7 +57,7 @@ def collect(
 
     Returns:
         The dataset, float32, in memory. `done` is 1 where an episode ended in a terminal state,
-        not where it ran into its time limit.
+        `truncation` where it ran into its time limit.
 
     Raises:
         Dom2Error: an unknown environment, option or quality, no behaviour for the environment,
@@ -82,16 +82,18 @@ def collect(
     parts: dict[str, list[list[np.ndarray]]] = {name: [] for name in FIELDS}
     lengths, world = [], one
     most = _BATCH if spec.batched else envs.ADAPTED
-    for count, policy, env_seed, action_seed in _batches(episodes, seed, policies, most):
-        if world.num_envs != count:
-            _close(world)
-            world = spec.make(count, **options)
-        generator = torch.Generator().manual_seed(action_seed)
-        arrays, steps = _play(world, policy, generator, env_seed)
-        lengths.append(steps)
-        for name in FIELDS:
-            parts[name].append(arrays[name])
-    _close(world)
+    try:
+        for count, policy, env_seed, action_seed in _batches(episodes, seed, policies, most):
+            if world.num_envs != count:
+                _close(world)
+                world = spec.make(count, **options)
+            generator = torch.Generator().manual_seed(action_seed)
+            arrays, steps = _play(world, policy, generator, env_seed)
+            lengths.append(steps)
+            for name in FIELDS:
+                parts[name].append(arrays[name])
+    finally:
+        _close(world)
     lengths = np.concatenate(lengths)
     same = int(lengths[0]) if (lengths == lengths[0]).all() else None
     data = TrajectoryDataset.from_arrays(
@@ -171,23 +173,24 @@ def _play(
     env: envs.Env, policy: Policy, generator: torch.Generator, seed: int
 ) -> tuple[dict[str, list[np.ndarray]], np.ndarray]:
     """One episode of every copy: rows of each agent, episode after episode, and their lengths."""
-    steps, ends = [], []
+    steps, terminal, cut = [], [], []
     for step in envs.play(env, lambda obs: policy(obs, generator=generator), seed):
         steps.append(step)
-        ends.append(envs.terminal(env, step))
+        terminal.append(envs.terminal(env, step))
+        cut.append(step.done & ~terminal[-1])
+    # Where `episode_length` ends an episode that isn't done, it was cut off all the same.
+    cut[-1] = cut[-1] | ~step.done
     alive = torch.stack([step.alive for step in steps], dim=1)  # [E, T]
-    done = torch.stack(ends, dim=1)
 
-    def rows(of_step: Callable[[envs.Step], Tensor]) -> np.ndarray:
-        return torch.stack([of_step(step) for step in steps], dim=1)[alive].float().cpu().numpy()
+    def chosen(values: list[Tensor]) -> np.ndarray:
+        return torch.stack(values, dim=1)[alive].float().cpu().numpy()
 
     arrays: dict[str, list[np.ndarray]] = {name: [] for name in FIELDS}
     for i in range(env.num_agents):
-        arrays["obs"].append(rows(lambda step, i=i: step.obs[i]))
-        arrays["act"].append(rows(lambda step, i=i: step.act[i]))
-        arrays["reward"].append(rows(lambda step, i=i: step.reward[i]))
-        arrays["next_obs"].append(rows(lambda step, i=i: step.next_obs[i]))
-        arrays["done"].append(done[alive].float().cpu().numpy())
+        for name in ("obs", "act", "reward", "next_obs"):
+            arrays[name].append(chosen([getattr(step, name)[i] for step in steps]))
+        arrays["done"].append(chosen(terminal))
+        arrays["truncation"].append(chosen(cut))
     return arrays, alive.sum(dim=1).cpu().numpy()
 
 

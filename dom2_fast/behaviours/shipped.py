@@ -1,10 +1,11 @@
 """Behaviour policies: small actors, one per agent, that collect data. Loading, not training.
 
-They are trained by `matd3.py` and shipped in `dom2_fast/assets`, whose README holds
+They are trained by `training.py` and shipped in `dom2_fast/assets`, whose README holds
 the commands.
 """
 
 import zipfile
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -16,11 +17,22 @@ from dom2_fast.errors import Dom2Error
 from dom2_fast.files import atomic_write
 
 
+def forward(layers: Iterable[tuple[Tensor, Tensor]], x: Tensor) -> Tensor:
+    """G ReLU networks side by side, the last layer linear: [G, B, in] -> [G, B, out].
+
+    Args:
+        layers: (weight [G, in, out], bias [G, 1, out]) of each layer.
+    """
+    for i, (weight, bias) in enumerate(layers):
+        x = torch.baddbmm(bias, x.relu() if i else x, weight)
+    return x
+
+
 class BehaviourPolicy:
     """Deterministic actors of all agents, evaluated as one batched product per layer.
 
     Args:
-        layers: (weight [G, in, out], bias [G, 1, out]) of each layer; ReLU between, tanh last.
+        layers: see `forward`; a tanh follows.
     """
 
     def __init__(self, layers: list[tuple[Tensor, Tensor]]):
@@ -28,10 +40,7 @@ class BehaviourPolicy:
 
     def __call__(self, obs: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Actions [G, E, 2] in [-1, 1] for observations [G, E, obs]; nothing is drawn."""
-        x = obs
-        for i, (weight, bias) in enumerate(self.layers):
-            x = torch.baddbmm(bias, x.relu() if i else x, weight)
-        return x.tanh()
+        return forward(self.layers, obs).tanh()
 
     @property
     def obs_dims(self) -> list[int]:

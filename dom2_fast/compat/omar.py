@@ -45,11 +45,16 @@ class ReplayBuffer:
     def _lists(self) -> list[list[np.ndarray]]:
         """The arrays in the order of `sample`'s result."""
         if self.is_mamujoco:
-            return [self.state_buffs, self.obs_buffs, self.ac_buffs, self.rew_buffs,
-                    self.next_state_buffs, self.next_obs_buffs, self.done_buffs]  # fmt: skip
-        return [
-            self.obs_buffs, self.ac_buffs, self.rew_buffs, self.next_obs_buffs, self.done_buffs
-        ]  # fmt: skip
+            return [
+                self.state_buffs,
+                self.obs_buffs,
+                self.ac_buffs,
+                self.rew_buffs,
+                self.next_state_buffs,
+                self.next_obs_buffs,
+                self.done_buffs,
+            ]
+        return [self.obs_buffs, self.ac_buffs, self.rew_buffs, self.next_obs_buffs, self.done_buffs]
 
     def sample(self, N, to_gpu=False):
         """(obs, acs, rews, next_obs, dones), each a list of float32 tensors [N, ...] per agent.

@@ -113,6 +113,36 @@ def starts(rows: int, episode_length: int, lengths=None) -> np.ndarray:
     return np.arange(0, rows + 1, length, dtype=np.int64)
 
 
+def breaks(first: np.ndarray, rows) -> None:
+    """Every row where another recording begins is the first of an episode."""
+    for row in rows:
+        if row not in first:
+            inside = int(np.searchsorted(first, row)) - 1
+            raise Dom2Error(
+                f"episode {inside}, rows {first[inside]} to {first[inside + 1] - 1}, goes on "
+                f"beyond row {row}, where another recording begins: give the right "
+                "episode_length, or the lengths of all episodes"
+            )
+
+
+def too_short(arrays: dict[str, list[np.ndarray]], first: np.ndarray, task: str) -> None:
+    """Episodes cut by their task's name must not go on where they were cut.
+
+    After a real end another episode starts, elsewhere: of the rows' next_obs at the cuts hardly any
+    is the following row's obs. Where obs stand still the data can't tell.
+    """
+    cut = first[1:-1]
+    after, follow = arrays["next_obs"][0][cut - 1], arrays["obs"][0][cut]
+    moves = (after != arrays["obs"][0][cut - 1]).any(1)
+    goes_on = moves & (after == follow).all(1)
+    if goes_on.sum() * 4 > len(cut):
+        raise Dom2Error(
+            f"episodes of {task} have {first[1]} steps, but at {goes_on.sum()} of {len(cut)} such "
+            "cuts the data goes on (next_obs is the following obs): its episodes are longer. Give "
+            "their episode_length (--episode-length), or lengths"
+        )
+
+
 def values(arrays: dict[str, list[np.ndarray]], first: np.ndarray, check_next_obs: bool) -> None:
     """Finite everywhere, actions in [-1, 1], next_obs equal to the following obs in an episode."""
     rows, boundary = int(first[-1]), _boundary(first)

@@ -74,7 +74,9 @@ class TrajectorySampler:
         self.generator = torch.Generator().manual_seed(seed)
         tables = (*ops.alias_table(self.weights * data.lengths), data.starts)
         self._tables = [t.to(device) for t in tables]
-        self._fields = [getattr(data, f)[i] for f in FIELDS for i in range(self.agents)]
+        fields = [getattr(data, f)[i] for f in FIELDS for i in range(self.agents)]
+        # Flags may be bool or integers in a file; what is drawn is floating point.
+        self._fields = [t if t.is_floating_point() else t.float() for t in fields]
         if torch.device(device).type != "cpu":  # the CPU reads the mapped files as they are
             self._fields = [t.to(device, dtype) for t in self._fields]
         self._drawer = ops.drawer(self._fields, *self._tables)
@@ -103,9 +105,12 @@ class TrajectorySampler:
             outs, index = self._drawer.draw(self.batch_size, rng)
         else:
             outs, index = ops.sample_transitions(
-                self._fields, *self._tables, self.batch_size, rng,
+                self._fields,
+                *self._tables,
+                self.batch_size,
+                rng,
                 check=False,  # the tables are made above, the data set has checked its own starts
-            )  # fmt: skip
+            )
         if self.dtype != torch.float32:  # what the op gives
             outs = [self._cast(out) for out in outs]
         return Batch(*outs, index=index)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from dom2_fast.data import formats
 from dom2_fast.data.trajectories import TrajectoryDataset
 from dom2_fast.errors import Dom2Error
@@ -89,6 +91,19 @@ def _notes(data: TrajectoryDataset) -> list[str]:
             f"the source keeps no next_obs: that of an episode's last step repeats its obs, which "
             f"matters in the {open_ends} episode(s) that don't end in a terminal state"
         )
+    early = [i for i, flags in enumerate(_ends(data)) if int(flags.sum()) > int(flags[last].sum())]
+    if early:
+        notes.append(
+            f"agents {early} end before others in some episodes; their rows after that are kept as "
+            "the source has them"
+        )
     if data.truncation is None and not any(bool((done != 0).any()) for done in data.done):
         notes.append("no terminal states: every end is a time limit")
     return notes
+
+
+def _ends(data: TrajectoryDataset) -> list[torch.Tensor]:
+    """Per agent bool [N]: an end by any of its flags."""
+    if data.truncation is None:
+        return [done != 0 for done in data.done]
+    return [(d != 0) | (t != 0) for d, t in zip(data.done, data.truncation, strict=True)]

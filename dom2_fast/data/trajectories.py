@@ -104,8 +104,8 @@ class TrajectoryDataset:
             episode_length, lengths: as in `load`; where both are None, `meta` must say the
                 "episode_length" or a "task" that has a known one.
         """
-        source = {"obs": obs, "act": act, "reward": reward, "next_obs": next_obs, "done": done,
-                  "truncation": truncation, "meta": meta}  # fmt: skip
+        source = {"obs": obs, "act": act, "reward": reward, "next_obs": next_obs, "done": done}
+        source |= {"truncation": truncation, "meta": meta}
         contents = formats.get("arrays").open(source)
         return cls._build(contents, episode_length, lengths, check_next_obs)
 
@@ -116,12 +116,17 @@ class TrajectoryDataset:
         rows = len(arrays["obs"][0])
         if lengths is None and episode_length is None:
             lengths = contents.lengths
+        by_name = False
         if lengths is None and episode_length is None:
             task = _task(meta, path)
-            episode_length = meta.get("episode_length", known_tasks.episode_length(task))
+            by_name = "episode_length" not in meta
+            episode_length = known_tasks.episode_length(task) if by_name else meta["episode_length"]
             if episode_length is None:
                 raise Dom2Error(_no_length(rows, task, path))
         starts = checks.starts(rows, episode_length, lengths)
+        checks.breaks(starts, contents.breaks)
+        if by_name and "next_obs" in arrays:
+            checks.too_short(arrays, starts, task)
         if "next_obs" not in arrays:
             arrays["next_obs"] = [_following(obs, starts) for obs in arrays["obs"]]
             meta = {**meta, "next_obs_at_ends": "repeats the last obs"}

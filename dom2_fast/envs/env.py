@@ -22,8 +22,9 @@ class Env(Protocol):
     """E copies of one environment, stepped together; G agents act in each.
 
     Beside these members an environment may have:
-        recording() -> dict of arrays: the present moment of the first copy, for the report. The
-            entry `states` is stacked over time, the others are taken from the first moment.
+        recording() -> dict: the present moment of the first copy, for the report to play back:
+            `states` [entities, 4] (position and velocity in the plane), `sizes` [entities] (radii)
+            and `kinds` [entities] (words, see `report/scene.py`).
         terminal: [E] bool, of the copies that are done: which ended in a terminal state, rather
             than by a time limit. Without it, whoever is done before `episode_length` is terminal.
         agent_names: list of G names; close(): frees what it holds.
@@ -104,6 +105,11 @@ def play(env: Env, act: Callable[[Obs], Tensor], seed: int | None = None) -> Ite
     obs = env.reset(seed=seed)
     if isinstance(obs, Tensor):
         _check("reset() gave observations", obs, (G, E, env.obs_dims[0]), "[G, E, O]")
+    elif [tuple(o.shape) for o in obs] != [(E, width) for width in env.obs_dims]:
+        raise Dom2Error(
+            f"reset() gave observations of shapes {[list(o.shape) for o in obs]}; one [E, O_i] for "
+            f"each agent is needed, E = {E} and O_i one of {list(env.obs_dims)}"
+        )
     alive = None
     for t in range(env.episode_length):
         chosen = act(obs)

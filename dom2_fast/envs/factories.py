@@ -15,11 +15,11 @@ from dom2_fast.errors import Dom2Error
 Factory = Callable[..., Any]
 Shifts = Mapping[str, Mapping[str, tuple[Any, str]]]
 
-# Options may not be called like what `make`, `evaluate` or a result already has.
-_TAKEN = {
-    *("name", "env", "num_envs", "num_agents", "seed", "shift", "policies", "episodes", "record"),
-    *("mean", "ci95", "iqm", "std", "returns", "normalised", "normalised_ci95", "rollout"),
-}
+# An option of a shift can't be called like an argument of `make` and `evaluate`, or like an entry
+# of a result, which lists the options, too.
+_ARGUMENTS = {"name", "env", "num_envs", "seed", "shift", "policies", "episodes", "record"}
+_RESULTS = {"mean", "ci95", "iqm", "std", "returns", "options", "rollout"}
+_TAKEN = _ARGUMENTS | _RESULTS | {"normalised", "normalised_ci95"}
 
 
 def whole_number(name: str, value, least: int) -> None:

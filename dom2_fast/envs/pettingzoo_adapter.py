@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from dom2_fast.envs.env import Obs, missing_members
+from dom2_fast.envs.factories import whole_number
 from dom2_fast.errors import Dom2Error
 
 LONGEST = 10_000  # steps after which an episode must have ended, where nobody says how long it is
@@ -63,12 +64,8 @@ class ParallelEnvAdapter:
     """
 
     def __init__(self, factory, num_envs, seed, *, name=None, episode_length=None, **options):
-        if episode_length is not None and (
-            isinstance(episode_length, bool)
-            or not isinstance(episode_length, int)
-            or episode_length < 1
-        ):
-            raise Dom2Error(f"episode_length must be a whole number >= 1, got {episode_length!r}")
+        if episode_length is not None:
+            whole_number("episode_length", episode_length, 1)
         # Some environments have such an option themselves, which is then theirs.
         if episode_length is not None and "episode_length" in inspect.signature(factory).parameters:
             options["episode_length"] = episode_length

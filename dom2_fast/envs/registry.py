@@ -13,6 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
+from dom2_fast import known_tasks
 from dom2_fast.envs.env import Env, missing_members
 from dom2_fast.envs.factories import (
     Factory,
@@ -130,6 +131,7 @@ def register(
     *,
     normalisation: tuple[float, float, str] | None = None,
     shifts: Shifts | None = None,
+    episode_length: int | None = None,
     parallel_env: Factory | None = None,
 ) -> None:
     """Make an environment known by a name, to `envs.make`, `evaluate` and the command line.
@@ -143,6 +145,8 @@ def register(
         shifts: the options of each shift with their defaults and what they mean, such as
             `{"windy": {"strength": (0.5, "force of the wind")}}`. `make` is given `shift="windy"`
             and all its options, and without a shift neither.
+        episode_length: steps of every episode, where all have the same: data sets that name this
+            environment and say no lengths are cut by it.
         parallel_env: gives the environment as PettingZoo's `ParallelEnv`, where the general one
             around `make` won't do.
 
@@ -159,6 +163,8 @@ def register(
     check_factory(name, make, shifts)
     if normalisation is not None:
         normalisation = check_normalisation(name, normalisation)
+    if episode_length is not None:
+        known_tasks.register(name, episode_length)
     _specs[name] = EnvSpec(name, make, normalisation, shifts, parallel_env)
 
 

@@ -66,7 +66,8 @@ def evaluate(
         options: of the shift (such as `v_min`) and of the environment (such as `prey`).
     Returns:
         the statistics of `statistics`, plus `shift` and its options, `seed`, `num_envs` (episodes
-        in a chunk) and, with `record`, `rollout` (see `save_rollout`).
+        in a chunk), `options` (the environment's, where any was given) and, with `record`,
+        `rollout` (see `save_rollout`).
     Raises:
         Dom2Error: an unknown environment, shift or option; policies of other widths; all before
             anything is played. Actions of another shape than [G, E, A]; scores that aren't finite.
@@ -93,7 +94,11 @@ def evaluate(
         getattr(world, "close", lambda: None)()
     result = statistics(torch.cat(scores)[:episodes], spec.name)
     result |= {"shift": shift, "seed": seed, "num_envs": size}
-    result |= spec.shift_options(shift, options)
+    of_shift = spec.shift_options(shift, options)
+    result |= of_shift
+    given = {k: v for k, v in options.items() if v is not None and k not in of_shift}
+    if given:
+        result["options"] = {k: _plain(v) for k, v in given.items()}
     if record:
         result["rollout"] = {
             **frames[0],
@@ -105,6 +110,11 @@ def evaluate(
     return result
 
 
+def _plain(value):
+    """What JSON can hold, else the value's name."""
+    return value if isinstance(value, bool | int | float | str | list | tuple) else str(value)
+
+
 def _play_chunk(policies: Policies, world: envs.Env, seed: int, frames: list | None):
     """Scores [E] of one episode of every copy; with `frames`, the first copy's moments go there."""
     generator = torch.Generator().manual_seed(seed)
@@ -112,7 +122,7 @@ def _play_chunk(policies: Policies, world: envs.Env, seed: int, frames: list | N
 
     def act(obs: envs.Obs) -> torch.Tensor:
         if frames == []:
-            frames.append(world.recording())
+            frames.append(_checked(world.recording()))
         return choose(obs, generator=generator)
 
     def film(step: envs.Step) -> None:
@@ -122,8 +132,23 @@ def _play_chunk(policies: Policies, world: envs.Env, seed: int, frames: list | N
     return world.score(envs.reward_sums(world, act, seed, film))
 
 
+def _checked(frame: dict) -> dict:
+    lacks = [key for key in ("states", "sizes", "kinds") if key not in frame]
+    if lacks:
+        raise Dom2Error(
+            f"recording() gave {', '.join(frame) or 'nothing'}; it must give states, sizes and "
+            f"kinds (see dom2_fast.envs.Env), or not be there; it lacks {', '.join(lacks)}"
+        )
+    return frame
+
+
 def _check_fits(policies: Policies, world: envs.Env, name: str) -> None:
     """Refuses policies that say other widths than the environment has."""
+    if not callable(getattr(policies, "act", policies)):
+        raise Dom2Error(
+            f"policies have act(obs, generator=None) or are a function of that signature, got "
+            f"{type(policies).__name__}"
+        )
     taken = getattr(policies, "obs_dims", None)
     if taken is None and getattr(policies, "groups", None) and hasattr(policies, "obs_dim"):
         taken = [policies.obs_dim] * policies.groups
@@ -137,11 +162,6 @@ def _check_fits(policies: Policies, world: envs.Env, name: str) -> None:
         raise Dom2Error(
             f"these policies give actions of width {given}, {name} takes {world.act_dim}: they "
             "were trained for another environment"
-        )
-    if not callable(getattr(policies, "act", policies)):
-        raise Dom2Error(
-            f"policies have act(obs, generator=None) or are a function of that signature, got "
-            f"{type(policies).__name__}"
         )
 
 

@@ -14,6 +14,7 @@ from dom2_fast import config as configs
 from dom2_fast.algos import critics, offline
 from dom2_fast.data.trajectories import TrajectoryDataset
 from dom2_fast.errors import Dom2Error
+from dom2_fast.policies.frozen import load_policy
 
 OLD = Path(__file__).resolve().parents[1] / "old"
 ALGORITHMS = list(algos.ALGORITHMS)
@@ -100,6 +101,57 @@ def test_acting_with_candidates_has_the_critic(act_with_target):
     obs = torch.rand(2, 5, 3)
     one, other = (p.act(obs, torch.Generator().manual_seed(1)) for p in (agents.policies, policies))
     assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_frozen_and_exported_policies_act_alike_and_stay_as_they_are(name, tmp_path):
+    agents = made(name)
+    agents.fit(2)
+    # Many rows, because an untrained net puts most actions on their bounds.
+    policies, obs = agents.policies, torch.rand(2, 1000, 3)
+    frozen = policies.frozen()
+    policies.export(tmp_path / "p.safetensors")
+    loaded = load_policy(tmp_path / "p.safetensors")
+    want, *others = (
+        p.act(obs, torch.Generator().manual_seed(1)) for p in (policies, frozen, loaded)
+    )
+    for other in others:
+        torch.testing.assert_close(other, want, rtol=0, atol=OLD_ACT_32)
+    assert frozen.obs_dims == policies.obs_dims
+    agents.fit(20)
+    again = frozen.act(obs, torch.Generator().manual_seed(1))
+    assert torch.equal(again, others[0])
+    assert not torch.equal(agents.policies.act(obs, torch.Generator().manual_seed(1)), want)
+
+
+def test_frozen_candidates_are_chosen_by_a_critic_that_stays():
+    agents = made("dom2", candidates=6)
+    agents.fit(2)
+    policies, obs = agents.policies, torch.rand(2, 50, 3)
+    frozen = policies.frozen()
+    want = policies.act(obs, torch.Generator().manual_seed(1))
+    for given in (obs, list(obs)):
+        act = frozen.act(given, torch.Generator().manual_seed(1))
+        torch.testing.assert_close(act, want, rtol=0, atol=OLD_ACT_32)
+    agents.fit(20)
+    assert torch.equal(frozen.act(obs, torch.Generator().manual_seed(1)), act)
+    assert frozen.frozen() is frozen
+    assert (frozen.obs_dims, frozen.num_agents) == (policies.obs_dims, 2)
+    with pytest.raises(Dom2Error, match=r"2 agents take \[2, E, 3\]"):
+        frozen.act(obs[:1])
+
+
+@pytest.mark.parametrize("name", ["dom2", "td3_bc"])
+def test_one_agent_s_policy_has_all_options_of_the_stack(name):
+    agents = made(name, precision="bf16", backend="reference")
+    alone = agents.policies[1]
+    assert (alone.precision, alone.backend, alone.groups) == ("bf16", "reference", None)
+    own = agents.policies.policy
+    if name == "dom2":
+        assert (alone.solver, alone.steps, alone.clip_x0) == (own.solver, own.steps, own.clip_x0)
+    else:
+        obs = torch.rand(2, 5, 3)
+        torch.testing.assert_close(alone.act(obs[1]), agents.policies.act(obs)[1])
 
 
 def test_acting_without_the_target_lowers_once(monkeypatch):

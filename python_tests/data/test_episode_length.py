@@ -90,6 +90,21 @@ def test_meta_json_wins_over_the_folder_s_name(unnamed, tmp_path):
         TrajectoryDataset.load(folder)
 
 
+def test_a_known_task_s_length_that_the_data_contradicts(unnamed, tmp_path):
+    folder = tmp_path / "simple_tag" / "medium" / "seed_0_data"
+    folder.parent.mkdir(parents=True)
+    unnamed.rename(folder)
+    message = "have 25 steps, but at 117 of 119 such cuts the data goes on"
+    with pytest.raises(Dom2Error, match=message):
+        TrajectoryDataset.load(folder)
+    assert TrajectoryDataset.load(folder, 1000).num_trajectories == 3
+    still = {**arrays(trajectories=4, length=25), "obs": [np.ones((100, 3))], "next_obs": None}
+    still |= {"act": still["act"][:1], "reward": still["reward"][:1]}
+    for after in (None, still["obs"]):  # nothing moves, so nothing can be told
+        given = {**still, "next_obs": after}
+        assert TrajectoryDataset.from_arrays(**given, meta={"task": "simple_tag"}).num_trajectories
+
+
 def test_every_environment_s_length_is_known():
     for task in envs.TASKS:
         assert known_tasks.episode_length(task) == envs.make(task, prey="external").episode_length

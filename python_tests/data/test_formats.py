@@ -11,6 +11,7 @@ from small_data import arrays, dataset, half_cheetah
 from dom2_fast import data as rooms
 from dom2_fast.data import formats
 from dom2_fast.data.formats.base import need
+from dom2_fast.data.sampler import TrajectorySampler
 from dom2_fast.data.trajectories import FIELDS, TrajectoryDataset
 from dom2_fast.errors import Dom2Error
 
@@ -110,6 +111,7 @@ def test_sniffing_takes_anything(tmp_path):
         assert not any(f.sniff(source) for f in formats.FORMATS.values()), source
     for known in formats.FORMATS.values():
         assert formats.get(known.name) is known and known.accepts
+    assert formats.names() == tuple(known.name for known in formats.FORMATS.values())
 
 
 def test_what_no_format_recognises(tmp_path):
@@ -187,6 +189,22 @@ def test_inspect(tmp_path):
     assert "likely a time limit" in rooms.inspect({**arrays(), "done": done}, 5)["notes"][0]
 
 
+def test_inspect_tells_of_agents_that_end_early():
+    done = np.zeros((2, 20))
+    done[0, 2:5] = done[1, 4] = 1
+    assert (
+        "agents [0] end before others" in rooms.inspect({**arrays(), "done": done}, 5)["notes"][0]
+    )
+
+
+def test_several_recordings_are_cut_apart(tmp_path):
+    contents = formats.get("arrays").open(arrays(trajectories=2, length=6))
+    contents.breaks = [6]
+    with pytest.raises(Dom2Error, match=r"episode 1, rows 4 to 7, goes on beyond row 6"):
+        TrajectoryDataset._build(contents, 4, None, check_next_obs=False)
+    assert TrajectoryDataset._build(contents, 3, None, check_next_obs=False).num_trajectories == 4
+
+
 def test_inspect_and_convert_ask_for_the_length(tmp_path):
     with pytest.raises(Dom2Error, match="--episode-length"):
         rooms.inspect(half_cheetah())
@@ -216,3 +234,11 @@ def test_convert_refuses_before_writing(tmp_path):
     with pytest.raises(Dom2Error, match="unknown data format 'csv'"):
         rooms.convert(folder, "csv", tmp_path / "f")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["d", "e"]
+
+
+@pytest.mark.parametrize("dtype", [np.float32, bool])
+def test_flags_of_any_type_are_drawn(dtype):
+    data = flagged(dtype)
+    batch = TrajectorySampler(data, batch_size=50).sample()
+    assert batch.done.dtype == torch.float32
+    assert torch.equal(batch.done[0], data.done[0][batch.index[0]].float())

@@ -10,6 +10,7 @@ from small_data import arrays, dataset
 from test_formats import META, assert_same, flagged
 
 from dom2_fast import data as rooms
+from dom2_fast.cli.main import main
 from dom2_fast.data.trajectories import TrajectoryDataset
 from dom2_fast.errors import Dom2Error
 
@@ -34,11 +35,11 @@ def box(width, bound=np.inf):
     return spaces.Box(-bound, bound, (width,), np.float32)
 
 
-def create(buffers, obs=None, act=None, name="me/spread-v0"):
+def create(buffers, obs=None, act=None, name="me/spread-v0", env=None):
     obs = obs or spaces.Dict({n: box(3) for n in NAMES})
     act = act or spaces.Dict({n: box(2, 1.0) for n in NAMES})
     return minari.create_dataset_from_buffers(
-        name, buffers, observation_space=obs, action_space=act
+        name, buffers, env, observation_space=obs, action_space=act
     )
 
 
@@ -96,6 +97,24 @@ def test_an_episode_s_folder_is_a_source_too(root):
     expected = TrajectoryDataset.load("minari:me/spread-v0")
     for path in (root / "me" / "spread-v0", root / "me" / "spread-v0" / "data"):
         assert_same(TrajectoryDataset.load(path), expected)
+
+
+def test_the_environment_names_the_task():
+    create([buffer(4)], name="cart-v0", env="CartPole-v1")
+    assert TrajectoryDataset.load("minari:cart-v0").task == "CartPole-v1"
+    create([buffer(4)], name="none-v0")
+    assert TrajectoryDataset.load("minari:none-v0").task is None
+
+
+def test_a_missing_reader_is_named(monkeypatch):
+    create([buffer(4)])
+
+    def without_h5py(path):
+        raise ImportError("h5py is not installed. pip install 'minari[hdf5]'")
+
+    monkeypatch.setattr(minari, "MinariDataset", without_h5py)
+    with pytest.raises(Dom2Error, match=r"h5py is not installed.*dom2-fast\[minari\]"):
+        TrajectoryDataset.load("minari:me/spread-v0")
 
 
 def test_one_agent_without_names():
@@ -197,9 +216,12 @@ def test_agents_that_end_apart_and_names_that_are_kept():
     done[0, 2:] = done[1, 4] = 1
     given = arrays(trajectories=1)
     made = TrajectoryDataset.from_arrays(
-        **given, done=done, truncation=np.zeros((2, 5)), episode_length=5,
+        **given,
+        done=done,
+        truncation=np.zeros((2, 5)),
+        episode_length=5,
         meta={"agent_names": ["wolf", "hare"]},
-    )  # fmt: skip
+    )
     rooms.formats.get("minari").write(made, "apart-v0")
     assert minari.load_dataset("apart-v0")[0].terminations.tolist() == [False] * 4 + [True]
     read = TrajectoryDataset.load("minari:apart-v0")
@@ -268,3 +290,12 @@ def test_writing_refuses_and_leaves_nothing(root, monkeypatch):
     with pytest.raises(Dom2Error, match="no space left"):
         write(dataset(), "full-v0")
     assert [p.name for p in root.iterdir()] == ["there-v0"]
+
+
+def test_a_run_trains_on_it_and_resumes(root, tmp_path):
+    rooms.formats.get("minari").write(flagged(meta={}), "run-v0")
+    train = ["train", "--out", str(tmp_path / "run"), "--quiet", "--steps"]
+    first = ["--algo", "bc", "--data", "minari:run-v0", "--reweight", "uniform", "--hidden", "8"]
+    assert main([*train, "1", *first]) == 0
+    assert main([*train, "2", "--resume"]) == 0
+    assert "data: minari:run-v0" in (tmp_path / "run" / "config.yaml").read_text()

@@ -65,9 +65,16 @@ def test_one_agent_s_weights_ignore_the_others():
 
 @pytest.mark.parametrize(
     "text",
-    ["uniform", "thresholds:200,250.5", "quantiles:0.5,0.875,0.875", "softmax:0.3", "rank:1",
-     "top_k:0.1", "top_k:500"],
-)  # fmt: skip
+    [
+        "uniform",
+        "thresholds:200,250.5",
+        "quantiles:0.5,0.875,0.875",
+        "softmax:0.3",
+        "rank:1",
+        "top_k:0.1",
+        "top_k:500",
+    ],
+)
 def test_text_round_trip(text):
     assert str(reweight.parse(text)) == text
     assert reweight.parse(reweight.parse(text)) == reweight.parse(text)

@@ -79,6 +79,12 @@ def test_first_agents_only_and_different_widths(tmp_path):
         TrajectoryDataset.load(path, agents=4)
 
 
+def test_the_other_byte_order_is_read(folder):
+    before = np.load(folder / "obs_0.npy")
+    np.save(folder / "obs_0.npy", before.astype(">f4"))
+    assert np.array_equal(TrajectoryDataset.load(folder).obs[0], before)
+
+
 def test_rewards_kept_as_columns_are_read(folder):
     np.save(folder / "rews_0.npy", np.load(folder / "rews_0.npy")[:, None])
     assert TrajectoryDataset.load(folder).reward[0].shape == (20,)
@@ -167,6 +173,13 @@ BAD_FOLDERS = {
         r"next_obs of agent 0 in row 6 is not the obs of row 7",
     ),
     "meta": (lambda f: (f / "meta.json").write_text("{"), r"meta.json can't be read"),
+    "meta list": (lambda f: (f / "meta.json").write_text("[]"), r"must hold one JSON object"),
+    "lengths": (lambda f: np.save(f / "lengths.npy", np.ones(20)), r"list of integers"),
+    "empty": (
+        lambda f: [np.save(p, np.load(p)[:0]) for p in f.glob("*.npy")],
+        r"the data set is empty",
+    ),
+    "archive": (lambda f: np.savez((f / "rews_0.npy").open("wb"), a=1), r"is an archive"),
 }
 
 

@@ -42,6 +42,7 @@ def test_random_actions_are_uniform():
     ("change", "message"),
     [
         (dict(reset=lambda seed=None: torch.zeros(3, 2, 2)), r"observations of shape \[3, 2, 2\]"),
+        (dict(reset=lambda seed=None: [torch.zeros(3, 2)]), r"shapes \[\[3, 2\]\]; one \[E, O_i\]"),
         (dict(step=lambda act: (0, torch.zeros(3, 2), 0)), r"\[G, E\] = \[2, 3\]"),
         (dict(step=lambda act: (0, torch.zeros(2, 3), True)), r"done of shape bool; \[E\] = \[3\]"),
     ],

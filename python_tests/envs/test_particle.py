@@ -170,6 +170,17 @@ def test_state_round_trip(task):
     assert env.state().abs().sum() > 0
 
 
+@pytest.mark.parametrize("task", envs.TASKS)
+def test_reset_with_a_seed_starts_as_a_new_environment_does(task):
+    env = envs.make(task, 5, seed=3, shift="speed")
+    play(env, steps=2)
+    again, speeds = env.reset(seed=8), env.max_speed
+    other = envs.make(task, 5, seed=8, shift="speed")
+    assert torch.equal(again, other.reset()) and torch.equal(speeds, other.max_speed)
+    assert again.shape == (3, 5, env.obs_dims[0]) and again.is_contiguous()
+    assert not torch.equal(env.reset(), again)
+
+
 def test_dtypes_start_from_the_same_draw():
     single = envs.make("simple_tag", 6, seed=2, prey="external").reset()
     double = envs.make("simple_tag", 6, seed=2, prey="external", dtype=torch.float64).reset()

@@ -159,6 +159,23 @@ def test_there_and_back_again_is_the_same_physics(task):
     assert step.t == 24 and step.done.all() and not env.terminal.any()
 
 
+def test_two_agents_of_halfcheetah(tmp_path, monkeypatch):
+    mamujoco = pytest.importorskip("gymnasium_robotics").mamujoco_v1
+    monkeypatch.chdir(tmp_path)  # MuJoCo writes its log there
+
+    def make():
+        return mamujoco.parallel_env("HalfCheetah", "2x3")
+
+    env = envs.make(make, 2, seed=1, episode_length=3)
+    assert (env.num_agents, env.act_dim, len(set(env.obs_dims))) == (2, 3, 1)
+    g = torch.Generator().manual_seed(0)
+    steps = list(envs.play(env, lambda obs: torch.rand(2, 2, 3, generator=g) * 2 - 1))
+    assert len(steps) == 3 and all(step.obs.isfinite().all() for step in steps)
+    reward = torch.stack([step.reward for step in steps])  # shared by the agents
+    assert torch.equal(reward[:, 0], reward[:, 1]) and not torch.equal(reward[0], reward[1])
+    env.close()
+
+
 @pytest.mark.skipif(not hasattr(pettingzoo, "register"), reason="PettingZoo before 1.27")
 def test_ours_are_in_pettingzoos_registry(monkeypatch):
     from dom2_fast.envs import pettingzoo as ours

@@ -2,9 +2,11 @@
 
 import pytest
 import torch
+from small_data import arrays
 from small_envs import Counting, Line, own_registry
 
 from dom2_fast import envs
+from dom2_fast.data.trajectories import TrajectoryDataset
 from dom2_fast.errors import Dom2Error
 
 GUST = {"windy": {"gust": (0.5, "added to every reward")}}
@@ -30,6 +32,15 @@ def test_a_registered_environment_is_made_with_its_shifts_options():
 def test_an_unknown_environment_has_no_normalised_score():
     assert envs.normalised_score(6.0, "count") == pytest.approx(50)
     assert envs.normalised_score(6.0, "HalfCheetah-v2") is None
+
+
+def test_a_length_that_all_episodes_have_cuts_data_of_that_name():
+    given = arrays(trajectories=3, length=4)
+    with pytest.raises(Dom2Error, match="episode_length"):
+        TrajectoryDataset.from_arrays(**given, meta={"task": "four"})
+    envs.register("four", Counting, episode_length=4)
+    data = TrajectoryDataset.from_arrays(**given, meta={"task": "four"})
+    assert data.lengths.tolist() == [4, 4, 4]
 
 
 def test_the_particle_tasks_are_registered_with_their_shifts():
@@ -111,6 +122,7 @@ def test_a_module_that_fails_is_explained(tmp_path, monkeypatch):
         (dict(shifts={"windy": {"seed": (0, "x")}}), "'seed' can't be an option"),
         (dict(shifts={"none": {}}), "got 'none'"),
         (dict(shifts=["windy"]), "are a mapping"),
+        (dict(episode_length=0), "whole number of steps"),
     ],
 )
 def test_wrong_registrations_are_refused_and_leave_nothing(given, message):

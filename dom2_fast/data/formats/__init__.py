@@ -10,7 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from dom2_fast.data.formats import arrays, minari, omar
+from dom2_fast.data.formats import arrays, minari, omar, vault
 from dom2_fast.data.formats.base import Contents, DataFormat, folder
 from dom2_fast.errors import Dom2Error
 
@@ -20,6 +20,7 @@ FORMATS: dict[str, DataFormat] = {
     "omar": omar,
     "arrays": arrays,
     "minari": minari,
+    "vault": vault,
 }
 
 

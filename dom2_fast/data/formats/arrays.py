@@ -90,7 +90,7 @@ def _from_mapping(source: Mapping, agents: int | None, what: str = "the mapping"
         raise Dom2Error(f"every field needs one array per agent, given: {counts}")
     count = checks.positive_int(agents, "agents", counts["obs"]) or counts["obs"]
     arrays = {f: per_agent[:count] for f, per_agent in arrays.items()}
-    return Contents(arrays, source.get("lengths"), dict(source.get("meta") or {}))
+    return Contents(arrays, source.get("lengths"), meta=dict(source.get("meta") or {}))
 
 
 def _meta(text, path: Path) -> dict:

@@ -6,6 +6,7 @@ Values, shapes and lengths are checked once for all formats, in `trajectories` a
 from __future__ import annotations
 
 import importlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -26,12 +27,15 @@ class Contents:
             Where "next_obs" is missing it is the following row's obs; an episode's last step, whose
             next_obs nobody kept, gets its own obs.
         lengths: steps of every episode, where the source says them.
+        breaks: rows where an episode must begin, whatever its length: the source is several
+            recordings, one after another.
         meta: task, quality, episode_length and whatever else the source says, for `meta.json`.
         path: where it came from, if it is a file or a folder.
     """
 
     fields: dict[str, list[np.ndarray]]
     lengths: np.ndarray | None = None
+    breaks: Sequence[int] = ()
     meta: dict = field(default_factory=dict)
     path: Path | None = None
 

@@ -103,34 +103,33 @@ def _episode(data, names: list[str], j: int):
     rows = slice(int(data.starts[j]), int(data.starts[j + 1]))
     end = slice(rows.stop - 1, rows.stop)
 
-    def each(tensors, lead=False):
-        cut = [t[rows].numpy() for t in tensors]
+    def each(arrays, lead=False):
         if lead:  # Minari's infos begin with those of the reset
-            cut = [np.concatenate([np.zeros(1, c.dtype), c]) for c in cut]
-        return dict(zip(names, cut, strict=True))
+            arrays = [np.concatenate([np.zeros(1, a.dtype), a]) for a in arrays]
+        return dict(zip(names, arrays, strict=True))
 
     obs = [
         np.concatenate([o[rows].numpy(), after[end].numpy()])
         for o, after in zip(data.obs, data.next_obs, strict=True)
     ]
-    flags = {"terminations": [done != 0 for done in data.done]}
+    flags = {"terminations": data.done}
     if data.truncation is not None:
-        flags["truncations"] = [cut != 0 for cut in data.truncation]
-    infos = {"rewards": each(data.reward, lead=True)}
+        flags["truncations"] = data.truncation
+    reward = [r[rows].numpy() for r in data.reward]
+    infos = {"rewards": each(reward, lead=True)}
     shared = {}
     for flag, tensors in flags.items():
-        cut = np.stack([t[rows].numpy() for t in tensors])
-        shared[flag] = cut.all(0)
-        if (cut != shared[flag]).any():
-            infos[flag] = each(tensors, lead=True)
+        own = np.stack([t[rows].numpy() != 0 for t in tensors])  # [G, T]
+        shared[flag] = own.all(0)
+        if (own != shared[flag]).any():
+            infos[flag] = each(list(own), lead=True)
     truncated = shared.get("truncations", np.zeros(rows.stop - rows.start, bool))
     if not shared["terminations"][-1]:
         truncated[-1] = True  # in Minari every episode ends by one of the two
-    rewards = np.mean([r[rows].numpy().astype(np.float64) for r in data.reward], axis=0)
     return EpisodeBuffer(
-        observations=dict(zip(names, obs, strict=True)),
-        actions=each(data.act),
-        rewards=rewards,
+        observations=each(obs),
+        actions=each([a[rows].numpy() for a in data.act]),
+        rewards=np.mean(reward, axis=0, dtype=np.float64),
         terminations=shared["terminations"],
         truncations=truncated,
         infos=infos,
@@ -150,8 +149,6 @@ def _read(dataset, path: Path, agents: int | None) -> Contents:
     for j, episode in enumerate(dataset):
         steps = len(episode.rewards)
         lengths[j] = steps
-        if steps == 0:
-            raise Dom2Error(f"episode {episode.id} of {dataset.id} has no steps: leave it out")
         for i, agent in enumerate(used):
             obs = _of(episode.observations, agent)
             values = {"obs": obs[:-1], "next_obs": obs[1:], "act": _of(episode.actions, agent)}
@@ -176,7 +173,7 @@ def _read(dataset, path: Path, agents: int | None) -> Contents:
     if len(names) > 1 and "rewards" not in (episode.infos or {}):
         meta["reward"] = "one for all agents: the data set has no infos['rewards']"
     meta["agent_names"] = [agent or "agent_0" for agent in used]
-    return Contents(fields, lengths, meta, path)
+    return Contents(fields, lengths, meta=meta, path=path)
 
 
 def _agents(dataset, ours: dict) -> list[str | None]:

@@ -51,7 +51,7 @@ def open(source, agents: int | None = None) -> Contents:
     if file_of(path, TRUNCATION, 0).exists():
         fields["truncation"] = [checks.open_npy(file_of(path, TRUNCATION, i)) for i in range(count)]
     lengths = checks.open_npy(path / LENGTHS) if (path / LENGTHS).exists() else None
-    return Contents(fields, lengths, _read_meta(path), path)
+    return Contents(fields, lengths, meta=_read_meta(path), path=path)
 
 
 def write(data, target) -> Path:

@@ -4,7 +4,7 @@ from functools import partial
 
 from dom2_fast.envs import registry
 from dom2_fast.envs.particle.physics import REMOVED, ParticleEnv
-from dom2_fast.envs.particle.tasks import NORMALISATION, TASKS
+from dom2_fast.envs.particle.tasks import EPISODE_LENGTH, NORMALISATION, TASKS
 
 
 def _parallel_env(task: str, **options):
@@ -26,5 +26,6 @@ def register_all() -> None:
             partial(ParticleEnv, name),
             normalisation=NORMALISATION.get(name),
             shifts=shifts,
+            episode_length=EPISODE_LENGTH,
             parallel_env=partial(_parallel_env, name),
         )

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dom2_fast.envs.factories import whole_number
 from dom2_fast.envs.particle import tasks
 from dom2_fast.envs.particle.prey import PreyPolicy
 from dom2_fast.errors import Dom2Error
@@ -254,8 +255,7 @@ class ParticleEnv:
 
 
 def _check_settings(spec, num_envs, dtype, shift, v_min, removed) -> None:
-    if isinstance(num_envs, bool) or not isinstance(num_envs, int) or num_envs < 1:
-        raise Dom2Error(f"num_envs must be a whole number of at least 1, got {num_envs!r}")
+    whole_number("num_envs", num_envs, 1)
     if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
         raise Dom2Error(f"dtype must be a floating-point torch dtype, got {dtype!r}")
     if shift not in SHIFTS:
