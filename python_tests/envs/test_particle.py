@@ -283,6 +283,20 @@ def test_wrong_settings_are_explained(kwargs, message):
         envs.make(**kwargs)
 
 
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        (dict(shift="wind"), "unknown shift 'wind'"),
+        (dict(shift="landmarks"), "for spread_6_landmarks only"),
+        (dict(v_min=0.3), "v_min belongs to shift='speed'"),
+        (dict(removed_landmarks=(1,)), "removed_landmarks belongs to shift='landmarks'"),
+    ],
+)
+def test_the_class_itself_refuses_what_the_registry_would(kwargs, message):
+    with pytest.raises(Dom2Error, match=message):
+        envs.ParticleEnv("simple_spread", **kwargs)
+
+
 def test_wrong_calls_are_explained_and_change_nothing():
     env = envs.make("simple_spread", 2)
     with pytest.raises(Dom2Error, match="reset"):
