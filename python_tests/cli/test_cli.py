@@ -110,9 +110,18 @@ def test_a_run_s_config_starts_another_run_and_options_go_before_it(capsys, work
 
     out = tmp_path / "again"
     code, shown, err = run(
-        capsys, "train", "--config", str(work / "dom2" / "config.yaml"), "--out", str(out),
-        "--steps", "2", "--critic_lr", "1e-4", "--quiet",
-    )  # fmt: skip
+        capsys,
+        "train",
+        "--config",
+        str(work / "dom2" / "config.yaml"),
+        "--out",
+        str(out),
+        "--steps",
+        "2",
+        "--critic_lr",
+        "1e-4",
+        "--quiet",
+    )
     assert code == 0, err
     assert "dom2: 2 steps done" in shown
     old, new = (config.load(folder / "config.yaml") for folder in (work / "dom2", out))
@@ -141,9 +150,18 @@ def test_resume_needs_nothing_but_the_folder(capsys, work, tmp_path):
 
 def test_evaluate_writes_scores_and_prints_them(capsys, work):
     code, out, err = run(
-        capsys, "evaluate", str(work / "bc"), "--episodes", "8", "--shift", "speed",
-        "--v-min", "0.4", "--threads", "1",
-    )  # fmt: skip
+        capsys,
+        "evaluate",
+        str(work / "bc"),
+        "--episodes",
+        "8",
+        "--shift",
+        "speed",
+        "--v-min",
+        "0.4",
+        "--threads",
+        "1",
+    )
     assert code == 0, err
     assert "speed shift" in out and "standard" in out and "95 % interval" in out
     scores = json.loads((work / "bc" / "scores.json").read_text())
@@ -240,9 +258,15 @@ def test_wrong_yaml_is_one_line(capsys, work, tmp_path, yaml, message):
     file = tmp_path / "c.yaml"
     file.write_text(yaml)
     text = fails(
-        capsys, "train", "--config", str(file), "--data", str(work / "data"),
-        "--out", str(tmp_path / "r"),
-    )  # fmt: skip
+        capsys,
+        "train",
+        "--config",
+        str(file),
+        "--data",
+        str(work / "data"),
+        "--out",
+        str(tmp_path / "r"),
+    )
     assert message in text
     assert not (tmp_path / "r").exists()
 
