@@ -14,7 +14,7 @@ def add_options(parser, argv: list[str]) -> None:
 
 
 def run(run: str, out: str) -> int:
-    from dom2_fast import load_policy
+    from dom2_fast.policies.frozen import load_policy
     from dom2_fast.runs.exporting import export_run
 
     policies = export_run(run, out)
