@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from dom2_fast import config as configs
-from dom2_fast.errors import Dom2Error, positive_int
+from dom2_fast.errors import Dom2Error, whole_number
 
 
 def add_threads(parser) -> None:
@@ -24,7 +24,7 @@ def add_threads(parser) -> None:
 def use_threads(threads: int | None) -> None:
     """Obey --threads where it was given."""
     if threads is not None:
-        positive_int(threads, "--threads")
+        whole_number("--threads", threads)
         import torch
 
         torch.set_num_threads(threads)

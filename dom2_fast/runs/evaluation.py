@@ -15,8 +15,7 @@ import numpy as np
 import torch
 
 from dom2_fast import envs
-from dom2_fast.envs.factories import whole_number
-from dom2_fast.errors import Dom2Error
+from dom2_fast.errors import Dom2Error, whole_number
 
 SEED = 2_000_000_000  # far from the small seeds that data is collected with
 BATCH = 16_384  # episodes played at once at most, where the caller doesn't say

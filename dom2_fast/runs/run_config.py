@@ -15,7 +15,7 @@ from pathlib import Path
 from dom2_fast import algos
 from dom2_fast import config as configs
 from dom2_fast.config import setting
-from dom2_fast.errors import Dom2Error, positive_int
+from dom2_fast.errors import Dom2Error, whole_number
 from dom2_fast.runs.folder import CONFIG
 
 OWN = "config"  # the key of config.yaml under which the algorithm's settings are
@@ -47,10 +47,10 @@ class RunConfig:
         if self.data is not None:
             self.data = os.fspath(self.data)
         for name in ("steps", "log_every", "save_every", "eval_episodes"):
-            positive_int(getattr(self, name), name)
-        positive_int(self.eval_every, "eval_every", least=0)
+            whole_number(name, getattr(self, name))
+        whole_number("eval_every", self.eval_every, least=0)
         if self.episode_length is not None:
-            positive_int(self.episode_length, "episode_length")
+            whole_number("episode_length", self.episode_length)
 
 
 @dataclass

@@ -221,7 +221,7 @@ def test_report_of_real_runs(capsys, work, tmp_path):
         ("train --data {work}/data --out {tmp}/r --steps 0", "steps"),
         (
             "train --data {work}/data --out {tmp}/r --threads 0",
-            "--threads must be an integer >= 1, not 0",
+            "--threads must be a whole number of at least 1, not 0",
         ),
         ("train --data {work}/data --out {tmp}/r --env simple_tag", "simple_tag"),
         ("train --out {tmp}/r --config {tmp}/absent.yaml", "no settings file"),

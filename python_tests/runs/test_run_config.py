@@ -125,11 +125,11 @@ def dataset_of_preset(tmp_path):
     ("options", "message"),
     [
         ({"log_evry": 3}, "unknown key 'log_evry'; did you mean 'log_every'"),
-        ({"steps": 2.5}, r"steps must be an integer >= 1, not 2\.5"),
-        ({"steps": True}, "steps must be an integer >= 1, not True"),
-        ({"log_every": 0}, "log_every must be an integer >= 1, not 0"),
-        ({"eval_every": -1}, "eval_every must be an integer >= 0, not -1"),
-        ({"episode_length": 0}, "episode_length must be an integer >= 1"),
+        ({"steps": 2.5}, r"steps must be a whole number of at least 1, not 2\.5"),
+        ({"steps": True}, "steps must be a whole number of at least 1, not True"),
+        ({"log_every": 0}, "log_every must be a whole number of at least 1, not 0"),
+        ({"eval_every": -1}, "eval_every must be a whole number of at least 0, not -1"),
+        ({"episode_length": 0}, "episode_length must be a whole number of at least 1"),
     ],
 )
 def test_wrong_options_are_one_line(data, tmp_path, options, message):
