@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from dom2_fast import __version__
+from dom2_fast.algos import ALGORITHMS
 from dom2_fast.cli import main as cli
 from dom2_fast.cli.train import OPTION_NAMES
 
@@ -72,7 +73,7 @@ def test_every_command_has_help(capsys, command):
     assert code == 0 and out.startswith(f"usage: dom2-fast {command}")
 
 
-@pytest.mark.parametrize("algo", ["dom2", "bc"])
+@pytest.mark.parametrize("algo", ALGORITHMS)
 def test_every_setting_of_an_algorithm_is_an_option_with_its_source(capsys, algo):
     from dom2_fast import algos, config
 
@@ -81,7 +82,24 @@ def test_every_setting_of_an_algorithm_is_an_option_with_its_source(capsys, algo
         for option in OPTION_NAMES.get(field.name, (config.option_name(field.name),)):
             assert option in text
         assert field.help, f"{field.name} has no description"
-    assert "weight of the Q term" in text or algo == "bc"
+    assert f"more options: {', '.join(ALGORITHMS)}" in text
+
+
+@pytest.mark.parametrize("algo", ALGORITHMS)
+def test_every_algorithm_is_trained_by_the_same_command(capsys, work, tmp_path, algo):
+    out = str(tmp_path / "r")
+    command = f"train --algo {algo} --data {work / 'data'} --out {out} --steps 2"
+    more = "--batch-size 16 --hidden 8 --reweight uniform --quiet"
+    for argv in (
+        [*command.split(), *more.split()],
+        ["train", "--resume", "--out", out, "--steps", "3", "--quiet"],
+        ["evaluate", out, "--episodes", "2"],
+        ["export", out, "--out", str(tmp_path / "p.safetensors")],
+        ["report", out, "--out", str(tmp_path / "page.html")],
+    ):
+        code, _, err = run(capsys, *argv)
+        assert code == 0, (argv, err)
+    assert algo in (tmp_path / "page.html").read_text()
 
 
 def test_collect_says_what_it_made(capsys, tmp_path, monkeypatch):

@@ -17,13 +17,16 @@ from dom2_fast import algos, checkpoint
 from dom2_fast import config as configs
 from dom2_fast.algos.bc import BCConfig
 from dom2_fast.algos.dom2 import DOM2Config
+from dom2_fast.algos.td3_bc import TD3BCConfig
 from dom2_fast.errors import Dom2Error
 from dom2_fast.runs import runlog, train
 
 COMMON = {"weights": "thresholds:0", "batch_size": 4, "hidden": 8, "depth": 1, "steps": 2}
+ACTOR = {name: value for name, value in COMMON.items() if name != "steps"}
 CONFIGS = {
     "dom2": DOM2Config(**COMMON, critic_hidden=8, q_warmup=2, cql_actions=2, actor_every=2),
     "bc": BCConfig(**COMMON),
+    "td3_bc": TD3BCConfig(**ACTOR, critic_hidden=8),
 }
 QUIET = {"progress": False, "tensorboard": False}
 
