@@ -22,12 +22,6 @@ _RESULTS = {"mean", "ci95", "iqm", "std", "returns", "options", "rollout"}
 _TAKEN = _ARGUMENTS | _RESULTS | {"normalised", "normalised_ci95"}
 
 
-def whole_number(name: str, value, least: int) -> None:
-    """Raises Dom2Error unless `value` is a whole number of at least `least`."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise Dom2Error(f"{name} must be a whole number of at least {least}, got {value!r}")
-
-
 def parameters_of(factory: Factory) -> Mapping[str, inspect.Parameter]:
     return inspect.signature(factory).parameters
 

@@ -24,9 +24,8 @@ from dom2_fast.envs.factories import (
     imported,
     parameters_of,
     takes,
-    whole_number,
 )
-from dom2_fast.errors import Dom2Error
+from dom2_fast.errors import Dom2Error, whole_number
 
 _NAME = re.compile(r"[A-Za-z0-9][\w./-]*")
 

@@ -123,7 +123,7 @@ def test_a_module_that_fails_is_explained(tmp_path, monkeypatch):
         (dict(shifts={"windy": {"seed": (0, "x")}}), "'seed' can't be an option"),
         (dict(shifts={"none": {}}), "got 'none'"),
         (dict(shifts=["windy"]), "are a mapping"),
-        (dict(episode_length=0), "whole number of steps"),
+        (dict(episode_length=0), "must be a whole number"),
     ],
 )
 def test_wrong_registrations_are_refused_and_leave_nothing(given, message):
