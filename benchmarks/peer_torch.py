@@ -13,6 +13,26 @@ from torch import nn
 
 from dom2_fast import networks
 
+FIELDS = ("obs", "act", "reward", "next_obs")
+
+
+class Rows:
+    """Weighted draws of an agent's data: a cached cumulative sum and one gather per field."""
+
+    def __init__(self, agent):
+        data, groups = agent.sampler.data, agent.num_agents
+        self.data = {f: torch.stack(getattr(data, f)[:groups]) for f in FIELDS}  # [G, N, ...]
+        self.length, self.batch = int(data.lengths[0]), agent.config.batch_size
+        self.cumulative = agent.sampler.weights.cumsum(1)  # [G, trajectories]
+        self.agents = torch.arange(groups)[:, None]
+
+    def draw(self) -> list[torch.Tensor]:
+        """obs, act, reward, next_obs."""
+        u = torch.rand(len(self.agents), self.batch, dtype=torch.float64) * self.cumulative[:, -1:]
+        inside = torch.randint(self.length, u.shape)
+        index = torch.searchsorted(self.cumulative, u) * self.length + inside
+        return [self.data[f][self.agents, index] for f in FIELDS]
+
 
 class PerAgent(nn.Module):
     """G modules called one after the other: [G, B, ...] -> [G, B, ...]."""
@@ -62,6 +82,16 @@ class BatchedTime(nn.Module):
         return torch.cat([angle.sin(), angle.cos()], -1)
 
 
+class BatchedStandardise(nn.Module):
+    def __init__(self, mean, sd):
+        super().__init__()
+        self.register_buffer("mean", mean.unsqueeze(1).clone())
+        self.register_buffer("sd", sd.unsqueeze(1).clone())
+
+    def forward(self, obs):  # [G, B, O]
+        return (obs - self.mean) / self.sd
+
+
 class Batched(nn.Module):
     """A stack of modules as one, every linear layer one batched product."""
 
@@ -84,6 +114,8 @@ class Batched(nn.Module):
         view = copy.deepcopy(self)
         for ours, theirs in zip(view.parameters(), self.parameters(), strict=True):
             ours.data = theirs.data[:groups]
+        for ours, theirs in zip(view.buffers(), self.buffers(), strict=True):
+            ours.data = theirs.data[:groups]
         return view.requires_grad_(False)
 
     def clip(self, most: float) -> None:
@@ -101,6 +133,8 @@ def _swap(module: nn.Module) -> nn.Module:
             setattr(module, name, BatchedLinear(child.weight.data, child.bias.data))
         elif isinstance(child, networks.SinusoidalTime):
             setattr(module, name, BatchedTime(child.freqs, 1.0))
+        elif isinstance(child, networks.Standardise):
+            setattr(module, name, BatchedStandardise(child.mean, child.sd))
         elif isinstance(child, networks.FourierTime):
             setattr(module, name, BatchedTime(child.freqs, 2.0 * math.pi))
         else:
