@@ -82,16 +82,6 @@ class BatchedTime(nn.Module):
         return torch.cat([angle.sin(), angle.cos()], -1)
 
 
-class BatchedStandardise(nn.Module):
-    def __init__(self, mean, sd):
-        super().__init__()
-        self.register_buffer("mean", mean.unsqueeze(1).clone())
-        self.register_buffer("sd", sd.unsqueeze(1).clone())
-
-    def forward(self, obs):  # [G, B, O]
-        return (obs - self.mean) / self.sd
-
-
 class Batched(nn.Module):
     """A stack of modules as one, every linear layer one batched product."""
 
@@ -114,8 +104,6 @@ class Batched(nn.Module):
         view = copy.deepcopy(self)
         for ours, theirs in zip(view.parameters(), self.parameters(), strict=True):
             ours.data = theirs.data[:groups]
-        for ours, theirs in zip(view.buffers(), self.buffers(), strict=True):
-            ours.data = theirs.data[:groups]
         return view.requires_grad_(False)
 
     def clip(self, most: float) -> None:
@@ -133,8 +121,6 @@ def _swap(module: nn.Module) -> nn.Module:
             setattr(module, name, BatchedLinear(child.weight.data, child.bias.data))
         elif isinstance(child, networks.SinusoidalTime):
             setattr(module, name, BatchedTime(child.freqs, 1.0))
-        elif isinstance(child, networks.Standardise):
-            setattr(module, name, BatchedStandardise(child.mean, child.sd))
         elif isinstance(child, networks.FourierTime):
             setattr(module, name, BatchedTime(child.freqs, 2.0 * math.pi))
         else:
