@@ -36,7 +36,7 @@ def one_row(hidden: int) -> float:
 
 
 def work(program) -> tuple[int, int]:
-    """Floating-point operations of a program's products: per row vector, per row and step."""
+    """Floating-point operations of a program's products: per condition vector, per row and step."""
     once = {i.weight for i in program.instrs if i.once and i.weight >= 0}
     of = [2 * n * k for n, k in program.weights]
     first = sum(of[i] for i in once)

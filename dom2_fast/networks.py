@@ -12,16 +12,10 @@ import math
 import torch
 from torch import nn
 
+from dom2_fast import activations
 from dom2_fast.errors import Dom2Error
 
-_ACTIVATIONS = {
-    "mish": nn.Mish,
-    "silu": nn.SiLU,
-    "relu": nn.ReLU,
-    "gelu": nn.GELU,
-    "tanh": nn.Tanh,
-    "softplus": nn.Softplus,
-}
+_ACTIVATIONS = {line.name: line.module for line in activations.TABLE if line.module is not None}
 
 
 def activation(name: str) -> nn.Module:

@@ -79,7 +79,7 @@ def build(sanitizer: str) -> Path:
     folder = WORK / f"build-{sanitizer or 'plain'}"
     ninja = tool("ninja")
     configure = [
-        tool("cmake"), "-G", "Ninja", "-S", WORK / "csrc" / "simt", "-B", folder,
+        tool("cmake"), "-G", "Ninja", "-S", WORK / "csrc" / "testing" / "simt", "-B", folder,
         f"-DCMAKE_MAKE_PROGRAM={ninja}", f"-DCMAKE_CXX_COMPILER={tool('g++')}",
         f"-DCMAKE_CXX_FLAGS=-include {WORK / 'mutant.h'} -Wno-dangling-else",
         "-DDOM2_SIMT_DRIVER=ON", f"-DDOM2_SIMT_SANITIZE={sanitizer}",

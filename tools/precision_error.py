@@ -58,8 +58,7 @@ def main() -> None:
     world = envs.make(agents.env, num_envs=256, seed=0)
     obs = world.reset()
     for _ in range(10):
-        act = agents.policies.act(obs, torch.Generator().manual_seed(0))
-        obs, _, _ = world.step(act.transpose(0, 1))
+        obs, _, _ = world.step(agents.policies.act(obs, torch.Generator().manual_seed(0)))
     obs = obs[0].float()
     x_T = torch.randn(len(obs), agents.act_dim, generator=torch.Generator().manual_seed(3))
     cpu_score = evaluate(agents.policies, env=agents.env, episodes=args.episodes)

@@ -7,7 +7,7 @@
 namespace dom2 {
 
 // One instruction with buffers resolved to columns of a row's scratch memory (-1: no operand).
-struct Step {
+struct ExecInstr {
   int op, act;
   int width, k;              // columns out; columns of a
   int out, a, b, c;          // value columns
@@ -26,25 +26,25 @@ struct Weight {
   int n, k;
   int64_t packed;        // first float in one group's packed weights (forward)
   int64_t packed_t;      // the same for the transpose (backward)
-  int64_t half, half_t;  // both, in words, where two bf16 weights share one
+  int64_t bf16, bf16_t;  // both, in words, where two bf16 weights share one
   int64_t grad;          // first float in one group's gradient accumulators, rows padded to `k_pad`
   int k_pad;
 };
 
 // Everything that is fixed by the program.
 struct Exec {
-  const Step* steps;  // `once` steps first
-  int steps_n, once_n;
+  const ExecInstr* instrs;  // those of the `once` phase first
+  int instrs_n, once_n;
   const Weight* weights;
   int64_t packed_size, packed_t_size, grad_size;  // floats per group
-  int64_t half_size, half_t_size;                 // words per group
+  int64_t bf16_size, bf16_t_size;                 // words per group
   int width;                                      // row stride of the value scratch, floats
-  int columns, once_columns;  // columns in use; those of the `once` phase, from `rows` on, end here
+  int columns, once_columns;  // columns in use; those of the `once` phase, from `cond` on, end here
   int g_width;                // row stride of the gradient scratch
-  int x, rows, out;           // value columns
-  int half;                   // value columns from here on hold a product's operands as bf16
-  int g_x, g_rows, g_out;     // gradient columns; g_rows -1: nothing reads the row vector
-  int x_width, rows_width, out_width;
+  int x, cond, out;           // value columns
+  int bf16;                   // value columns from here on hold a product's operands as bf16
+  int g_x, g_cond, g_out;     // gradient columns; g_cond -1: nothing reads the condition vector
+  int x_width, cond_width, out_width;
   int table_ld;  // padded table row
   int sites;
   int g_once_end;   // gradient columns before this one collect over the steps
@@ -58,5 +58,9 @@ constexpr int kAlign = 16;  // columns are padded to this many floats
 static constexpr int pad(int n) { return (n + kAlign - 1) / kAlign * kAlign; }
 // Words that hold n bf16 numbers, two each.
 static constexpr int pairs(int n) { return (n + 1) / 2; }
+// Floats, or words of two bf16 numbers, of one packed matrix [n, k].
+static constexpr int64_t packed_floats(int n, int k, bool bf16) {
+  return int64_t{pad(n)} * (bf16 ? pairs(k) : k);
+}
 
 }  // namespace dom2

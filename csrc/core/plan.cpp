@@ -63,10 +63,45 @@ std::vector<const Instr*> ordered(const Program& p, int* once) {
   return out;
 }
 
-// First column of each buffer when columns are reused as soon as no later instruction reads them.
-std::vector<int> reuse_columns(const Program& p, const std::vector<const Instr*>& order, int once,
-                               int* end) {
+bool early(const Program& p, int buffer) {
+  if (buffer == 1) return true;
+  for (const Instr& i : p.instrs)
+    if (i.out.buffer == buffer) return i.once;
+  return false;
+}
+
+// Where values lie: the first column of each buffer, of each instruction's pre-activation (-1:
+// none), and the end of all of them.
+struct Values {
+  std::vector<int> column, z;
+  int end = 0;
+};
+
+// Every value and pre-activation has columns of its own. What the `once` phase fills comes first,
+// so that an executor can keep one copy for all steps.
+Values all_columns(const Program& p, const std::vector<const Instr*>& order, Exec& e) {
+  Values out{std::vector<int>(p.buffers.size(), -1), std::vector<int>(order.size(), -1)};
+  for (bool phase : {true, false}) {
+    for (size_t b = 0; b < p.buffers.size(); ++b) {
+      if (early(p, static_cast<int>(b)) != phase) continue;
+      out.column[b] = out.end;
+      out.end += pad(std::max(p.buffers[b], 1));
+    }
+    for (size_t i = 0; i < order.size(); ++i) {
+      const Instr& in = *order[i];
+      if (in.once != phase || in.op != Op::kLinear || in.act == Act::kNone) continue;
+      out.z[i] = out.end;
+      out.end += pad(in.out.width);
+    }
+    if (phase) e.once_columns = out.end;
+  }
+  return out;
+}
+
+// Columns are reused as soon as no later instruction reads them; no pre-activation is kept.
+Values reused_columns(const Program& p, const std::vector<const Instr*>& order, Exec& e) {
   const int n = static_cast<int>(order.size()), buffers = static_cast<int>(p.buffers.size());
+  const int once = e.once_n;
   std::vector<int> last(buffers, -1), column(buffers, -1);
   for (int i = 0; i < n; ++i) {
     last[order[i]->out.buffer] = i;
@@ -86,15 +121,10 @@ std::vector<int> reuse_columns(const Program& p, const std::vector<const Instr*>
     for (int b = 0; b < buffers; ++b)
       if (column[b] >= 0 && last[b] == i) columns.give(column[b], p.buffers[b]);
   }
-  *end = columns.end();
-  return column;
-}
-
-bool early(const Program& p, int buffer) {
-  if (buffer == 1) return true;
-  for (const Instr& i : p.instrs)
-    if (i.out.buffer == buffer) return i.once;
-  return false;
+  for (int b = 0; b < buffers; ++b)
+    if (column[b] >= 0 && early(p, b))
+      e.once_columns = std::max(e.once_columns, column[b] + pad(std::max(p.buffers[b], 1)));
+  return {std::move(column), std::vector<int>(order.size(), -1), columns.end()};
 }
 
 // Gradient columns: buffers that live through all steps first, so that they can be kept together.
@@ -113,141 +143,149 @@ std::vector<int> gradient_columns(const Program& p, Exec& e) {
   return column;
 }
 
-}  // namespace
-
-Plan::Plan(const Program& p, bool backward) {
-  int end = 0;
-  const std::vector<const Instr*> order = ordered(p, &exec.once_n);
-  std::vector<int> column(p.buffers.size(), -1), z(order.size(), -1);
-  if (backward) {
-    // What the `once` phase fills comes first, so that an executor can keep one copy for all steps.
-    for (bool phase : {true, false}) {
-      for (size_t b = 0; b < p.buffers.size(); ++b) {
-        if (early(p, static_cast<int>(b)) != phase) continue;
-        column[b] = end;
-        end += pad(std::max(p.buffers[b], 1));
-      }
-      for (size_t i = 0; i < order.size(); ++i) {
-        const Instr& in = *order[i];
-        if (in.once != phase || in.op != Op::kLinear || in.act == Act::kNone) continue;
-        z[i] = end;
-        end += pad(in.out.width);
-      }
-      if (phase) exec.once_columns = end;
-    }
-  } else {
-    column = reuse_columns(p, order, exec.once_n, &end);
-    for (size_t b = 0; b < p.buffers.size(); ++b)
-      if (column[b] >= 0 && early(p, static_cast<int>(b)))
-        exec.once_columns = std::max(exec.once_columns, column[b] + pad(std::max(p.buffers[b], 1)));
-  }
-  const std::vector<int> gradient = gradient_columns(p, exec);
-
-  const auto table_column = [&](int from, int width) {
-    if (from < 0) return -1;
-    table_from.push_back(from);
-    table_to.push_back(exec.table_ld);
-    table_width.push_back(width);
-    exec.table_ld += pad(width);
-    return table_to.back();
-  };
-
-  int half = 0;
+// Where each packed weight and its gradient start. Returns the columns that a product's operands
+// take as bf16: a row of the left one; backward, a pair of rows of both of the weight's gradient.
+int place_weights(const Program& p, bool backward, Plan& plan) {
+  Exec& e = plan.exec;
+  int columns = 0;
   for (size_t i = 0; i < p.n.size(); ++i) {
     Weight w{};
     w.n = p.n[i];
     w.k = p.k[i];
     w.k_pad = pad(w.k);
-    w.packed = exec.packed_size;
-    w.packed_t = exec.packed_t_size;
-    w.grad = exec.grad_size;
-    w.half = exec.half_size;
-    w.half_t = exec.half_t_size;
-    exec.packed_size += static_cast<int64_t>(pad(w.n)) * w.k;
-    exec.packed_t_size += static_cast<int64_t>(pad(w.k)) * w.n;
-    exec.half_size += static_cast<int64_t>(pad(w.n)) * pairs(w.k);
-    exec.half_t_size += static_cast<int64_t>(pad(w.k)) * pairs(w.n);
-    exec.grad_size += static_cast<int64_t>(w.n) * w.k_pad;
-    weights.push_back(w);
-    // A row of the left operand; backward, a pair of rows of both operands of the weight's
-    // gradient.
-    half = std::max(half, backward ? pad(w.n) + pad(w.k) : pad(pairs(w.k)));
+    w.packed = e.packed_size;
+    w.packed_t = e.packed_t_size;
+    w.grad = e.grad_size;
+    w.bf16 = e.bf16_size;
+    w.bf16_t = e.bf16_t_size;
+    e.packed_size += packed_floats(w.n, w.k, false);
+    e.packed_t_size += packed_floats(w.k, w.n, false);
+    e.bf16_size += packed_floats(w.n, w.k, true);
+    e.bf16_t_size += packed_floats(w.k, w.n, true);
+    e.grad_size += static_cast<int64_t>(w.n) * w.k_pad;
+    plan.weights.push_back(w);
+    columns = std::max(columns, backward ? pad(w.n) + pad(w.k) : pad(pairs(w.k)));
+  }
+  return columns;
+}
+
+// Going through the instructions in reverse: has a buffer's gradient been written yet, or must a
+// contribution be added? Lists the gradients that nothing writes first, which must be cleared.
+class Contributions {
+ public:
+  Contributions(const Program& p, const std::vector<int>& gradient, std::vector<int>& zero)
+      : p_(p), gradient_(gradient), zero_(zero), written_(p.buffers.size(), false) {
+    if (!whole(p.out) && !early(p, p.out.buffer)) clear(p.out.buffer);
+    written_[p.out.buffer] = true;
   }
 
-  // In reverse order: has a buffer's gradient been written yet, or must a contribution be added?
-  std::vector<bool> written(p.buffers.size(), false);
-  written[p.out.buffer] = true;
-  const auto first = [&](const Slice& s) {
+  // Before an instruction runs backwards: the gradient of its result, which nothing may have read.
+  void result(int buffer) {
+    if (written_[buffer] || early(p_, buffer)) return;
+    clear(buffer);
+    written_[buffer] = true;
+  }
+
+  // Whether a contribution to `s` is to be stored (1) or added (0).
+  int first(const Slice& s) {
     if (!s) return 0;
-    const bool whole = s.start == 0 && s.width == p.buffers[s.buffer];
-    const bool set = !written[s.buffer] && whole && !early(p, s.buffer);
-    if (!written[s.buffer] && !set && !early(p, s.buffer)) {
-      zero.push_back(gradient[s.buffer]);
-      zero.push_back(gradient[s.buffer] + pad(p.buffers[s.buffer]));
-    }
-    written[s.buffer] = true;
+    const bool set = !written_[s.buffer] && whole(s) && !early(p_, s.buffer);
+    if (!written_[s.buffer] && !set && !early(p_, s.buffer)) clear(s.buffer);
+    written_[s.buffer] = true;
     return set ? 1 : 0;
-  };
-  if (!(p.out.start == 0 && p.out.width == p.buffers[p.out.buffer]) && !early(p, p.out.buffer)) {
-    zero.push_back(gradient[p.out.buffer]);
-    zero.push_back(gradient[p.out.buffer] + pad(p.buffers[p.out.buffer]));
   }
 
-  steps.resize(order.size());
+  // A program may ignore x.
+  void end() {
+    if (!written_[0]) clear(0);
+  }
+
+ private:
+  bool whole(const Slice& s) const { return s.start == 0 && s.width == p_.buffers[s.buffer]; }
+  void clear(int buffer) {
+    zero_.push_back(gradient_[buffer]);
+    zero_.push_back(gradient_[buffer] + pad(p_.buffers[buffer]));
+  }
+
+  const Program& p_;
+  const std::vector<int>& gradient_;
+  std::vector<int>& zero_;
+  std::vector<bool> written_;
+};
+
+// Padded columns for columns [from, from + width) of the caller's table.
+int table_column(int from, int width, Plan& plan) {
+  if (from < 0) return -1;
+  plan.table_from.push_back(from);
+  plan.table_to.push_back(plan.exec.table_ld);
+  plan.table_width.push_back(width);
+  plan.exec.table_ld += pad(width);
+  return plan.table_to.back();
+}
+
+void place_instrs(const Program& p, const std::vector<const Instr*>& order, const Values& values,
+                  const std::vector<int>& gradient, Plan& plan) {
+  const auto column = [&](const Slice& s) { return s ? values.column[s.buffer] + s.start : -1; };
+  const auto of_gradient = [&](const Slice& s) { return s ? gradient[s.buffer] + s.start : -1; };
+  Contributions to(p, gradient, plan.zero);
+  plan.instrs.resize(order.size());
   for (int at = static_cast<int>(order.size()) - 1; at >= 0; --at) {
     const Instr& i = *order[at];
-    Step& s = steps[at];
+    ExecInstr& s = plan.instrs[at];
     s.op = static_cast<int>(i.op);
     s.act = static_cast<int>(i.act);
     s.width = i.out.width;
     s.k = i.a.width;
-    s.out = column[i.out.buffer] + i.out.start;
-    s.g_out = gradient[i.out.buffer] + i.out.start;
-    s.a = column[i.a.buffer] + i.a.start;
-    s.g_a = gradient[i.a.buffer] + i.a.start;
-    s.b = i.b ? column[i.b.buffer] + i.b.start : -1;
-    s.g_b = i.b ? gradient[i.b.buffer] + i.b.start : -1;
-    s.c = i.c ? column[i.c.buffer] + i.c.start : -1;
-    s.g_c = i.c ? gradient[i.c.buffer] + i.c.start : -1;
+    s.out = column(i.out);
+    s.a = column(i.a);
+    s.b = column(i.b);
+    s.c = column(i.c);
+    s.g_out = of_gradient(i.out);
+    s.g_a = of_gradient(i.a);
+    s.g_b = of_gradient(i.b);
+    s.g_c = of_gradient(i.c);
     s.weight = i.weight;
     s.site = i.site;
     s.value = static_cast<float>(i.value);
     s.drop_below = static_cast<int64_t>(std::nearbyint(i.value * 0x1p32));
-    s.z = z[at];
-    if (!written[i.out.buffer] && !early(p, i.out.buffer)) {  // nothing reads this value
-      zero.push_back(gradient[i.out.buffer]);
-      zero.push_back(gradient[i.out.buffer] + pad(p.buffers[i.out.buffer]));
-      written[i.out.buffer] = true;
-    }
+    s.z = values.z[at];
+    to.result(i.out.buffer);
     // The order in which backward adds: c, b, a (an operand may stand in two places).
-    s.set_c = first(i.c);
-    s.set_b = first(i.b);
-    s.set_a = first(i.a);
-    s.table = table_column(i.table, i.out.width);
-    s.table2 = table_column(i.table2, i.out.width);
+    s.set_c = to.first(i.c);
+    s.set_b = to.first(i.b);
+    s.set_a = to.first(i.a);
+    s.table = table_column(i.table, i.out.width, plan);
+    s.table2 = table_column(i.table2, i.out.width, plan);
     s.table_from = i.table;
     s.table2_from = i.table2;
   }
-  if (!written[0]) {  // a program that ignores x
-    zero.push_back(gradient[0]);
-    zero.push_back(gradient[0] + pad(p.buffers[0]));
-  }
-  exec.table_ld = std::max(exec.table_ld, kAlign);
+  to.end();
+  plan.exec.table_ld = std::max(plan.exec.table_ld, kAlign);
+}
 
-  exec.steps = steps.data();
-  exec.steps_n = static_cast<int>(steps.size());
+}  // namespace
+
+Plan::Plan(const Program& p, bool backward) {
+  const std::vector<const Instr*> order = ordered(p, &exec.once_n);
+  const Values values = backward ? all_columns(p, order, exec) : reused_columns(p, order, exec);
+  const std::vector<int> gradient = gradient_columns(p, exec);
+  const int bf16_columns = place_weights(p, backward, *this);
+  place_instrs(p, order, values, gradient, *this);
+
+  exec.instrs = instrs.data();
+  exec.instrs_n = static_cast<int>(instrs.size());
   exec.weights = weights.data();
-  exec.columns = end;
-  exec.half = end + kAlign;  // behind what vector loads may read past a slice's end
-  exec.width = stride(exec.half + half);
-  exec.x = column[0];
-  exec.rows = column[1];
-  exec.out = column[p.out.buffer] + p.out.start;
+  exec.columns = values.end;
+  exec.bf16 = values.end + kAlign;  // behind what vector loads may read past a slice's end
+  exec.width = stride(exec.bf16 + bf16_columns);
+  exec.x = values.column[0];
+  exec.cond = values.column[1];
+  exec.out = values.column[p.out.buffer] + p.out.start;
   exec.g_x = gradient[0];
-  exec.g_rows = gradient[1];
+  exec.g_cond = gradient[1];
   exec.g_out = gradient[p.out.buffer] + p.out.start;
   exec.x_width = p.buffers[0];
-  exec.rows_width = p.buffers[1];
+  exec.cond_width = p.buffers[1];
   exec.out_width = p.out.width;
   exec.sites = p.sites;
   exec.zero = zero.data();

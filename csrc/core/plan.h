@@ -10,7 +10,7 @@ namespace dom2 {
 
 struct Plan {
   Exec exec{};
-  std::vector<Step> steps;
+  std::vector<ExecInstr> instrs;
   std::vector<Weight> weights;
   std::vector<int> zero;
   std::vector<int> table_from, table_to, table_width;  // column ranges to copy into padded rows

@@ -28,7 +28,7 @@ struct Instr {
 };
 
 struct Program {
-  std::vector<int> buffers;  // widths; 0 is x, 1 the row vector
+  std::vector<int> buffers;  // widths; 0 is x, 1 the condition vector
   std::vector<int> n, k;     // shape of each weight matrix
   std::vector<Instr> instrs;
   Slice out;
@@ -133,7 +133,7 @@ inline std::string decode(const int64_t* w, int64_t count, Program& p) {
   p.out = {static_cast<int>(w[7]), static_cast<int>(w[8]), static_cast<int>(w[9])};
   std::string why = detail::check_slice(p, p.out, filled, "result", static_cast<int>(instrs));
   if (!why.empty()) return why;
-  // `once` instructions run first, so they may read only the row vector and each other.
+  // `once` instructions run first, so they may read only the condition vector and each other.
   std::vector<bool> early(buffers, false);
   early[1] = true;
   for (const Instr& in : p.instrs) {

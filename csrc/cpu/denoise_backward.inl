@@ -2,18 +2,18 @@
 // run the instructions backwards. Part of kernels.inl, after denoise_kernel.inl.
 
 // Gradient of the linear's input, dz W, into the columns of a.
-void linear_input_gradient(const Tile& t, const BackwardCall& b, const Step& s) {
+void linear_input_gradient(const Tile& t, const BackwardCall& b, const ExecInstr& s) {
   const Weight& w = t.e.weights[s.weight];
   const Store to{t.g + s.g_a, t.e.g_width, nullptr, nullptr, w.k, !s.set_a};
   const auto then = [](int, int, int, int) {};
-  if (t.call.half) {
-    uint32_t* dz = half_columns(t);
+  if (t.call.bf16) {
+    uint32_t* dz = bf16_columns(t);
     round_along(t, t.g + s.g_out, t.e.g_width, w.n, dz, t.e.width);
-    const uint32_t* packed = half_weights(b.packed_t) + t.group * t.e.half_t_size + w.half_t;
-    multiply<Half>(dz, t.e.width, t.rows, pairs(w.n), w.k, packed, to, then);
+    const uint32_t* packed = bf16_weights(b.packed_t) + t.group * t.e.bf16_t_size + w.bf16_t;
+    multiply<Bf16>(dz, t.e.width, t.rows, pairs(w.n), w.k, packed, to, then);
   } else {
     const float* packed = b.packed_t + t.group * t.e.packed_t_size + w.packed_t;
-    multiply<Full>(t.g + s.g_out, t.e.g_width, t.rows, w.n, w.k, packed, to, then);
+    multiply<Fp32>(t.g + s.g_out, t.e.g_width, t.rows, w.n, w.k, packed, to, then);
   }
 }
 
@@ -29,16 +29,16 @@ void round_across(const Tile& t, const float* from, int64_t ld, int n, uint32_t*
 }
 
 // Gradient of the linear's weight, dz^T a, into its sum.
-void linear_weight_gradient(const Tile& t, const Partial& p, const Step& s) {
+void linear_weight_gradient(const Tile& t, const Partial& p, const ExecInstr& s) {
   const Weight& w = t.e.weights[s.weight];
   float* to = p.weights + t.group * t.e.grad_size + w.grad;
   const float *dz = t.g + s.g_out, *a = t.v + s.a;
-  if (!t.call.half)
-    return weight_gradient<Full>(dz, t.e.g_width, a, t.e.width, t.rows, w.n, w.k_pad, to);
-  uint32_t *dzh = half_columns(t), *ah = dzh + pad(w.n);
+  if (!t.call.bf16)
+    return weight_gradient<Fp32>(dz, t.e.g_width, a, t.e.width, t.rows, w.n, w.k_pad, to);
+  uint32_t *dzh = bf16_columns(t), *ah = dzh + pad(w.n);
   round_across(t, dz, t.e.g_width, w.n, dzh, t.e.width);
   round_across(t, a, t.e.width, w.k, ah, t.e.width);
-  weight_gradient<Half>(dzh, 2 * t.e.width, ah, 2 * t.e.width, pairs(t.rows), w.n, w.k_pad, to);
+  weight_gradient<Bf16>(dzh, 2 * t.e.width, ah, 2 * t.e.width, pairs(t.rows), w.n, w.k_pad, to);
 }
 
 // table gradient += sum over rows of g (times v, where given)
@@ -65,7 +65,7 @@ void pass_on(const Tile& t, int from, int to, int n, bool set) {
   }
 }
 
-void layer_norm_backward(const Tile& t, const Partial& p, const Step& s) {
+void layer_norm_backward(const Tile& t, const Partial& p, const ExecInstr& s) {
   const int n = s.width;
   const float* gain = t.table(s.table);
   float* dgain = p.table && s.table >= 0
@@ -94,11 +94,11 @@ void layer_norm_backward(const Tile& t, const Partial& p, const Step& s) {
   }
 }
 
-void linear_backward(const Tile& t, const BackwardCall& b, const Partial& p, const Step& s) {
+void linear_backward(const Tile& t, const BackwardCall& b, const Partial& p, const ExecInstr& s) {
   const int n = s.width;
   if (s.g_c >= 0) pass_on(t, s.g_out, s.g_c, n, s.set_c);
   if (s.act != 0)
-    derivative_any(t.call.half, s.act, t.v + s.z, t.e.width, t.g + s.g_out, t.g + s.g_out,
+    derivative_any(t.call.bf16, s.act, t.v + s.z, t.e.width, t.g + s.g_out, t.g + s.g_out,
                    t.e.g_width, t.rows, n, true);
   if (s.g_b >= 0) pass_on(t, s.g_out, s.g_b, n, s.set_b);
   table_gradient(t, p, s.table, t.g + s.g_out, nullptr, n);
@@ -106,12 +106,12 @@ void linear_backward(const Tile& t, const BackwardCall& b, const Partial& p, con
   // The first step's x is where the chain starts: its gradient may not be asked for.
   const bool of_x = s.g_a >= t.e.g_x && s.g_a < t.e.g_x + pad(t.e.x_width);
   if (of_x && t.step == 0 && !b.grad_x && !b.keeps_x) return;
-  const bool of_rows = s.g_a >= t.e.g_rows && s.g_a < t.e.g_rows + pad(t.e.rows_width);
-  if (of_rows && !b.grad_rows) return;  // nobody asked for the gradient of the row vector
+  const bool of_cond = s.g_a >= t.e.g_cond && s.g_a < t.e.g_cond + pad(t.e.cond_width);
+  if (of_cond && !b.grad_cond) return;  // nobody asked for the gradient of the condition vector
   linear_input_gradient(t, b, s);
 }
 
-void step_backward(const Tile& t, const BackwardCall& b, const Partial& p, const Step& s) {
+void instr_backward(const Tile& t, const BackwardCall& b, const Partial& p, const ExecInstr& s) {
   const int n = s.width;
   const int64_t ld = t.e.width, gd = t.e.g_width;
   switch (static_cast<Op>(s.op)) {
@@ -124,7 +124,7 @@ void step_backward(const Tile& t, const BackwardCall& b, const Partial& p, const
         float d[1024];
         for (int j = 0; j < n; j += 1024) {
           const int c = n - j < 1024 ? n - j : 1024;
-          derivative_any(t.call.half, s.act, z + j, ld, t.g + r * gd + s.g_out + j, d, gd, 1, c,
+          derivative_any(t.call.bf16, s.act, z + j, ld, t.g + r * gd + s.g_out + j, d, gd, 1, c,
                          true);
           float* to = t.g + r * gd + s.g_a + j;
           columns(c, [&](int i, int m) { put(to + i, load(d + i, m), m, s.set_a); });
@@ -178,32 +178,33 @@ void clear(const Tile& t, int begin, int end) {
     for (int j = begin; j < end; j += VL) store(t.g + r * t.e.g_width + j, vf{});
 }
 
-// The `once` phase backwards, for each of the tile's row vectors: what the rows that share one have
-// collected is summed first, into the tile's first rows. Then the gradient of the row vectors.
+// The `once` phase backwards, for each of the tile's condition vectors: what the rows that share
+// one have collected is summed first, into the tile's first rows. Then the gradient of the
+// condition vectors.
 void once_backward(const Tile& t, const BackwardCall& b, const Partial& p) {
-  if (!p.weights && !p.table && !b.grad_rows) return;
+  if (!p.weights && !p.table && !b.grad_cond) return;
   const Exec& e = t.e;
   Tile c = t;
   c.rows = vector_of(t, t.rows - 1) + 1;
   const auto first = [&](int r) { return r == 0 || vector_of(t, r) != vector_of(t, r - 1); };
   if (c.rows != t.rows) {
-    const int n = e.once_columns - e.rows;
+    const int n = e.once_columns - e.cond;
     for (int r = 1; r < t.rows; ++r) {
       const int64_t u = vector_of(t, r);
       if (u == r) continue;
-      const float *v = t.v + r * int64_t{e.width} + e.rows, *g = t.g + r * int64_t{e.g_width};
-      float *to = t.v + u * e.width + e.rows, *g_to = t.g + u * e.g_width;
+      const float *v = t.v + r * int64_t{e.width} + e.cond, *g = t.g + r * int64_t{e.g_width};
+      float *to = t.v + u * e.width + e.cond, *g_to = t.g + u * e.g_width;
       const bool set = first(r);
       columns(e.g_once_end, [&](int j, int m) { put(g_to + j, load(g + j, m), m, set); });
       if (set) columns(n, [&](int j, int m) { store(to + j, load(v + j, m), m); });
     }
   }
-  for (int i = e.once_n - 1; i >= 0; --i) step_backward(c, b, p, e.steps[i]);
-  if (!b.grad_rows) return;
+  for (int i = e.once_n - 1; i >= 0; --i) instr_backward(c, b, p, e.instrs[i]);
+  if (!b.grad_cond) return;
   for (int r = 0; r < t.rows; ++r)
-    for (int j = 0; j < e.rows_width; ++j)
-      b.grad_rows[t.flat(r) * e.rows_width + j] =
-          first(r) ? t.g[vector_of(t, r) * e.g_width + e.g_rows + j] : 0.f;
+    for (int j = 0; j < e.cond_width; ++j)
+      b.grad_cond[t.flat(r) * e.cond_width + j] =
+          first(r) ? t.g[vector_of(t, r) * e.g_width + e.g_cond + j] : 0.f;
 }
 
 // The gradient of the loop body: from d(x after) in gx to d(eps) and, in gx, what reaches x
@@ -233,7 +234,7 @@ void phase_backward(const Tile& t, const BackwardCall& b, const Partial& p, cons
     float* to = t.g + r * e.g_width + e.g_out;
     for (int j = 0; j < n; ++j) to[j] = early ? to[j] + from[r * n + j] : from[r * n + j];
   }
-  for (int i = e.steps_n - 1; i >= e.once_n; --i) step_backward(t, b, p, e.steps[i]);
+  for (int i = e.instrs_n - 1; i >= e.once_n; --i) instr_backward(t, b, p, e.instrs[i]);
 }
 
 void backward(const Call& call, const BackwardCall& b, const Partial& p, int64_t group, int64_t row,
@@ -253,13 +254,13 @@ void backward(const Call& call, const BackwardCall& b, const Partial& p, int64_t
       gp[r * n + j] = 0;
       gx[r * n + j] = 0;
       if (!call.solver) continue;
-      const double last = call.path[call.steps * slab + t.flat(r) * n + j];
+      const double last = b.path[call.steps * slab + t.flat(r) * n + j];
       if (!(last < call.out_low || last > call.out_high))
         gx[r * n + j] = b.grad_out[t.flat(r) * n + j];
     }
   for (int64_t s = call.steps - 1; s >= 0; --s) {
     t.step = s;
-    put_x(t, call.path + s * slab + t.flat(0) * n);
+    put_x(t, b.path + s * slab + t.flat(0) * n);
     run_phase(t, false);
     if (call.solver) solver_backward(t, coefficients(call, s), gx, gp, geps);
     phase_backward(t, b, p, call.solver ? geps : b.grad_out + t.flat(0) * out_n, out_n);

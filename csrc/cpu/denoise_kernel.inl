@@ -12,42 +12,42 @@ DOM2_INLINE void columns(int n, const F& f) {
 
 DOM2_INLINE void put(float* p, vf v, int n, bool set) { store(p, set ? v : v + load(p, n), n); }
 
-template <class M, int ACT>
+template <class M, Act A>
 void activate_block(const float* z, float* out, const float* add, int64_t ld, int rows, int cols) {
   for (int r = 0; r < rows; ++r)
     for (int j = 0; j < cols; j += VL) {
-      vf v = activate<M, ACT>(load(z + r * ld + j));
+      vf v = activate<M, A>(load(z + r * ld + j));
       if (add) v += load(add + r * ld + j);
       store(out + r * ld + j, v);
     }
 }
 
-void activate_any(bool half, int act, const float* z, float* out, const float* add, int64_t ld,
+void activate_any(bool bf16, int act, const float* z, float* out, const float* add, int64_t ld,
                   int rows, int cols) {
 #define DOM2_CALL(A)                                           \
-  half ? activate_block<Quick, A>(z, out, add, ld, rows, cols) \
+  bf16 ? activate_block<Quick, A>(z, out, add, ld, rows, cols) \
        : activate_block<Exact, A>(z, out, add, ld, rows, cols)
-  DOM2_ACT_SWITCH(act, DOM2_CALL)
+  DOM2_ACT_SWITCH(act)
 #undef DOM2_CALL
 }
 
 // dz = dout * act'(z), in place or added elsewhere
-template <class M, int ACT>
+template <class M, Act A>
 void derivative_rows(const float* z, int64_t ldz, const float* dout, float* dz, int64_t ld,
                      int rows, int n, bool set) {
   for (int r = 0; r < rows; ++r)
     columns(n, [&](int j, int c) {
-      const vf d = load(dout + r * ld + j, c) * derivative<M, ACT>(load(z + r * ldz + j, c));
+      const vf d = load(dout + r * ld + j, c) * derivative<M, A>(load(z + r * ldz + j, c));
       put(dz + r * ld + j, d, c, set);
     });
 }
 
-void derivative_any(bool half, int act, const float* z, int64_t ldz, const float* dout, float* dz,
+void derivative_any(bool bf16, int act, const float* z, int64_t ldz, const float* dout, float* dz,
                     int64_t ld, int rows, int n, bool set) {
 #define DOM2_CALL(A)                                                   \
-  half ? derivative_rows<Quick, A>(z, ldz, dout, dz, ld, rows, n, set) \
+  bf16 ? derivative_rows<Quick, A>(z, ldz, dout, dz, ld, rows, n, set) \
        : derivative_rows<Exact, A>(z, ldz, dout, dz, ld, rows, n, set)
-  DOM2_ACT_SWITCH(act, DOM2_CALL)
+  DOM2_ACT_SWITCH(act)
 #undef DOM2_CALL
 }
 
@@ -66,7 +66,7 @@ struct Tile {
     return column < 0 ? nullptr : call.table + (step * call.groups + group) * e.table_ld + column;
   }
   int64_t flat(int r) const { return group * call.batch + row + r; }
-  uint32_t stream(const Step& s) const {
+  uint32_t stream(const ExecInstr& s) const {
     return kStreamDropout + static_cast<uint32_t>(step) * e.sites + s.site;
   }
 };
@@ -95,7 +95,7 @@ DOM2_INLINE Moments moments(const float* a, int n, float eps) {
 
 // Calls f(column, keep) for each column of one row of a dropout mask.
 template <class F>
-DOM2_INLINE void dropout_row(const Tile& t, const Step& s, int r, const F& f) {
+DOM2_INLINE void dropout_row(const Tile& t, const ExecInstr& s, int r, const F& f) {
   const Rng rng{t.call.seed, t.call.offset};
   const uint64_t blocks = (s.width + 3) / 4, first = static_cast<uint64_t>(t.flat(r)) * blocks;
   const uint64_t limit = static_cast<uint64_t>(s.drop_below);
@@ -106,7 +106,7 @@ DOM2_INLINE void dropout_row(const Tile& t, const Step& s, int r, const F& f) {
   }
 }
 
-// ---- bf16 operands: rounded into the last columns of each row, see Exec::half ----
+// ---- bf16 operands: rounded into the last columns of each row, see Exec::bf16 ----
 
 // `n` floats of every row, two to a word; the word beside an odd last one holds a zero.
 void round_along(const Tile& t, const float* from, int64_t ld, int n, uint32_t* to, int64_t ldo) {
@@ -117,13 +117,13 @@ void round_along(const Tile& t, const float* from, int64_t ld, int n, uint32_t* 
     });
 }
 
-uint32_t* half_columns(const Tile& t) { return reinterpret_cast<uint32_t*>(t.v + t.e.half); }
+uint32_t* bf16_columns(const Tile& t) { return reinterpret_cast<uint32_t*>(t.v + t.e.bf16); }
 
-const uint32_t* half_weights(const float* packed) {
+const uint32_t* bf16_weights(const float* packed) {
   return reinterpret_cast<const uint32_t*>(packed);
 }
 
-void run_linear(const Tile& t, const Step& s) {
+void run_linear(const Tile& t, const ExecInstr& s) {
   const Weight& w = t.e.weights[s.weight];
   const int64_t ld = t.e.width;
   float* z = t.v + (s.z >= 0 ? s.z : s.out);
@@ -135,21 +135,21 @@ void run_linear(const Tile& t, const Step& s) {
   const auto then = [&](int r, int n, int col, int cols) {
     if (last) {
       const int64_t o = r * ld + col;
-      activate_any(t.call.half, s.act, z + o, out + o, add ? add + o : nullptr, ld, n, cols);
+      activate_any(t.call.bf16, s.act, z + o, out + o, add ? add + o : nullptr, ld, n, cols);
     }
   };
-  if (t.call.half) {
-    uint32_t* a = half_columns(t);
+  if (t.call.bf16) {
+    uint32_t* a = bf16_columns(t);
     round_along(t, t.v + s.a, ld, w.k, a, ld);
-    const uint32_t* packed = half_weights(t.call.packed) + t.group * t.e.half_size + w.half;
-    multiply<Half>(a, ld, t.rows, pairs(w.k), w.n, packed, to, then);
+    const uint32_t* packed = bf16_weights(t.call.packed) + t.group * t.e.bf16_size + w.bf16;
+    multiply<Bf16>(a, ld, t.rows, pairs(w.k), w.n, packed, to, then);
   } else {
     const float* packed = t.call.packed + t.group * t.e.packed_size + w.packed;
-    multiply<Full>(t.v + s.a, ld, t.rows, w.k, w.n, packed, to, then);
+    multiply<Fp32>(t.v + s.a, ld, t.rows, w.k, w.n, packed, to, then);
   }
 }
 
-void run_step(const Tile& t, const Step& s) {
+void run_instr(const Tile& t, const ExecInstr& s) {
   const int64_t ld = t.e.width;
   const int n = s.width;
   if (s.op == static_cast<int>(Op::kLinear)) return run_linear(t, s);
@@ -159,7 +159,7 @@ void run_step(const Tile& t, const Step& s) {
     const float* second = s.b >= 0 ? t.v + r * ld + s.b : t.table(s.table);
     switch (static_cast<Op>(s.op)) {
       case Op::kActivation:
-        activate_any(t.call.half, s.act, a, out, nullptr, ld, 1, n);
+        activate_any(t.call.bf16, s.act, a, out, nullptr, ld, 1, n);
         break;
       case Op::kAdd:
         columns(n, [&](int j, int c) { store(out + j, load(a + j, c) + load(second + j, c), c); });
@@ -199,38 +199,38 @@ void put_x(const Tile& t, const float* from) {
     for (int j = 0; j < n; ++j) t.v[r * t.e.width + t.e.x + j] = from[r * n + j];
 }
 
-// Which of the tile's row vectors row r reads: `repeat` rows in a line share one.
+// Which of the tile's condition vectors row r reads: `repeat` rows in a line share one.
 DOM2_INLINE int vector_of(const Tile& t, int r) {
   return static_cast<int>((t.row + r) / t.call.repeat - t.row / t.call.repeat);
 }
 
-// The tile's row vectors into its first rows
-void put_rows(const Tile& t, int vectors) {
-  const int n = t.e.rows_width;
+// The tile's condition vectors into its first rows
+void put_cond(const Tile& t, int vectors) {
+  const int n = t.e.cond_width;
   const int64_t first = t.group * (t.call.batch / t.call.repeat) + t.row / t.call.repeat;
   for (int r = 0; r < vectors; ++r)
     for (int j = 0; j < n; ++j)
-      t.v[r * t.e.width + t.e.rows + j] = t.call.rows[(first + r) * n + j];
+      t.v[r * t.e.width + t.e.cond + j] = t.call.cond[(first + r) * n + j];
 }
 
 void run_phase(const Tile& t, bool once) {
-  for (int i = once ? 0 : t.e.once_n; i < (once ? t.e.once_n : t.e.steps_n); ++i)
-    run_step(t, t.e.steps[i]);
+  for (int i = once ? 0 : t.e.once_n; i < (once ? t.e.once_n : t.e.instrs_n); ++i)
+    run_instr(t, t.e.instrs[i]);
 }
 
-// The row vectors and the `once` phase: computed for each of the tile's row vectors, in its first
-// rows, then spread over the rows that share it, last first.
+// The condition vectors and the `once` phase: computed for each of the tile's condition vectors, in
+// its first rows, then spread over the rows that share it, last first.
 void once_phase(const Tile& t) {
   Tile c = t;
   c.rows = vector_of(t, t.rows - 1) + 1;
-  put_rows(c, c.rows);
+  put_cond(c, c.rows);
   run_phase(c, true);
   if (c.rows == t.rows) return;
   const int64_t ld = t.e.width;
-  const int n = t.e.once_columns - t.e.rows;
+  const int n = t.e.once_columns - t.e.cond;
   for (int r = t.rows - 1; r > 0; --r) {
-    const float* from = t.v + vector_of(t, r) * ld + t.e.rows;
-    float* to = t.v + r * ld + t.e.rows;
+    const float* from = t.v + vector_of(t, r) * ld + t.e.cond;
+    float* to = t.v + r * ld + t.e.cond;
     if (from != to) columns(n, [&](int j, int m) { store(to + j, load(from + j, m), m); });
   }
 }

@@ -8,11 +8,11 @@ namespace cpu {
 // One call's data. Groups are outermost, rows are contiguous.
 struct Call {
   const Exec* exec;
-  int64_t groups, batch, steps, repeat;  // repeat: rows of x that one row vector serves
+  int64_t groups, batch, steps, repeat;  // repeat: rows of x that one condition vector serves
   const float* x;                        // [G, B, x_width], or null: drawn
-  const float* rows;                     // [G, B / repeat, rows_width]
-  bool half;                             // products of bf16 operands, sums in float32
-  const float* packed;                   // [G, packed_size or half_size], see Kernels::pack
+  const float* cond;                     // [G, B / repeat, cond_width]
+  bool bf16;                             // products of bf16 operands, sums in float32
+  const float* packed;                   // [G, packed_size or bf16_size], see Kernels::pack
   const float* table;                    // [S, G, table_ld]
   const double* solver;                  // [S, 8], or null: one pass without a solver
   const float* noise;                    // [S, G, B, x_width], or null: drawn
@@ -20,21 +20,23 @@ struct Call {
   uint32_t offset;
   double out_low, out_high;
   float* out;   // [G, B, x_width or out_width]
-  float* path;  // [S, G, B, x_width]: x before each step; may be null
+  float* path;  // [S + 1, G, B, x_width]: x before each step and after the last; may be null
 };
 
 // What backward adds. Pointers may be null where a gradient isn't wanted, but for grad_out and
 // path.
 struct BackwardCall {
+  const float* path;      // what the forward call wrote; x where there is no solver
   const float* grad_out;  // [G, B, x_width or out_width]
-  const float* packed_t;  // [G, packed_t_size or half_t_size]
+  const float* packed_t;  // [G, packed_t_size or bf16_t_size]
   float* grad_x;          // [G, B, x_width]
   bool keeps_x;           // grad_x is null, but the tile's gradient of x will be read
-  float* grad_rows;       // [G, B, rows_width]: the `repeat` rows of one row vector sum to it
+  float* grad_cond;       // [G, B, cond_width]: the `repeat` rows of one condition vector sum to it
 };
 
-// What `conservative_loss` adds. Rows of x per row vector, call.repeat of them: the data's action,
-// then the proposed ones. Groups k, k + data_groups, ... of the program share the data of k.
+// What `conservative_loss` adds. Rows of x per condition vector, call.repeat of them: the data's
+// action, then the proposed ones. Groups k, k + data_groups, ... of the program share the data of
+// k.
 struct ConservativeCall {
   int64_t data_groups;
   const float* act;       // [data groups, B, x_width]
@@ -77,7 +79,7 @@ struct SampleCall {
   int64_t* index;  // [groups, batch]
 };
 
-// Scratch of one row of `chain`: values of the steps, gradients, x and x0 (doubles) or their
+// Scratch of one row of `chain_value`: values of the steps, gradients, x and x0 (doubles) or their
 // gradients, x of every step, the gradient of the noise; and the critic's values and gradients.
 static inline int64_t chain_floats(const Call& call, const ChainCall& l) {
   const Exec &e = *call.exec, &c = *l.critic.exec;
@@ -95,9 +97,9 @@ struct Kernels {
   const char* name;
   int row_block;  // rows that one register tile holds
   // Packs a matrix [n, k] into panels: [k][w] floats each, w = 64 columns of the output (the last
-  // panel the rest, padded to 16 with zeros). half: words of two bf16 numbers, [pairs(k)][w], the
+  // panel the rest, padded to 16 with zeros). bf16: words of two bf16 numbers, [pairs(k)][w], the
   // one with the even k in the lower half.
-  void (*pack)(const Matrix&, int n, int k, bool half, float* out);
+  void (*pack)(const Matrix&, int n, int k, bool bf16, float* out);
   // Runs rows [row, row + count) of one group; scratch holds count * width floats, 64-byte aligned.
   void (*forward)(const Call&, int64_t group, int64_t row, int count, float* scratch);
   // scratch: count * (width + g_width) floats and 6 * count * x_width doubles behind them.
@@ -106,13 +108,14 @@ struct Kernels {
   // Losses with their gradients, see losses.inl; scratch and partial sums as for backward. packed_t
   // null: no gradients. grad_out is not read. What the rows add to the sums goes to `sums`:
   // squares, [1]; td and cql, [2].
-  void (*squared)(const Call&, const BackwardCall&, const Partial&, const float* target,
-                  int64_t group, int64_t row, int count, float* scratch, double* sums);
-  void (*conservative)(const Call&, const BackwardCall&, const Partial&, const ConservativeCall&,
-                       int64_t group, int64_t row, int count, float* scratch, double* sums);
+  void (*denoising_loss)(const Call&, const BackwardCall&, const Partial&, const float* target,
+                         int64_t group, int64_t row, int count, float* scratch, double* sums);
+  void (*conservative_loss)(const Call&, const BackwardCall&, const Partial&,
+                            const ConservativeCall&, int64_t group, int64_t row, int count,
+                            float* scratch, double* sums);
   // Q of the chain's result: adds up Q, [1]. scratch holds count rows of chain_floats.
-  void (*chain)(const Call&, const BackwardCall&, const Partial&, const ChainCall&, int64_t group,
-                int64_t row, int count, float* scratch, double* sums);
+  void (*chain_value)(const Call&, const BackwardCall&, const Partial&, const ChainCall&,
+                      int64_t group, int64_t row, int count, float* scratch, double* sums);
   // Draws rows [row, row + count) of one group's batch and gathers all its fields.
   void (*sample)(const SampleCall&, int64_t group, int64_t row, int64_t count);
 };

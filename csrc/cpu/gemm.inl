@@ -18,13 +18,13 @@ constexpr int MR = 3, NV = 4;  // 12 + 4 + ...: of 16, the compiler reuses the l
 
 // What a product's operands are: floats, or words of two bf16 numbers that stand next to each other
 // along the sum. Sums are float32 either way.
-struct Full {
+struct Fp32 {
   using T = float;
   static DOM2_INLINE vf get(const float* p) { return load(p); }
   static DOM2_INLINE vf all(float a) { return splat(a); }
   static DOM2_INLINE vf add(vf c, vf a, vf b) { return c + a * b; }
 };
-struct Half {
+struct Bf16 {
   using T = uint32_t;
   static DOM2_INLINE vu get(const uint32_t* p) { return load(p); }
   static DOM2_INLINE vu all(uint32_t a) { return splat(a); }

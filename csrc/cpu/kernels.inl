@@ -32,8 +32,8 @@ namespace {
 }  // namespace
 
 extern const Kernels DOM2_KERNELS;
-const Kernels DOM2_KERNELS = {DOM2_ISA, MR,           pack,  forward, backward,
-                              squared,  conservative, chain, sample};
+const Kernels DOM2_KERNELS = {
+    DOM2_ISA, MR, pack, forward, backward, denoising_loss, conservative_loss, chain_value, sample};
 
 }  // namespace cpu
 }  // namespace dom2

@@ -17,7 +17,7 @@ DOM2_INLINE void pass(const Tile& t, const BackwardCall& b, const Partial& p, co
   for (int i = 0; i < e.zero_n; i += 2) clear(t, e.zero[i], e.zero[i + 1]);
   loss();
   if (!b.packed_t) return;
-  for (int i = e.steps_n - 1; i >= e.once_n; --i) step_backward(t, b, p, e.steps[i]);
+  for (int i = e.instrs_n - 1; i >= e.once_n; --i) instr_backward(t, b, p, e.instrs[i]);
   once_backward(t, b, p);
   if (!b.grad_x) return;
   for (int r = 0; r < t.rows; ++r)
@@ -25,8 +25,8 @@ DOM2_INLINE void pass(const Tile& t, const BackwardCall& b, const Partial& p, co
       b.grad_x[t.flat(r) * e.x_width + j] = t.g[r * e.g_width + e.g_x + j];
 }
 
-void squared(const Call& call, const BackwardCall& b, const Partial& p, const float* target,
-             int64_t group, int64_t row, int count, float* scratch, double* sums) {
+void denoising_loss(const Call& call, const BackwardCall& b, const Partial& p, const float* target,
+                    int64_t group, int64_t row, int count, float* scratch, double* sums) {
   const Tile t = tile_of(call, group, row, count, scratch);
   const Exec& e = t.e;
   const int n = e.out_width;
@@ -69,12 +69,12 @@ void conserve(const ConservativeCall& l, const float* q, int64_t ldq, int rows, 
   sums[1] += top - l.log_density + __builtin_log(total) - q[0];
 }
 
-void conservative(const Call& given, const BackwardCall& b, const Partial& p,
-                  const ConservativeCall& l, int64_t group, int64_t row, int count, float* scratch,
-                  double* sums) {
+void conservative_loss(const Call& given, const BackwardCall& b, const Partial& p,
+                       const ConservativeCall& l, int64_t group, int64_t row, int count,
+                       float* scratch, double* sums) {
   const int64_t data = group % l.data_groups, each = given.repeat, batch = given.batch / each;
   Call call = given;
-  if (call.rows) call.rows += (data - group) * batch * call.exec->rows_width;
+  if (call.cond) call.cond += (data - group) * batch * call.exec->cond_width;
   const Tile t = tile_of(call, group, row, count, scratch);
   const Exec& e = t.e;
   const int n = e.x_width;
@@ -94,8 +94,8 @@ void conservative(const Call& given, const BackwardCall& b, const Partial& p,
 }
 
 // The whole denoising loop, the critic on its result, and both backwards.
-void chain(const Call& call, const BackwardCall& b, const Partial& p, const ChainCall& l,
-           int64_t group, int64_t row, int count, float* scratch, double* sums) {
+void chain_value(const Call& call, const BackwardCall& b, const Partial& p, const ChainCall& l,
+                 int64_t group, int64_t row, int count, float* scratch, double* sums) {
   const Exec &e = *call.exec, &c = *l.critic.exec;
   const int n = e.x_width;
   const int64_t slab = static_cast<int64_t>(count) * e.width;  // the values of one step
@@ -105,7 +105,7 @@ void chain(const Call& call, const BackwardCall& b, const Partial& p, const Chai
   float* path = reinterpret_cast<float*>(previous + static_cast<int64_t>(count) * n);
   float* geps = path + call.steps * count * n;
   Tile t{call, e, group, row, count, scratch, g, 0};
-  const int begin = e.rows, columns_n = e.once_columns - begin;
+  const int begin = e.cond, columns_n = e.once_columns - begin;
 
   start(t, x, previous);
   once_phase(t);

@@ -24,17 +24,17 @@ void unpad_table(const Plan& plan, const float* padded, int table_width, int64_t
         out[r * table_width + plan.table_from[i] + c] += padded[r * ld + plan.table_to[i] + c];
 }
 
-int64_t packed_size(const Exec& e, bool transposed, bool half) {
-  return transposed ? (half ? e.half_t_size : e.packed_t_size)
-                    : (half ? e.half_size : e.packed_size);
+int64_t packed_size(const Exec& e, bool transposed, bool bf16) {
+  return transposed ? (bf16 ? e.bf16_t_size : e.packed_t_size)
+                    : (bf16 ? e.bf16_size : e.packed_size);
 }
 
 void pack_weight(const Exec& e, const Weight& w, int64_t group, const Matrix& given,
-                 bool transposed, bool half, float* packed) {
+                 bool transposed, bool bf16, float* packed) {
   const Matrix m = transposed ? Matrix{given.data, given.col, given.row} : given;
   const int n = transposed ? w.k : w.n, k = transposed ? w.n : w.k;
-  const int64_t at = transposed ? (half ? w.half_t : w.packed_t) : (half ? w.half : w.packed);
-  active().pack(m, n, k, half, packed + group * packed_size(e, transposed, half) + at);
+  const int64_t at = transposed ? (bf16 ? w.bf16_t : w.packed_t) : (bf16 ? w.bf16 : w.packed);
+  active().pack(m, n, k, bf16, packed + group * packed_size(e, transposed, bf16) + at);
 }
 
 }  // namespace cpu

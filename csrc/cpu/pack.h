@@ -13,9 +13,9 @@ void unpad_table(const Plan& plan, const float* padded, int table_width, int64_t
 
 // Packs group `group` of weight `w` to its place among the packed weights of all groups.
 void pack_weight(const Exec& e, const Weight& w, int64_t group, const Matrix& m, bool transposed,
-                 bool half, float* packed);
+                 bool bf16, float* packed);
 // Floats (or words, which take as much room) that one group's packed weights take.
-int64_t packed_size(const Exec& e, bool transposed, bool half);
+int64_t packed_size(const Exec& e, bool transposed, bool bf16);
 
 }  // namespace cpu
 }  // namespace dom2

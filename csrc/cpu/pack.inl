@@ -94,20 +94,20 @@ void pack_pairs(const Block& b, uint32_t* to, int width) {
   transpose16(block, to, width, pairs(b.depth));
 }
 
-void pack(const Matrix& m, int n, int k, bool half, float* out) {
-  const int step = half ? 32 : 16;
+void pack(const Matrix& m, int n, int k, bool bf16, float* out) {
+  const int step = bf16 ? 32 : 16;
   for (int first = 0; first < n; first += kPanel) {
     const int used = n - first < kPanel ? n - first : kPanel, width = pad(used);
     for (int k0 = 0; k0 < k; k0 += step)
       for (int j0 = 0; j0 < width; j0 += 16) {
         const Block b{m.data + (first + j0) * m.row + k0 * m.col, m.row, m.col,
                       used - j0 < 16 ? used - j0 : 16, k - k0 < step ? k - k0 : step};
-        float* to = out + static_cast<int64_t>(half ? k0 / 2 : k0) * width + j0;
-        if (half)
+        float* to = out + static_cast<int64_t>(bf16 ? k0 / 2 : k0) * width + j0;
+        if (bf16)
           pack_pairs(b, reinterpret_cast<uint32_t*>(to), width);
         else
           pack_full(b, to, width);
       }
-    out += static_cast<int64_t>(half ? pairs(k) : k) * width;
+    out += static_cast<int64_t>(bf16 ? pairs(k) : k) * width;
   }
 }

@@ -23,14 +23,14 @@ struct Draws {
 class Policy {
  public:
   // Null where the file can't be used, or DOM2_FAST_ISA names what can't run; `why` says why.
-  // half: products of bf16 numbers, sums in float32: quicker, with about three digits.
-  static std::unique_ptr<Policy> load(const std::string& path, std::string& why, bool half = false);
+  // bf16: products of bf16 numbers, sums in float32: quicker, with about three digits.
+  static std::unique_ptr<Policy> load(const std::string& path, std::string& why, bool bf16 = false);
   // The same from a file in memory.
   static std::unique_ptr<Policy> parse(const char* data, size_t size, std::string& why,
-                                       bool half = false);
+                                       bool bf16 = false);
 
   int64_t agents() const { return file_.groups; }
-  int64_t obs_dim() const { return plan_.exec.rows_width; }
+  int64_t obs_dim() const { return plan_.exec.cond_width; }
   int64_t act_dim() const { return plan_.exec.x_width; }
   int64_t steps() const { return file_.steps; }
   // What the file says about itself.
@@ -42,12 +42,12 @@ class Policy {
               const Threads& threads = {}) const;
 
  private:
-  Policy(PolicyFile file, bool half);
-  static std::unique_ptr<Policy> make(PolicyFile file, std::string& why, bool half);
+  Policy(PolicyFile file, bool bf16);
+  static std::unique_ptr<Policy> make(PolicyFile file, std::string& why, bool bf16);
 
   PolicyFile file_;  // without weights and table, which are below in the executor's layout
   Plan plan_;
-  bool half_;
+  bool bf16_;
   Arena packed_;
   const float* weights_;
   std::vector<float> table_;

@@ -46,13 +46,13 @@ Tiles split(const Exec& e, int64_t groups, int64_t batch, int64_t row_floats, in
   return {ceil_div(batch, rows), rows};
 }
 
-// Whole groups of rows that share a row vector, so that no vector is in two tiles; but not where a
-// tile would have to grow for that.
+// Whole groups of rows that share a condition vector, so that no vector is in two tiles; but not
+// where a tile would have to grow for that.
 int64_t tile_unit(const Call& c) { return c.repeat <= kRows ? c.repeat : 1; }
 
 double flops(const Exec& e, const Call& c) {
   double per_row = 0;
-  for (int i = 0; i < e.steps_n; ++i) per_row += 2.0 * e.steps[i].width * e.steps[i].k;
+  for (int i = 0; i < e.instrs_n; ++i) per_row += 2.0 * e.instrs[i].width * e.instrs[i].k;
   return per_row * c.steps * c.batch * c.groups;
 }
 
@@ -96,7 +96,7 @@ void denoise(const Kernels& kernels, const Call& call, const Threads& threads) {
   const Exec& e = *call.exec;
   const int wanted = flops(e, call) < kSerialFlops ? 1 : threads.count;
   const Tiles tiles =
-      split(e, call.groups, call.batch, e.half, kernels.row_block, tile_unit(call), wanted);
+      split(e, call.groups, call.batch, e.bf16, kernels.row_block, tile_unit(call), wanted);
   const int64_t n = call.groups * tiles.per_group;
   const int64_t floats = tiles.rows * (e.width + 4 * e.x_width);
   for_tiles(n, static_cast<int>(std::min<int64_t>(wanted, n)), threads, [&](int, int64_t i) {
@@ -203,7 +203,7 @@ void denoising_loss(const Kernels& kernels, const Plan& plan, const Call& call,
   const std::vector<double> sums = collect(
       kernels, plan, call, out, threads, {tile_unit(call), backward_floats(plan.exec), 1},
       [&](const Partial& p, int64_t group, int64_t row, int count, float* scratch, double* sum) {
-        kernels.squared(call, b, p, target, group, row, count, scratch, sum);
+        kernels.denoising_loss(call, b, p, target, group, row, count, scratch, sum);
       });
   for (int64_t g = 0; g < call.groups; ++g)
     loss[g] = static_cast<float>(sums[g] / (static_cast<double>(call.batch) * plan.exec.out_width));
@@ -216,7 +216,7 @@ void conservative_loss(const Kernels& kernels, const Plan& plan, const Call& cal
   const std::vector<double> sums = collect(
       kernels, plan, call, out, threads, {call.repeat, backward_floats(plan.exec), 2},
       [&](const Partial& p, int64_t group, int64_t row, int count, float* scratch, double* sum) {
-        kernels.conservative(call, b, p, l, group, row, count, scratch, sum);
+        kernels.conservative_loss(call, b, p, l, group, row, count, scratch, sum);
       });
   const double batch = static_cast<double>(call.batch / call.repeat);
   for (int64_t g = 0; g < call.groups; ++g) {
@@ -230,10 +230,11 @@ void conservative_loss(const Kernels& kernels, const Plan& plan, const Call& cal
 void chain_value(const Kernels& kernels, const Plan& plan, const Call& call, const BackwardCall& b,
                  ChainCall l, const Gradients& out, const Threads& threads, float* mean) {
   l.keep = b.packed_t && call.steps * plan.exec.width * kWideRows <= kKeptFloats;
-  const std::vector<double> sums =
-      collect(kernels, plan, call, out, threads, {tile_unit(call), chain_floats(call, l), 1},
-              [&](const Partial& p, int64_t group, int64_t row, int count, float* scratch,
-                  double* sum) { kernels.chain(call, b, p, l, group, row, count, scratch, sum); });
+  const std::vector<double> sums = collect(
+      kernels, plan, call, out, threads, {tile_unit(call), chain_floats(call, l), 1},
+      [&](const Partial& p, int64_t group, int64_t row, int count, float* scratch, double* sum) {
+        kernels.chain_value(call, b, p, l, group, row, count, scratch, sum);
+      });
   for (int64_t g = 0; g < call.groups; ++g)
     mean[g] = static_cast<float>(sums[g] / static_cast<double>(call.batch));
 }

@@ -52,7 +52,7 @@ void denoising_loss(const Kernels& kernels, const Plan& plan, const Call& call,
                     const Threads& threads, float* loss);
 
 // The loss [G] of conservative critics and its parts, td and cql [2, G], with the loss's gradients.
-// call.batch counts rows of x, call.repeat of them for each row vector.
+// call.batch counts rows of x, call.repeat of them for each condition vector.
 void conservative_loss(const Kernels& kernels, const Plan& plan, const Call& call,
                        const BackwardCall& b, const ConservativeCall& l, const Gradients& out,
                        const Threads& threads, float* loss, float* parts);

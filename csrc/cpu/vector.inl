@@ -217,9 +217,9 @@ DOM2_INLINE vf vnormal_cdf(vf x) {
 
 constexpr float kGeluScale = 0.79788456080286536f, kGeluCube = 0.044715f;
 
-template <class M, int ACT>
+template <class M, Act A>
 DOM2_INLINE vf activate(vf x) {
-  switch (static_cast<Act>(ACT)) {
+  switch (A) {
     case Act::kMish: {  // x n / (n + 2), n = w^2 + 2 w, w = e^x; the ratio is 1 beyond 20
       const vf w = M::exp(vmin(splat(20.f), x)), n = w * (w + splat(2.f));
       return x * M::div(n, n + splat(2.f));
@@ -243,10 +243,10 @@ DOM2_INLINE vf activate(vf x) {
   }
 }
 
-template <class M, int ACT>
+template <class M, Act A>
 DOM2_INLINE vf derivative(vf x) {
   const vf one = splat(1.f), two = splat(2.f);
-  switch (static_cast<Act>(ACT)) {
+  switch (A) {
     case Act::kMish: {  // n / d + x 4 w (w + 1) / d^2, d = n + 2
       const vf c = vmax(vmin(x, splat(20.f)), splat(-100.f)), w = M::exp(c), n = w * (w + two),
                r = M::div(one, n + two);
@@ -280,31 +280,15 @@ DOM2_INLINE vf derivative(vf x) {
   }
 }
 
-// Calls f.template run<ACT>() for a run-time activation.
-#define DOM2_ACT_SWITCH(act, CALL) \
-  switch (static_cast<Act>(act)) { \
-    case Act::kMish:               \
-      CALL(1);                     \
-      break;                       \
-    case Act::kSilu:               \
-      CALL(2);                     \
-      break;                       \
-    case Act::kRelu:               \
-      CALL(3);                     \
-      break;                       \
-    case Act::kGelu:               \
-      CALL(4);                     \
-      break;                       \
-    case Act::kGeluTanh:           \
-      CALL(5);                     \
-      break;                       \
-    case Act::kTanh:               \
-      CALL(6);                     \
-      break;                       \
-    case Act::kSoftplus:           \
-      CALL(7);                     \
-      break;                       \
-    default:                       \
-      CALL(0);                     \
-      break;                       \
+// Runs DOM2_CALL(A), a macro of the place of use, with the activation known at compile time.
+#define DOM2_ACT_CASE(NAME)  \
+  case Act::k##NAME:         \
+    DOM2_CALL(Act::k##NAME); \
+    break;
+#define DOM2_ACT_SWITCH(act)        \
+  switch (static_cast<Act>(act)) {  \
+    DOM2_ACTIVATIONS(DOM2_ACT_CASE) \
+    default:                        \
+      DOM2_CALL(Act::kNone);        \
+      break;                        \
   }

@@ -83,27 +83,18 @@ struct ActTag {
 };
 
 // Calls f(ActTag<A>()) for an activation known at run time only, outside of the caller's loop.
+#define DOM2_ACT_CASE(NAME) \
+  case Act::k##NAME:        \
+    return f(ActTag<Act::k##NAME>());
 template <class F>
 __device__ __forceinline__ void with_activation(int act, const F& f) {
   switch (static_cast<Act>(act)) {
-    case Act::kMish:
-      return f(ActTag<Act::kMish>());
-    case Act::kSilu:
-      return f(ActTag<Act::kSilu>());
-    case Act::kRelu:
-      return f(ActTag<Act::kRelu>());
-    case Act::kGelu:
-      return f(ActTag<Act::kGelu>());
-    case Act::kGeluTanh:
-      return f(ActTag<Act::kGeluTanh>());
-    case Act::kTanh:
-      return f(ActTag<Act::kTanh>());
-    case Act::kSoftplus:
-      return f(ActTag<Act::kSoftplus>());
+    DOM2_ACTIVATIONS(DOM2_ACT_CASE)
     default:
       return f(ActTag<Act::kNone>());
   }
 }
+#undef DOM2_ACT_CASE
 
 }  // namespace cuda
 }  // namespace dom2

@@ -19,9 +19,10 @@ struct Backward {
   Code code;
   Data data;
   Solver solver;
+  const float* path;          // as in Gradients
   const float* grad_out;      // [G, B, x_width or out_width]
   const void* packed_t;       // [G, packets_t] of 16 bytes
-  float *grad_x, *grad_rows;  // [G, B, width]; null: not wanted
+  float *grad_x, *grad_cond;  // [G, B, width]; null: not wanted
   int64_t row, rows;          // first row of the batch, and how many
   float* exported;            // null: no gradient of weights is wanted
   Export exports[kMaxInstructions];

@@ -38,15 +38,15 @@ __device__ void start(const Backward& p, const GradientTile& t, bool last, doubl
       of_x0 = p.state[slab + (local + r) * n + j];
     } else if (r < t.rows && p.solver.total) {
       const int64_t at = (t.t.flat + r) * n + j;
-      const double x = d.path[d.steps * d.groups * d.batch * n + at];
+      const double x = p.path[d.steps * d.groups * d.batch * n + at];
       if (!(x < p.solver.out_low || x > p.solver.out_high)) of_x = p.grad_out[at];
     }
     gx[r * n + j] = of_x;
     gx0[r * n + j] = of_x0;
   });
   if (last) {
-    if (code.rows_width)
-      put_rows<R>(t.t.v + code.rows, t.t.ld, code.rows_width, d, blockIdx.y, p.row + t.row);
+    if (code.cond_width)
+      put_cond<R>(t.t.v + code.cond, t.t.ld, code.cond_width, d, blockIdx.y, p.row + t.row);
     for_elements<R>(code.g_once_columns, [&](int r, int j) { t.g[r * t.ld + j] = 0.f; });
     return;
   }
@@ -56,7 +56,7 @@ __device__ void start(const Backward& p, const GradientTile& t, bool last, doubl
   });
 }
 
-// The gradients of x_T and of the row vectors, or what the steps before go on from.
+// The gradients of x_T and of the condition vectors, or what the steps before go on from.
 template <int R>
 __device__ void finish(const Backward& p, const GradientTile& t, const double* gx,
                        const double* gx0) {
@@ -79,10 +79,10 @@ __device__ void finish(const Backward& p, const GradientTile& t, const double* g
         p.kept[(local + r) * (once + code.g_once_columns) + j] =
             j < once ? t.t.v[r * t.t.ld + j] : t.g[r * t.ld + j - once];
     });
-  } else if (p.grad_rows) {
-    for_elements<R>(code.rows_width, [&](int r, int j) {
+  } else if (p.grad_cond) {
+    for_elements<R>(code.cond_width, [&](int r, int j) {
       if (r < t.rows)
-        p.grad_rows[(t.t.flat + r) * code.rows_width + j] = t.g[r * t.ld + code.g_rows + j];
+        p.grad_cond[(t.t.flat + r) * code.cond_width + j] = t.g[r * t.ld + code.g_cond + j];
     });
   }
 }
@@ -93,7 +93,7 @@ __device__ void prepare(const Backward& p, const GradientTile& t) {
   const Code& code = p.code;
   const Data& d = p.data;
   const int n = code.x_width;
-  const float* x = d.path + (t.t.step * d.groups * d.batch + t.t.flat) * n;
+  const float* x = p.path + (t.t.step * d.groups * d.batch + t.t.flat) * n;
   for_elements<R>(
       n, [&](int r, int j) { t.t.v[r * t.t.ld + code.x + j] = r < t.rows ? x[r * n + j] : 0.f; });
   for (int i = 0; i < code.zeros; ++i) {
@@ -161,7 +161,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   t.moments = moments;
   t.rows = static_cast<int>(min(p.rows - row, int64_t{R}));
   t.row = row;
-  t.want_rows = p.grad_rows != nullptr;
+  t.want_cond = p.grad_cond != nullptr;
   const Streamed<M, R> weights{t.t, code};
 
   const int passes = max(p.solver.count, 1);

@@ -174,7 +174,7 @@ __global__ void __launch_bounds__(kThreads, 1) denoise_kernel(DOM2_GRID_CONSTANT
     const int64_t row = tile * R;
     t.flat = group * d.batch + row;
     start<R>(p, t, row, x, previous);
-    if (code.rows_width) put_rows<R>(t.v + code.rows, t.ld, code.rows_width, d, group, row);
+    if (code.cond_width) put_cond<R>(t.v + code.cond, t.ld, code.cond_width, d, group, row);
     const int passes = max(p.solver.count, 1);
     for (int s = 0; s < passes; ++s) {
       t.step = p.solver.first + s;
@@ -203,7 +203,7 @@ __global__ void __launch_bounds__(kThreads, 1) denoise_kernel(DOM2_GRID_CONSTANT
           d.out[(t.flat + r) * code.out_width + j] = t.v[r * t.ld + code.out + j];
       });
     }
-    __syncthreads();  // before the next tile's row vectors overwrite what was just read
+    __syncthreads();  // before the next tile's condition vectors overwrite what was just read
   }
 }
 

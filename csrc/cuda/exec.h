@@ -25,6 +25,12 @@ struct Packing {
 DOM2_HD constexpr Packing packing(Precision p) {
   return p == Precision::kBf16 ? Packing{16, 16, 2} : Packing{32, 4, 1};
 }
+// Packets of one packed matrix [n, k].
+DOM2_HD constexpr int64_t packets(int n, int k, Precision p) {
+  const Packing form = packing(p);
+  const int64_t tiles = (n + form.features - 1) / form.features;
+  return tiles * ((k + form.depth - 1) / form.depth) * kWarp;
+}
 
 // The ring of packets through which weights stream (gemm.h). With resident weights it is short:
 // only the instructions before the first step use it.
@@ -81,18 +87,18 @@ struct Code {
   // Backward only: columns before these belong to the `once` phase; ranges to clear in every step.
   int once_columns, g_once_columns;
   int zeros, zero[2 * kMaxZeros];
-  int x, rows, out;
-  int g_x, g_rows, g_out;
-  int x_width, rows_width, out_width, table_width, sites;
+  int x, cond, out;
+  int g_x, g_cond, g_out;
+  int x_width, cond_width, out_width, table_width, sites;
   int64_t packets, packets_t;  // of one group's weights
   int64_t grad_floats;         // of one group's weight gradients
 };
 
 // The tensors of one call, contiguous, on the device.
 struct Data {
-  int64_t groups, batch, steps, repeat;  // repeat: rows of x that one row vector serves
+  int64_t groups, batch, steps, repeat;  // repeat: rows of x that one condition vector serves
   const float* x;                        // [G, B, x_width], or null: drawn
-  const float* rows;                     // [G, B / repeat, rows_width], or null
+  const float* cond;                     // [G, B / repeat, cond_width], or null
   const void* packed;                    // [G, packets] of 16 bytes
   const float* table;                    // [S, G, table_width]
   const float* noise;                    // [S, G, B, x_width], or null: drawn

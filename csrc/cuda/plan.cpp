@@ -18,7 +18,7 @@ std::string make_code(const Program& program, const Plan& plan, Precision precis
   const Exec& e = plan.exec;
   const Packing form = packing(precision);
   out = Code{};
-  out.instructions = e.steps_n;
+  out.instructions = e.instrs_n;
   out.once = e.once_n;
   out.matrices = static_cast<int>(plan.weights.size());
   if (out.instructions > kMaxInstructions || out.matrices > kMaxMatrices)
@@ -27,7 +27,7 @@ std::string make_code(const Program& program, const Plan& plan, Precision precis
            std::to_string(kMaxInstructions) + " and " + std::to_string(kMaxMatrices) +
            " (backend=\"reference\" runs it)";
   for (int i = 0; i < out.instructions; ++i) {
-    const Step& s = plan.steps[i];
+    const ExecInstr& s = plan.instrs[i];
     Instruction& to = out.instruction[i];
     to.op = static_cast<uint8_t>(s.op);
     to.act = static_cast<uint8_t>(s.act);
@@ -60,24 +60,24 @@ std::string make_code(const Program& program, const Plan& plan, Precision precis
     m.tiles = static_cast<int>(ceil_div(w.n, form.features));
     m.packets = static_cast<int>(ceil_div(w.k, form.depth));
     m.first = out.packets;
-    out.packets += int64_t{m.tiles} * m.packets * kWarp;
+    out.packets += packets(w.n, w.k, precision);
     m.tiles_t = static_cast<int>(ceil_div(w.k, form.features));
     m.packets_t = static_cast<int>(ceil_div(w.n, form.depth));
     m.first_t = out.packets_t;
-    out.packets_t += int64_t{m.tiles_t} * m.packets_t * kWarp;
+    out.packets_t += packets(w.k, w.n, precision);
     m.grad = out.grad_floats;
     out.grad_floats += int64_t{w.n} * w.k;
   }
   out.ld = row_stride(e.columns);
   out.g_ld = row_stride(e.g_width);
   out.x = e.x;
-  out.rows = e.rows;
+  out.cond = e.cond;
   out.out = e.out;
   out.g_x = e.g_x;
-  out.g_rows = e.g_rows;
+  out.g_cond = e.g_cond;
   out.g_out = e.g_out;
   out.x_width = e.x_width;
-  out.rows_width = e.rows_width;
+  out.cond_width = e.cond_width;
   out.out_width = e.out_width;
   out.table_width = program.table_width;
   out.sites = e.sites;

@@ -40,13 +40,13 @@ std::string pack_weights(const Context& context, const Code& code, Precision pre
 std::string denoise(const Context& context, const Code& code, Precision precision, const Data& data,
                     const double* solver, double out_low, double out_high);
 
-// What backward adds to Data, whose `path` holds x before each step (run_program: x itself).
-// Gradients are null where not wanted.
+// What backward adds to Data. Gradients are null where not wanted.
 struct Gradients {
+  const float* path;      // what the forward call wrote; x where there is no solver
   const float* grad_out;  // [G, B, x_width or out_width]
   const void* packed_t;   // [G, packets_t] of 16 bytes
   float* x;               // [G, B, x_width]
-  float* rows;            // [G, B, rows_width], not yet summed over `repeat`
+  float* cond;            // [G, B, cond_width], not yet summed over `repeat`
   float* weights;         // one [G, N, K] block after the other
   float* table;           // [S, G, table_width]
 };

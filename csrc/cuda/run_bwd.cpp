@@ -146,10 +146,11 @@ std::string denoise_backward(const Context& context, const Code& code, Precision
   b.solver.out_low = out_low;
   b.solver.out_high = out_high;
   b.solver.total = solver ? static_cast<int>(steps) : 0;
+  b.path = gradients.path;
   b.grad_out = gradients.grad_out;
   b.packed_t = gradients.packed_t;
   b.grad_x = gradients.x;
-  b.grad_rows = gradients.rows;
+  b.grad_cond = gradients.cond;
   const auto floats = [&](int64_t n) {
     return n ? static_cast<float*>(context.allocate(4 * n)) : nullptr;
   };

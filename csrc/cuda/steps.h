@@ -168,18 +168,18 @@ __device__ __forceinline__ void run_instruction(const Tile& t, const Code& code,
   __syncthreads();
 }
 
-// Where a call's row vectors start: [G, B / repeat, width], one for `repeat` rows.
-__device__ __forceinline__ const float* row_vector(const Data& d, int width, int64_t group,
-                                                   int64_t row) {
-  return d.rows + (group * (d.batch / d.repeat) + row / d.repeat) * width;
+// Where a call's condition vectors start: [G, B / repeat, width], one for `repeat` rows.
+__device__ __forceinline__ const float* cond_vector(const Data& d, int width, int64_t group,
+                                                    int64_t row) {
+  return d.cond + (group * (d.batch / d.repeat) + row / d.repeat) * width;
 }
 
-// The row vectors of the tile into their columns; rows beyond the batch are zero.
+// The condition vectors of the tile into their columns; rows beyond the batch are zero.
 template <int R>
-__device__ __forceinline__ void put_rows(float* v, int ld, int width, const Data& d, int64_t group,
+__device__ __forceinline__ void put_cond(float* v, int ld, int width, const Data& d, int64_t group,
                                          int64_t row) {
   for_elements<R>(width, [&](int r, int j) {
-    v[r * ld + j] = row + r < d.batch ? row_vector(d, width, group, row + r)[j] : 0.f;
+    v[r * ld + j] = row + r < d.batch ? cond_vector(d, width, group, row + r)[j] : 0.f;
   });
 }
 

@@ -18,7 +18,7 @@ struct GradientTile {
   Moments* moments;     // one for each row
   int rows;             // that are part of the batch
   int64_t row;          // the tile's first row within the launch
-  bool want_x, want_rows;
+  bool want_x, want_cond;
 };
 
 __device__ __forceinline__ void put(float& to, float v, bool set) {
@@ -118,9 +118,9 @@ __device__ __forceinline__ void linear_backward(const GradientTile& t, const Bac
     export_rows<R>(t, t.t.v + s.a, t.t.ld, s.k, p.exported + to.input + slot * export_width(s.k));
     export_rows<R>(t, t.g + s.g_out, t.ld, n, p.exported + to.sums + slot * export_width(n));
   }
-  const bool of_rows = s.g_a >= code.g_rows && s.g_a < code.g_rows + code.rows_width;
+  const bool of_cond = s.g_a >= code.g_cond && s.g_a < code.g_cond + code.cond_width;
   const bool of_x = s.g_a >= code.g_x && s.g_a < code.g_x + code.x_width;
-  if ((of_rows && !t.want_rows) || (of_x && !t.want_x)) return;  // nobody asked for it
+  if ((of_cond && !t.want_cond) || (of_x && !t.want_x)) return;  // nobody asked for it
   linear_input_gradient<M, R>(t, code, s);
 }
 

@@ -155,19 +155,26 @@ void check_weights(const std::vector<Tensor>& weights, const Program& p, int64_t
   }
 }
 
-void check_rows(const std::optional<Tensor>& rows, const char* op, Arguments& a) {
-  const int width = a.program().buffers[1];
-  if (width == 0) return;
-  STD_TORCH_CHECK(rows.has_value(), op, ": rows are missing; the program reads ", width,
-                  " columns of them");
-  a.rows = checked(*rows, op, "rows", ScalarType::Float, {a.groups, -1, width}, a.place);
-  const int64_t given = a.rows->size(1);
+std::optional<Tensor> checked_cond(const std::optional<Tensor>& cond, const char* op,
+                                   const Program& p, int64_t groups, int64_t rows,
+                                   const Place& place) {
+  const int width = p.buffers[1];
+  if (width == 0) return {};
+  STD_TORCH_CHECK(cond.has_value(), op, ": cond is missing; the program reads ", width,
+                  " columns of it");
+  return checked(*cond, op, "cond", ScalarType::Float, {groups, rows, width}, place);
+}
+
+void check_cond(const std::optional<Tensor>& cond, const char* op, Arguments& a) {
+  a.cond = checked_cond(cond, op, a.program(), a.groups, -1, a.place);
+  if (!a.cond) return;
+  const int64_t given = a.cond->size(1);
   STD_TORCH_CHECK(a.batch == given || (given > 0 && a.batch % given == 0), op, ": ", given,
-                  " rows can't serve a batch of ", a.batch, "; it must be a multiple");
+                  " condition vectors can't serve a batch of ", a.batch, "; it must be a multiple");
   if (given > 0 && a.batch > 0) a.repeat = a.batch / given;
 }
 
-Arguments check_denoise(const char* op, const std::optional<Tensor>& rows, const Tensor& table,
+Arguments check_denoise(const char* op, const std::optional<Tensor>& cond, const Tensor& table,
                         const Tensor& program, const Tensor& solver,
                         const std::optional<Tensor>& noise, const std::optional<Tensor>& rng,
                         bool draws_x, int64_t batch) {
@@ -184,7 +191,7 @@ Arguments check_denoise(const char* op, const std::optional<Tensor>& rows, const
                   " columns for an x of ", p.buffers[0], "; a noise network returns as many");
   a.solver = checked(solver, op, "solver", ScalarType::Double, {a.steps, 8}, cpu_place());
   STD_TORCH_CHECK(batch >= 0, op, ": batch is ", batch);
-  check_rows(rows, op, a);
+  check_cond(cond, op, a);
   if (noise)
     a.noise = checked(*noise, op, "noise", ScalarType::Float,
                       {a.steps, a.groups, batch, p.buffers[0]}, a.place);
@@ -195,38 +202,68 @@ Arguments check_denoise(const char* op, const std::optional<Tensor>& rows, const
   return a;
 }
 
-Input check_program(const char* op, const Tensor& x, const std::optional<Tensor>& rows,
-                    const std::vector<Tensor>& weights, const Tensor& table, const Tensor& program,
-                    const std::optional<Tensor>& rng) {
+Start check_start(const char* op, const std::optional<Tensor>& x_T,
+                  const std::optional<Tensor>& cond, const std::vector<Tensor>& weights,
+                  const Tensor& table, const Tensor& program, const Tensor& solver,
+                  const std::optional<Tensor>& noise, const std::optional<Tensor>& rng, bool packed,
+                  const std::vector<int64_t>& size) {
+  STD_TORCH_CHECK(size.size() == 2, op, ": size has ", size.size(), " entries, it is [B, A]");
+  Arguments a =
+      check_denoise(op, cond, table, program, solver, noise, rng, !x_T.has_value(), size[0]);
+  if (!packed) check_weights(weights, a.program(), a.groups, op, a.place);
+  const int64_t width = a.program().buffers[0];
+  STD_TORCH_CHECK(size[1] == width, op, ": size asks for ", size[1], " columns, the program has ",
+                  width);
+  std::optional<Tensor> x;
+  if (x_T) x = checked(*x_T, op, "x_T", ScalarType::Float, {a.groups, a.batch, width}, a.place);
+  return {std::move(a), std::move(x)};
+}
+
+End check_end(const char* op, const Tensor& grad_out, const Tensor& path,
+              const std::optional<Tensor>& cond, const std::vector<Tensor>& weights,
+              const Tensor& table, const Tensor& program, const Tensor& solver,
+              const std::optional<Tensor>& noise, const std::optional<Tensor>& rng) {
+  Arguments a = check_denoise(op, cond, table, program, solver, noise, rng, false, path.size(2));
+  check_weights(weights, a.program(), a.groups, op, a.place);
+  const int64_t width = a.program().buffers[0];
+  Tensor go =
+      checked(grad_out, op, "grad_out", ScalarType::Float, {a.groups, a.batch, width}, a.place);
+  Tensor saved = checked(path, op, "path", ScalarType::Float,
+                         {a.steps + 1, a.groups, a.batch, width}, a.place);
+  return {std::move(a), std::move(go), std::move(saved)};
+}
+
+Arguments check_pass(const char* op, const Tensor& table, const Tensor& program,
+                     const std::vector<Tensor>& weights, const std::optional<Tensor>& rng,
+                     int64_t groups, const PassNames& names) {
   Arguments a{};
   a.compiled = &compiled(program, op);
   a.place = place_of(table);
   a.steps = 1;
   const Program& p = a.program();
-  a.table = checked(table, op, "table", ScalarType::Float, {1, -1, p.table_width}, a.place);
+  a.table = checked(table, op, names.table, ScalarType::Float, {1, groups, p.table_width}, a.place);
   a.groups = a.table->size(1);
   STD_TORCH_CHECK(a.groups > 0, op, ": table needs at least one group");
-  check_weights(weights, p, a.groups, op, a.place);
-  Tensor in = checked(x, op, "x", ScalarType::Float, {a.groups, -1, p.buffers[0]}, a.place);
-  a.batch = in.size(1);
-  check_rows(rows, op, a);
-  a.seed = checked_seed(rng, p.sites > 0, op, "dropout masks", a.place);
-  return {std::move(a), std::move(in)};
+  check_weights(weights, p, a.groups, names.weights_of ? names.weights_of : op, a.place);
+  a.seed = checked_seed(rng, p.sites > 0, op, names.masks, a.place);
+  return a;
 }
 
-void check_size(const char* op, const std::vector<int64_t>& size) {
-  STD_TORCH_CHECK(size.size() == 2, op, ": size has ", size.size(), " entries, it is [B, A]");
+Input check_program(const char* op, const Tensor& x, const std::optional<Tensor>& cond,
+                    const std::vector<Tensor>& weights, const Tensor& table, const Tensor& program,
+                    const std::optional<Tensor>& rng) {
+  Arguments a = check_pass(op, table, program, weights, rng);
+  Tensor in =
+      checked(x, op, "x", ScalarType::Float, {a.groups, -1, a.program().buffers[0]}, a.place);
+  a.batch = in.size(1);
+  check_cond(cond, op, a);
+  return {std::move(a), std::move(in)};
 }
 
 bool check_precision(const char* op, int64_t precision) {
   STD_TORCH_CHECK(precision == 0 || precision == 1, op, ": precision is ", precision,
                   ", it must be 0 (fp32) or 1 (bf16)");
   return precision == 1;
-}
-
-void check_width(const char* op, const std::vector<int64_t>& size, int64_t x_width) {
-  STD_TORCH_CHECK(size[1] == x_width, op, ": size asks for ", size[1], " columns, the program has ",
-                  x_width);
 }
 
 void check_out_width(const char* op, int64_t given, int64_t width) {

@@ -80,37 +80,76 @@ void check_weights(const std::vector<Tensor>& weights, const Program& p, int64_t
 struct Arguments {
   const Compiled* compiled;
   Place place;
-  int64_t groups, batch, steps, repeat = 1;  // repeat: rows of x that one row vector serves
-  std::optional<Tensor> rows, table, solver, noise;
+  int64_t groups, batch, steps, repeat = 1;  // repeat: rows of x that one condition vector serves
+  std::optional<Tensor> cond, table, solver, noise;
   Seed seed;
 
   const Program& program() const { return compiled->program; }
-  const float* rows_data() const { return rows ? rows->const_data_ptr<float>() : nullptr; }
+  const float* cond_data() const { return cond ? cond->const_data_ptr<float>() : nullptr; }
   const float* noise_data() const { return noise ? noise->const_data_ptr<float>() : nullptr; }
 };
 
-// The row vectors [G, B / repeat, width] and `repeat`, of arguments that know groups and batch.
-void check_rows(const std::optional<Tensor>& rows, const char* op, Arguments& a);
+// The condition vectors [groups, rows, width]; none where the program reads none. rows: -1 for any.
+std::optional<Tensor> checked_cond(const std::optional<Tensor>& cond, const char* op,
+                                   const Program& p, int64_t groups, int64_t rows,
+                                   const Place& place);
+// The same, [G, B / repeat, width], and `repeat`, of arguments that know groups and batch.
+void check_cond(const std::optional<Tensor>& cond, const char* op, Arguments& a);
 
-Arguments check_denoise(const char* op, const std::optional<Tensor>& rows, const Tensor& table,
+Arguments check_denoise(const char* op, const std::optional<Tensor>& cond, const Tensor& table,
                         const Tensor& program, const Tensor& solver,
                         const std::optional<Tensor>& noise, const std::optional<Tensor>& rng,
                         bool draws_x, int64_t batch);
+
+// What a denoising loop starts from, checked: its weights too, unless they come packed; size is
+// [B, A].
+struct Start {
+  Arguments arguments;
+  std::optional<Tensor> x;  // [G, B, A], if given
+};
+Start check_start(const char* op, const std::optional<Tensor>& x_T,
+                  const std::optional<Tensor>& cond, const std::vector<Tensor>& weights,
+                  const Tensor& table, const Tensor& program, const Tensor& solver,
+                  const std::optional<Tensor>& noise, const std::optional<Tensor>& rng, bool packed,
+                  const std::vector<int64_t>& size);
+
+// What its gradients start from, checked.
+struct End {
+  Arguments arguments;
+  Tensor grad_out, path;
+};
+End check_end(const char* op, const Tensor& grad_out, const Tensor& path,
+              const std::optional<Tensor>& cond, const std::vector<Tensor>& weights,
+              const Tensor& table, const Tensor& program, const Tensor& solver,
+              const std::optional<Tensor>& noise, const std::optional<Tensor>& rng);
+
+// The arguments of a program that runs once, as far as they don't depend on x: all but cond, batch
+// and repeat. groups: as many as the table must have, -1 for any.
+struct PassNames {  // in messages
+  const char *table = "table", *weights_of = nullptr, *masks = "dropout masks";
+};
+Arguments check_pass(const char* op, const Tensor& table, const Tensor& program,
+                     const std::vector<Tensor>& weights, const std::optional<Tensor>& rng,
+                     int64_t groups = -1, const PassNames& names = {});
 
 struct Input {
   Arguments arguments;
   Tensor x;
 };
-Input check_program(const char* op, const Tensor& x, const std::optional<Tensor>& rows,
+Input check_program(const char* op, const Tensor& x, const std::optional<Tensor>& cond,
                     const std::vector<Tensor>& weights, const Tensor& table, const Tensor& program,
                     const std::optional<Tensor>& rng);
+
+// Which gradients are asked for.
+struct Needs {
+  bool x, cond, weights, table;
+  bool any() const { return x || cond || weights || table; }
+};
 
 // True for bf16 (1), false for fp32 (0).
 bool check_precision(const char* op, int64_t precision);
 
-// The arguments that only tell what comes back: [B, A], checked in two steps around the program.
-void check_size(const char* op, const std::vector<int64_t>& size);
-void check_width(const char* op, const std::vector<int64_t>& size, int64_t x_width);
+// An argument that only tells what comes back.
 void check_out_width(const char* op, int64_t given, int64_t width);
 
 }  // namespace ops

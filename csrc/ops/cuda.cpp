@@ -117,7 +117,7 @@ cuda::Data cuda_data(const Arguments& a) {
   d.batch = a.batch;
   d.steps = a.steps;
   d.repeat = a.repeat;
-  d.rows = a.rows_data();
+  d.cond = a.cond_data();
   d.table = a.table->const_data_ptr<float>();
   d.noise = a.noise_data();
   d.rng = a.seed.on_device ? a.seed.on_device->const_data_ptr<int64_t>() : nullptr;

@@ -9,37 +9,31 @@ namespace {
 constexpr const char* kOp = "dom2_fast::denoise";
 
 std::tuple<Tensor, Tensor> denoise(
-    const std::optional<Tensor>& x_T, const std::optional<Tensor>& rows,
+    const std::optional<Tensor>& x_T, const std::optional<Tensor>& cond,
     const std::vector<Tensor>& weights, const Tensor& table, const Tensor& program,
     const Tensor& solver, const std::optional<Tensor>& noise, const std::optional<Tensor>& rng,
     const std::optional<Tensor>& packed, const std::vector<int64_t>& size, double out_low,
     double out_high, bool save_path, int64_t precision) {
-  check_size(kOp, size);
-  const int64_t batch = size[0];
-  const Arguments a =
-      check_denoise(kOp, rows, table, program, solver, noise, rng, !x_T.has_value(), batch);
+  const Start start = check_start(kOp, x_T, cond, weights, table, program, solver, noise, rng,
+                                  packed.has_value(), size);
+  const Arguments& a = start.arguments;
   CpuCall made = cpu_call(a, false, check_precision(kOp, precision), out_low, out_high);
   cpu::Call& c = made.call;
   const Exec& e = *c.exec;
-  if (!packed) check_weights(weights, a.program(), a.groups, kOp, a.place);
-  check_width(kOp, size, e.x_width);
-  std::optional<Tensor> x, kept;
-  if (x_T) {
-    x = checked(*x_T, kOp, "x_T", ScalarType::Float, {a.groups, batch, e.x_width}, a.place);
-    c.x = x->const_data_ptr<float>();
-  }
+  if (start.x) c.x = start.x->const_data_ptr<float>();
+  std::optional<Tensor> kept;
   thread_local cpu::Arena arena;
-  const int64_t size_packed = cpu::packed_size(e, false, c.half);
+  const int64_t size_packed = cpu::packed_size(e, false, c.bf16);
   if (packed) {
     kept = checked(*packed, kOp, "packed", ScalarType::Float, {a.groups, size_packed}, a.place);
     c.packed = kept->const_data_ptr<float>();
   } else {
     float* room = arena.floats(a.groups * size_packed + cpu::kPanel);
-    pack_all(weights, e, a.groups, false, c.half, room);
+    pack_all(weights, e, a.groups, false, c.bf16, room);
     c.packed = room;
   }
-  Tensor out = empty({a.groups, batch, e.x_width}, a.place);
-  Tensor path = empty({save_path ? a.steps + 1 : 0, a.groups, batch, e.x_width}, a.place);
+  Tensor out = empty({a.groups, a.batch, e.x_width}, a.place);
+  Tensor path = empty({save_path ? a.steps + 1 : 0, a.groups, a.batch, e.x_width}, a.place);
   c.out = out.mutable_data_ptr<float>();
   c.path = save_path ? path.mutable_data_ptr<float>() : nullptr;
   cpu::denoise(cpu::active(), c, threads());
@@ -47,34 +41,28 @@ std::tuple<Tensor, Tensor> denoise(
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> denoise_backward(
-    const Tensor& grad_out, const Tensor& path, const std::optional<Tensor>& rows,
+    const Tensor& grad_out, const Tensor& path, const std::optional<Tensor>& cond,
     const std::vector<Tensor>& weights, const Tensor& table, const Tensor& program,
     const Tensor& solver, const std::optional<Tensor>& noise, const std::optional<Tensor>& rng,
-    double out_low, double out_high, int64_t precision, bool need_x, bool need_rows,
+    double out_low, double out_high, int64_t precision, bool need_x, bool need_cond,
     bool need_weights, bool need_table) {
-  const Arguments a =
-      check_denoise(kOp, rows, table, program, solver, noise, rng, false, path.size(2));
-  check_weights(weights, a.program(), a.groups, kOp, a.place);
+  const End end = check_end(kOp, grad_out, path, cond, weights, table, program, solver, noise, rng);
+  const Arguments& a = end.arguments;
   CpuCall made = cpu_call(a, true, check_precision(kOp, precision), out_low, out_high);
-  const int64_t width = made.call.exec->x_width;
-  const Tensor go =
-      checked(grad_out, kOp, "grad_out", ScalarType::Float, {a.groups, a.batch, width}, a.place);
-  const Tensor saved = checked(path, kOp, "path", ScalarType::Float,
-                               {a.steps + 1, a.groups, a.batch, width}, a.place);
-  made.call.path = const_cast<float*>(saved.const_data_ptr<float>());  // only read by backward
-  return run_backward(a.program(), *a.compiled->backward, made.call, go, weights,
-                      {need_x, need_rows, need_weights, need_table});
+  return run_backward(a.program(), *a.compiled->backward, made.call,
+                      end.path.const_data_ptr<float>(), end.grad_out, weights,
+                      {need_x, need_cond, need_weights, need_table});
 }
 
 Tensor pack_weights(const std::vector<Tensor>& weights, const Tensor& program, int64_t precision) {
   constexpr const char* op = "dom2_fast::pack_weights";
-  const bool half = check_precision(op, precision);
+  const bool bf16 = check_precision(op, precision);
   const Compiled& c = compiled(program, op);
   const int64_t groups = weights.empty() ? 1 : weights[0].size(0);
   check_weights(weights, c.program, groups, op, cpu_place());
   const Exec& e = c.forward->exec;
-  Tensor out = empty({groups, cpu::packed_size(e, false, half)}, cpu_place());
-  pack_all(weights, e, groups, false, half, out.mutable_data_ptr<float>());
+  Tensor out = empty({groups, cpu::packed_size(e, false, bf16)}, cpu_place());
+  pack_all(weights, e, groups, false, bf16, out.mutable_data_ptr<float>());
   return out;
 }
 

@@ -8,26 +8,20 @@ namespace {
 constexpr const char *kOp = "dom2_fast::denoise", *kRun = "dom2_fast::run_program";
 
 std::tuple<Tensor, Tensor> denoise(
-    const std::optional<Tensor>& x_T, const std::optional<Tensor>& rows,
+    const std::optional<Tensor>& x_T, const std::optional<Tensor>& cond,
     const std::vector<Tensor>& weights, const Tensor& table, const Tensor& program,
     const Tensor& solver, const std::optional<Tensor>& noise, const std::optional<Tensor>& rng,
     const std::optional<Tensor>& packed, const std::vector<int64_t>& size, double out_low,
     double out_high, bool save_path, int64_t precision) {
-  check_size(kOp, size);
-  const int64_t batch = size[0];
-  const Arguments a =
-      check_denoise(kOp, rows, table, program, solver, noise, rng, !x_T.has_value(), batch);
-  if (!packed) check_weights(weights, a.program(), a.groups, kOp, a.place);
+  const Start start = check_start(kOp, x_T, cond, weights, table, program, solver, noise, rng,
+                                  packed.has_value(), size);
+  const Arguments& a = start.arguments;
   const CudaScope scope(a.place);
   const cuda::Precision p = checked_precision(precision, scope.context(), kOp);
   const cuda::Code& code = cuda_code(*a.compiled, p, false, kOp);
-  check_width(kOp, size, code.x_width);
   cuda::Data d = cuda_data(a);
-  std::optional<Tensor> x, kept;
-  if (x_T) {
-    x = checked(*x_T, kOp, "x_T", ScalarType::Float, {a.groups, batch, code.x_width}, a.place);
-    d.x = x->const_data_ptr<float>();
-  }
+  if (start.x) d.x = start.x->const_data_ptr<float>();
+  std::optional<Tensor> kept;
   if (packed) {
     kept =
         checked(*packed, kOp, "packed", ScalarType::Float, {a.groups, 4 * code.packets}, a.place);
@@ -35,8 +29,8 @@ std::tuple<Tensor, Tensor> denoise(
   } else {
     d.packed = pack_in(scope, code, p, weights, a.groups, false);
   }
-  Tensor out = empty({a.groups, batch, code.x_width}, a.place);
-  Tensor path = empty({save_path ? a.steps + 1 : 0, a.groups, batch, code.x_width}, a.place);
+  Tensor out = empty({a.groups, a.batch, code.x_width}, a.place);
+  Tensor path = empty({save_path ? a.steps + 1 : 0, a.groups, a.batch, code.x_width}, a.place);
   d.out = out.mutable_data_ptr<float>();
   d.path = save_path ? path.mutable_data_ptr<float>() : nullptr;
   check_ran(cuda::denoise(scope.context(), code, p, d, a.solver->const_data_ptr<double>(), out_low,
@@ -46,50 +40,45 @@ std::tuple<Tensor, Tensor> denoise(
 }
 
 // The gradients of one call whose data is checked; unwanted ones are empty.
-std::tuple<Tensor, Tensor, Tensor, Tensor> backward(
-    const char* op, const Arguments& a, const CudaScope& scope, cuda::Precision p, cuda::Data d,
-    const Tensor& grad_out, const std::vector<Tensor>& weights, double out_low, double out_high,
-    bool need_x, bool need_rows, bool need_weights, bool need_table) {
+std::tuple<Tensor, Tensor, Tensor, Tensor> backward(const char* op, const Arguments& a,
+                                                    const CudaScope& scope, cuda::Precision p,
+                                                    const Tensor& path, const Tensor& grad_out,
+                                                    const std::vector<Tensor>& weights,
+                                                    double out_low, double out_high,
+                                                    const Needs& needs) {
+  cuda::Data d = cuda_data(a);
   const cuda::Code& code = cuda_code(*a.compiled, p, true, op);
   d.packed = pack_in(scope, code, p, weights, a.groups, false);
   cuda::Gradients g{};
+  g.path = path.const_data_ptr<float>();
   g.grad_out = grad_out.const_data_ptr<float>();
   g.packed_t = pack_in(scope, code, p, weights, a.groups, true);
-  Tensor gx = empty({need_x ? a.groups : 0, a.batch, code.x_width}, a.place);
-  Tensor grows = empty({need_rows ? a.groups : 0, a.batch, code.rows_width}, a.place);
-  Tensor gw = empty({need_weights ? a.groups * code.grad_floats : 0}, a.place);
-  Tensor gt = empty({need_table ? a.steps : 0, a.groups, code.table_width}, a.place);
-  g.x = need_x ? gx.mutable_data_ptr<float>() : nullptr;
-  g.rows = need_rows ? grows.mutable_data_ptr<float>() : nullptr;
-  g.weights = need_weights ? gw.mutable_data_ptr<float>() : nullptr;
-  g.table = need_table ? gt.mutable_data_ptr<float>() : nullptr;
+  Tensor gx = empty({needs.x ? a.groups : 0, a.batch, code.x_width}, a.place);
+  Tensor gcond = empty({needs.cond ? a.groups : 0, a.batch, code.cond_width}, a.place);
+  Tensor gw = empty({needs.weights ? a.groups * code.grad_floats : 0}, a.place);
+  Tensor gt = empty({needs.table ? a.steps : 0, a.groups, code.table_width}, a.place);
+  g.x = needs.x ? gx.mutable_data_ptr<float>() : nullptr;
+  g.cond = needs.cond ? gcond.mutable_data_ptr<float>() : nullptr;
+  g.weights = needs.weights ? gw.mutable_data_ptr<float>() : nullptr;
+  g.table = needs.table ? gt.mutable_data_ptr<float>() : nullptr;
   check_ran(cuda::denoise_backward(scope.context(), code, p, d,
                                    a.solver ? a.solver->const_data_ptr<double>() : nullptr, out_low,
                                    out_high, g),
             op);
-  return {gx, grows, gw, gt};
+  return {gx, gcond, gw, gt};
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> denoise_backward(
-    const Tensor& grad_out, const Tensor& path, const std::optional<Tensor>& rows,
+    const Tensor& grad_out, const Tensor& path, const std::optional<Tensor>& cond,
     const std::vector<Tensor>& weights, const Tensor& table, const Tensor& program,
     const Tensor& solver, const std::optional<Tensor>& noise, const std::optional<Tensor>& rng,
-    double out_low, double out_high, int64_t precision, bool need_x, bool need_rows,
+    double out_low, double out_high, int64_t precision, bool need_x, bool need_cond,
     bool need_weights, bool need_table) {
-  const Arguments a =
-      check_denoise(kOp, rows, table, program, solver, noise, rng, false, path.size(2));
-  check_weights(weights, a.program(), a.groups, kOp, a.place);
-  const CudaScope scope(a.place);
+  const End end = check_end(kOp, grad_out, path, cond, weights, table, program, solver, noise, rng);
+  const CudaScope scope(end.arguments.place);
   const cuda::Precision p = checked_precision(precision, scope.context(), kOp);
-  const int64_t width = a.program().buffers[0];
-  const Tensor go =
-      checked(grad_out, kOp, "grad_out", ScalarType::Float, {a.groups, a.batch, width}, a.place);
-  const Tensor saved = checked(path, kOp, "path", ScalarType::Float,
-                               {a.steps + 1, a.groups, a.batch, width}, a.place);
-  cuda::Data d = cuda_data(a);
-  d.path = const_cast<float*>(saved.const_data_ptr<float>());  // only read by backward
-  return backward(kOp, a, scope, p, d, go, weights, out_low, out_high, need_x, need_rows,
-                  need_weights, need_table);
+  return backward(kOp, end.arguments, scope, p, end.path, end.grad_out, weights, out_low, out_high,
+                  {need_x, need_cond, need_weights, need_table});
 }
 
 Tensor pack_weights(const std::vector<Tensor>& weights, const Tensor& program, int64_t precision) {
@@ -107,10 +96,10 @@ Tensor pack_weights(const std::vector<Tensor>& weights, const Tensor& program, i
   return out;
 }
 
-Tensor run_program(const Tensor& x, const std::optional<Tensor>& rows,
+Tensor run_program(const Tensor& x, const std::optional<Tensor>& cond,
                    const std::vector<Tensor>& weights, const Tensor& table, const Tensor& program,
                    const std::optional<Tensor>& rng, int64_t out_width, int64_t precision) {
-  const Input in = check_program(kRun, x, rows, weights, table, program, rng);
+  const Input in = check_program(kRun, x, cond, weights, table, program, rng);
   const Arguments& a = in.arguments;
   const CudaScope scope(a.place);
   const cuda::Precision p = checked_precision(precision, scope.context(), kRun);
@@ -126,20 +115,18 @@ Tensor run_program(const Tensor& x, const std::optional<Tensor>& rows,
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> run_program_backward(
-    const Tensor& grad_out, const Tensor& x, const std::optional<Tensor>& rows,
+    const Tensor& grad_out, const Tensor& x, const std::optional<Tensor>& cond,
     const std::vector<Tensor>& weights, const Tensor& table, const Tensor& program,
-    const std::optional<Tensor>& rng, int64_t precision, bool need_x, bool need_rows,
+    const std::optional<Tensor>& rng, int64_t precision, bool need_x, bool need_cond,
     bool need_weights, bool need_table) {
-  const Input in = check_program(kRun, x, rows, weights, table, program, rng);
+  const Input in = check_program(kRun, x, cond, weights, table, program, rng);
   const Arguments& a = in.arguments;
   const CudaScope scope(a.place);
   const cuda::Precision p = checked_precision(precision, scope.context(), kRun);
   const Tensor go = checked(grad_out, kRun, "grad_out", ScalarType::Float,
                             {a.groups, a.batch, a.program().out.width}, a.place);
-  cuda::Data d = cuda_data(a);
-  d.path = const_cast<float*>(in.x.const_data_ptr<float>());  // only read by backward
-  return backward(kRun, a, scope, p, d, go, weights, 0, 0, need_x, need_rows, need_weights,
-                  need_table);
+  return backward(kRun, a, scope, p, in.x, go, weights, 0, 0,
+                  {need_x, need_cond, need_weights, need_table});
 }
 
 }  // namespace

@@ -12,38 +12,35 @@ constexpr const char* kConservative = "dom2_fast::conservative_loss";
 constexpr const char* kChain = "dom2_fast::chain_value";
 
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> denoising_loss(
-    const Tensor& x, const std::optional<Tensor>& rows, const std::vector<Tensor>& weights,
+    const Tensor& x, const std::optional<Tensor>& cond, const std::vector<Tensor>& weights,
     const Tensor& table, const Tensor& program, const Tensor& target,
-    const std::optional<Tensor>& rng, int64_t precision, bool need_x, bool need_rows,
+    const std::optional<Tensor>& rng, int64_t precision, bool need_x, bool need_cond,
     bool need_weights, bool need_table) {
-  const bool half = check_precision(kDenoising, precision);
-  const Input in = check_program(kDenoising, x, rows, weights, table, program, rng);
+  const bool bf16 = check_precision(kDenoising, precision);
+  const Input in = check_program(kDenoising, x, cond, weights, table, program, rng);
   const Arguments& a = in.arguments;
-  CpuCall made = cpu_call(a, true, half, 0, 0);
+  CpuCall made = cpu_call(a, true, bf16, 0, 0);
   cpu::Call& c = made.call;
   const Tensor to = checked(target, kDenoising, "target", ScalarType::Float,
                             {a.groups, a.batch, c.exec->out_width}, a.place);
   c.x = in.x.const_data_ptr<float>();
   const Plan& plan = *a.compiled->backward;
   Differentiated d =
-      differentiated(a.program(), plan, c, weights, {need_x, need_rows, need_weights, need_table});
+      differentiated(a.program(), plan, c, weights, {need_x, need_cond, need_weights, need_table});
   Tensor loss = empty({a.groups}, a.place);
   cpu::denoising_loss(cpu::active(), plan, c, d.call, to.const_data_ptr<float>(), d.out, threads(),
                       loss.mutable_data_ptr<float>());
-  return {loss, d.x, d.rows, d.weights, d.table};
+  return {loss, d.x, d.cond, d.weights, d.table};
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> conservative_loss(
-    const Tensor& act, const Tensor& proposed, const std::optional<Tensor>& rows,
+    const Tensor& act, const Tensor& proposed, const std::optional<Tensor>& cond,
     const std::vector<Tensor>& weights, const Tensor& table, const Tensor& program,
     const Tensor& target, const std::optional<Tensor>& rng, double cql_weight, double log_density,
     int64_t precision, bool need_weights, bool need_table) {
   constexpr const char* op = kConservative;
-  const bool half = check_precision(op, precision);
-  Arguments a{};
-  a.compiled = &compiled(program, op);
-  a.place = cpu_place();
-  a.steps = 1;
+  const bool bf16 = check_precision(op, precision);
+  Arguments a = check_pass(op, table, program, weights, rng);
   const Program& p = a.program();
   STD_TORCH_CHECK(p.out.width == 1, op, ": the program returns ", p.out.width,
                   " columns; a critic returns 1");
@@ -55,21 +52,13 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> conservative_loss(
   STD_TORCH_CHECK(actions.size(2) > 0, op, ": proposed has shape ", shape_text(actions),
                   ": it needs at least one action per row");
   const Tensor to = checked(target, op, "target", ScalarType::Float, {groups, batch}, a.place);
-  a.table = checked(table, op, "table", ScalarType::Float, {1, -1, p.table_width}, a.place);
-  a.groups = a.table->size(1);
-  STD_TORCH_CHECK(groups > 0 && a.groups > 0 && a.groups % groups == 0, op, ": table is for ",
-                  a.groups, " critics, which can't share the data of ", groups,
+  STD_TORCH_CHECK(groups > 0 && a.groups % groups == 0, op, ": table is for ", a.groups,
+                  " critics, which can't share the data of ", groups,
                   " groups; it must be a multiple");
-  check_weights(weights, p, a.groups, op, a.place);
-  if (p.buffers[1] > 0) {
-    STD_TORCH_CHECK(rows.has_value(), op, ": rows are missing; the program reads ", p.buffers[1],
-                    " columns of them");
-    a.rows = checked(*rows, op, "rows", ScalarType::Float, {groups, batch, p.buffers[1]}, a.place);
-  }
-  a.seed = checked_seed(rng, p.sites > 0, op, "dropout masks", a.place);
+  a.cond = checked_cond(cond, op, p, groups, batch, a.place);
   a.repeat = 1 + actions.size(2);
   a.batch = batch * a.repeat;
-  CpuCall made = cpu_call(a, true, half, 0, 0);
+  CpuCall made = cpu_call(a, true, bf16, 0, 0);
   cpu::Call& c = made.call;
   const Plan& plan = *a.compiled->backward;
   Differentiated d = differentiated(p, plan, c, weights, {false, false, need_weights, need_table});
@@ -88,65 +77,52 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> conservative_loss(
 }
 
 // The critic of chain_value: as many groups and rows as the policy.
-Arguments check_critic(const Arguments& policy, const std::optional<Tensor>& rows,
+Arguments check_critic(const Arguments& policy, const std::optional<Tensor>& cond,
                        const std::vector<Tensor>& weights, const Tensor& table,
                        const Tensor& program, const std::optional<Tensor>& rng) {
-  constexpr const char* op = kChain;
-  Arguments a{};
-  a.compiled = &compiled(program, op);
-  a.place = policy.place;
-  a.steps = 1;
-  a.groups = policy.groups;
+  constexpr PassNames names{"critic_table", "dom2_fast::chain_value, critic",
+                            "the critic's dropout masks"};
+  Arguments a = check_pass(kChain, table, program, weights, rng, policy.groups, names);
   a.batch = policy.batch;
   const Program& p = a.program();
   const int width = policy.program().buffers[0];
-  STD_TORCH_CHECK(p.out.width == 1, op, ": critic_program returns ", p.out.width,
+  STD_TORCH_CHECK(p.out.width == 1, kChain, ": critic_program returns ", p.out.width,
                   " columns; a critic returns 1");
-  STD_TORCH_CHECK(p.buffers[0] == width, op, ": critic_program takes ", p.buffers[0],
+  STD_TORCH_CHECK(p.buffers[0] == width, kChain, ": critic_program takes ", p.buffers[0],
                   " columns, the policy gives ", width);
-  a.table =
-      checked(table, op, "critic_table", ScalarType::Float, {1, a.groups, p.table_width}, a.place);
-  check_weights(weights, p, a.groups, "dom2_fast::chain_value, critic", a.place);
-  check_rows(rows, op, a);
-  a.seed = checked_seed(rng, p.sites > 0, op, "the critic's dropout masks", a.place);
+  check_cond(cond, kChain, a);
   return a;
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> chain_value(
-    const std::optional<Tensor>& x_T, const std::optional<Tensor>& rows,
+    const std::optional<Tensor>& x_T, const std::optional<Tensor>& cond,
     const std::vector<Tensor>& weights, const Tensor& table, const Tensor& program,
     const Tensor& solver, const std::optional<Tensor>& noise, const std::optional<Tensor>& rng,
     const std::vector<Tensor>& critic_weights, const Tensor& critic_table,
     const Tensor& critic_program, const std::optional<Tensor>& critic_rng,
     const std::vector<int64_t>& size, double out_low, double out_high, int64_t precision,
     bool need_weights, bool need_table) {
-  check_size(kChain, size);
-  const bool half = check_precision(kChain, precision);
-  const Arguments a =
-      check_denoise(kChain, rows, table, program, solver, noise, rng, !x_T.has_value(), size[0]);
-  check_weights(weights, a.program(), a.groups, kChain, a.place);
-  check_width(kChain, size, a.program().buffers[0]);
+  const bool bf16 = check_precision(kChain, precision);
+  const Start start =
+      check_start(kChain, x_T, cond, weights, table, program, solver, noise, rng, false, size);
+  const Arguments& a = start.arguments;
   const Arguments of_critic =
-      check_critic(a, rows, critic_weights, critic_table, critic_program, critic_rng);
-  CpuCall made = cpu_call(a, true, half, out_low, out_high);
-  CpuCall critic = cpu_call(of_critic, true, half, 0, 0);
+      check_critic(a, cond, critic_weights, critic_table, critic_program, critic_rng);
+  CpuCall made = cpu_call(a, true, bf16, out_low, out_high);
+  CpuCall critic = cpu_call(of_critic, true, bf16, 0, 0);
   cpu::Call& c = made.call;
-  std::optional<Tensor> x;
-  if (x_T) {
-    x = checked(*x_T, kChain, "x_T", ScalarType::Float, {a.groups, a.batch, size[1]}, a.place);
-    c.x = x->const_data_ptr<float>();
-  }
+  if (start.x) c.x = start.x->const_data_ptr<float>();
   const Plan& plan = *a.compiled->backward;
   Differentiated d =
       differentiated(a.program(), plan, c, weights, {false, false, need_weights, need_table});
   thread_local cpu::Arena arena;  // another than that of the policy's weights
   const Exec& e = *critic.call.exec;
-  const int64_t forward_size = a.groups * cpu::packed_size(e, false, half);
-  const int64_t transposed_size = a.groups * cpu::packed_size(e, true, half);
+  const int64_t forward_size = a.groups * cpu::packed_size(e, false, bf16);
+  const int64_t transposed_size = a.groups * cpu::packed_size(e, true, bf16);
   float* room = arena.floats(forward_size + transposed_size + 2 * cpu::kPanel);
   float* transposed = room + forward_size;
-  pack_all(critic_weights, e, a.groups, false, half, room);
-  if (d.call.packed_t) pack_all(critic_weights, e, a.groups, true, half, transposed);
+  pack_all(critic_weights, e, a.groups, false, bf16, room);
+  if (d.call.packed_t) pack_all(critic_weights, e, a.groups, true, bf16, transposed);
   critic.call.packed = room;
   Tensor mean = empty({a.groups}, a.place), q = empty({a.groups, a.batch}, a.place);
   const cpu::ChainCall l{critic.call, transposed, false, q.mutable_data_ptr<float>()};

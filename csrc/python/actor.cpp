@@ -77,11 +77,11 @@ class Watch {
 // One policy as it is now: samples a few rows on the calling thread.
 class Actor {
  public:
-  // words: of the program; half: bf16 products; table [steps, groups, width], solver [steps, 8] and
+  // words: of the program; bf16: bf16 products; table [steps, groups, width], solver [steps, 8] and
   // packed [groups, n] (ops.pack_weights): contiguous CPU tensors. make_rng(generator) and
   // empty(shape) are torch's.
   Actor(const std::vector<int64_t>& words, const py::object& table, const py::object& solver,
-        const py::object& packed, bool half, bool stacked, double low, double high,
+        const py::object& packed, bool bf16, bool stacked, double low, double high,
         py::object watch, py::object make_rng, py::object empty, py::object tensor_type,
         py::object dtype)
       : plan_(decoded(words), false),
@@ -103,7 +103,7 @@ class Actor {
     const double* rows = data<const double>(solver);
     solver_.assign(rows, rows + call_.steps * 8);
     call_.repeat = 1;
-    call_.half = half;
+    call_.bf16 = bf16;
     call_.table = table_.data();
     call_.solver = solver_.data();
     call_.packed = data<const float>(packed);
@@ -125,7 +125,7 @@ class Actor {
     const size_t dims = shape.size();
     if (dims < 1 || dims > 3 || (dims == 3) != stacked_) return py::none();
     const int64_t width = size(shape, dims - 1), batch = dims == 1 ? 1 : size(shape, dims - 2);
-    if (width != e.rows_width || (stacked_ && size(shape, 0) != call_.groups)) return py::none();
+    if (width != e.cond_width || (stacked_ && size(shape, 0) != call_.groups)) return py::none();
     if (batch < 1 || flops_ * static_cast<double>(batch * call_.groups) > kMostFlops)
       return py::none();
     py::tuple out_shape(dims);
@@ -137,7 +137,7 @@ class Actor {
       c.x = data<const float>(x_T);
     }
     c.batch = batch;
-    c.rows = data<const float>(obs);
+    c.cond = data<const float>(obs);
     if (!c.x || draws_) {
       const py::object rng = make_rng_(generator);
       if (!attribute(rng.ptr(), names().is_cpu).is(py::handle(Py_True))) return py::none();

@@ -7,12 +7,24 @@ import os
 import platform
 import sys
 import time
+from json import dumps
+from pathlib import Path
 
-from dom2_fast.ops import machine
+ABOUT = "Tell what runs where on this machine, and check that it is right."
 
 # Of the largest value: native and reference add float32 numbers in another order, five steps deep.
 # Healthy kernels show some 1e-7; a wrong instruction or layout shows far more than this.
 ALLOWED = 1e-5
+
+
+def add_options(parser, argv: list[str]) -> None:
+    parser.add_argument("--json", action="store_true", help="print everything as JSON")
+
+
+def run(json: bool) -> int:
+    facts = examine()
+    print(dumps(facts, indent=2) if json else render(facts))
+    return 0 if facts["healthy"] else 1
 
 
 def examine() -> dict:
@@ -22,7 +34,7 @@ def examine() -> dict:
 
     from dom2_fast import __version__
     from dom2_fast.cli import gpus
-    from dom2_fast.ops import backend
+    from dom2_fast.ops import backend, machine
 
     cuda = gpus.examine()
     for index, gpu in enumerate(cuda["gpus"]):
@@ -35,7 +47,7 @@ def examine() -> dict:
             "torch": torch.__version__,
             "numpy": numpy.__version__,
         },
-        "package": os.path.dirname(os.path.dirname(os.path.abspath(machine.__file__))),
+        "package": str(Path(__file__).resolve().parents[1]),
         "python": sys.executable,
         "machine": {
             "processor": machine.processor(),

@@ -19,14 +19,14 @@ from dom2_fast.lowering.expr import (
     Weight,
 )
 from dom2_fast.lowering.host import Host
-from dom2_fast.ops.program import ROWS, Act, ProgramBuilder, Slice, StepProgram, X
+from dom2_fast.ops.program import COND, Act, ProgramBuilder, Slice, StepProgram, X
 
 
 class Emitter:
     """Writes one program. `weights` and `table` say what `hoist` has to supply, in order."""
 
-    def __init__(self, result: Rows, x_width: int, rows_width: int, like: torch.Tensor):
-        self.builder = ProgramBuilder(x_width, rows_width)
+    def __init__(self, result: Rows, x_width: int, cond_width: int, like: torch.Tensor):
+        self.builder = ProgramBuilder(x_width, cond_width)
         self.like = like
         self.weights: list[Weight] = []
         self.table: list[Host] = []
@@ -94,9 +94,9 @@ class Emitter:
 
     def _materialised(self, p: Piece) -> Slice:
         """Table columns as a buffer: a linear with a zero matrix, as no instruction copies them."""
-        rows, x = self.builder.rows.width, self.builder.x.width
-        from_rows = rows > 0 and (x == 0 or not p.per_step)
-        source = self.builder.rows if from_rows else self.builder.x
+        cond, x = self.builder.cond.width, self.builder.x.width
+        from_cond = cond > 0 and (x == 0 or not p.per_step)
+        source = self.builder.cond if from_cond else self.builder.x
         source = Slice(source.buffer, 0, 1)
         weight = self._weight(Weight(host.number(0.0, 1, self.like, rows=p.width), 0, 1))
         return self.builder.linear(source, weight, table=self._column(p.host()))
@@ -124,7 +124,7 @@ class Emitter:
     def _write(self, e: Expr) -> Slice:
         b = self.builder
         if isinstance(e, Input):
-            return b.x if e.buffer == X else Slice(ROWS, 0, b.rows.width)
+            return b.x if e.buffer == X else Slice(COND, 0, b.cond.width)
         if isinstance(e, Sum):
             return self._sum(e)
         if isinstance(e, Activation):

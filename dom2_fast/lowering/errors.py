@@ -1,11 +1,12 @@
 """The error for a network that a step program can't express."""
 
+from dom2_fast import activations
 from dom2_fast.errors import Dom2Error
 
 SUPPORTED = (
-    "Linear, Mish, SiLU (also as v * sigmoid(v)), ReLU, GELU, Tanh, Softplus, LayerNorm, Dropout "
-    "and Identity (as modules or functions), + - * between values of one width, scaling by "
-    "constants or by functions of t, cat, chunk, split and slices along the last "
+    f"Linear, {', '.join(module.__name__ for module in activations.MODULES)}, LayerNorm, Dropout "
+    "and Identity (as modules or functions), v * sigmoid(v), + - * between values of one width, "
+    "scaling by constants or by functions of t, cat, chunk, split and slices along the last "
     "dimension; anything at all on t alone"
 )
 

@@ -56,7 +56,7 @@ class Piece:
 
 @dataclass(eq=False)
 class Input(Expr):
-    """Buffer 0 (x) or 1 (the row vector, whose full width is known at the end)."""
+    """Buffer 0 (x) or 1 (the condition vector, whose full width is known at the end)."""
 
     buffer: int
     width: int

@@ -13,6 +13,7 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 
+from dom2_fast import activations
 from dom2_fast.lowering.errors import LoweringError
 
 EXAMPLE_BATCH = 3
@@ -32,12 +33,13 @@ POINTWISE = {
     operator.add, operator.sub, operator.mul, operator.truediv, operator.pow, operator.neg,
     torch.add, torch.sub, torch.mul, torch.div, torch.pow, torch.neg, torch.sin, torch.cos,
     torch.exp, torch.log, torch.sqrt, torch.rsqrt, torch.abs, torch.square, torch.reciprocal,
-    torch.tanh, torch.sigmoid, torch.relu, torch.log1p, torch.expm1,
-    F.mish, F.silu, F.relu, F.gelu, F.softplus, F.tanh, F.sigmoid,
+    torch.sigmoid, torch.log1p, torch.expm1, F.sigmoid,
+    *(f for f in activations.SPELLINGS if callable(f) and not f.__name__.endswith("_")),
 }  # fmt: skip
 POINTWISE_METHODS = {
     "add", "sub", "mul", "div", "pow", "neg", "sin", "cos", "exp", "log", "sqrt", "abs", "square",
-    "tanh", "sigmoid", "relu", "reciprocal", "float", "double", "to", "type_as", "log1p", "expm1",
+    "sigmoid", "reciprocal", "float", "double", "to", "type_as", "log1p", "expm1",
+    *(f for f in activations.SPELLINGS if isinstance(f, str) and not f.endswith("_")),
 }  # fmt: skip
 
 

@@ -58,8 +58,8 @@ class Lowered:
             return weights, context.like.new_zeros(steps, groups, 0)
         return weights, torch.cat(columns, -1).transpose(0, 1)
 
-    def rows(self, params: dict, obs: torch.Tensor, t: torch.Tensor | None) -> torch.Tensor:
-        """The row vector: obs [G, B, O] and, in mode "row", functions of t [G, B] beside it."""
+    def cond(self, params: dict, obs: torch.Tensor, t: torch.Tensor | None) -> torch.Tensor:
+        """The condition: obs [G, B, O] and, in mode "row", functions of t [G, B] beside it."""
         if not self._features:
             return obs
         context = self._context(params, t, obs)
@@ -142,7 +142,7 @@ def _lower(module, params, mode, x_dim, obs_dim, out_dim) -> Lowered:
             )
         result = result.cut(0, out_dim)
     width = interpreter.feature_width
-    interpreter.rows_input.width = obs_dim + width
+    interpreter.cond_input.width = obs_dim + width
     try:
         emitter = Emitter(result, x_dim, obs_dim + width, interpreter.like)
     except LoweringError:
@@ -191,7 +191,7 @@ def _trial(low: Lowered, params, x, t, obs, like) -> torch.Tensor:
     x, obs = x[None], obs[None]
     if low.mode != "table":
         weights, table = low.hoist(params, None, like)
-        rows = low.rows(params, obs, t[None])
+        rows = low.cond(params, obs, t[None])
         return reference.run_program(x, rows, weights, table, low.program)[0]
     weights, table = low.hoist(params, t, like)
     rows = [slice(k, k + 1) for k in range(len(t))]

@@ -12,21 +12,14 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
+from dom2_fast import activations
+from dom2_fast.activations import Act
 from dom2_fast.lowering import expr, host
 from dom2_fast.lowering.errors import LoweringError
 from dom2_fast.lowering.expr import Activation, Drop, Input, Join, Norm, Rows, whole
 from dom2_fast.lowering.host import BATCH, Host
-from dom2_fast.ops.program import Act
 
-MODULE_ACTS = {
-    nn.Mish: Act.MISH, nn.SiLU: Act.SILU, nn.ReLU: Act.RELU, nn.GELU: Act.GELU, nn.Tanh: Act.TANH,
-    nn.Softplus: Act.SOFTPLUS,
-}  # fmt: skip
-FUNCTION_ACTS = {
-    F.mish: Act.MISH, F.silu: Act.SILU, F.relu: Act.RELU, F.relu_: Act.RELU, torch.relu: Act.RELU,
-    torch.relu_: Act.RELU, "relu": Act.RELU, "relu_": Act.RELU, F.gelu: Act.GELU, F.tanh: Act.TANH,
-    torch.tanh: Act.TANH, "tanh": Act.TANH, F.softplus: Act.SOFTPLUS,
-}  # fmt: skip
+MODULE_ACTS, FUNCTION_ACTS = activations.MODULES, activations.SPELLINGS
 BINARY = {
     operator.add: "add", operator.iadd: "add", torch.add: "add", "add": "add",
     operator.sub: "sub", operator.isub: "sub", torch.sub: "sub", "sub": "sub",
@@ -36,10 +29,6 @@ BINARY = {
 }  # fmt: skip
 SIGMOID = {torch.sigmoid, F.sigmoid, "sigmoid"}
 CAT = {torch.cat, torch.concat, torch.concatenate}
-ACT_FUNCTIONS = {
-    Act.MISH: F.mish, Act.SILU: F.silu, Act.RELU: F.relu, Act.GELU: F.gelu, Act.TANH: torch.tanh,
-    Act.GELU_TANH: lambda v: F.gelu(v, approximate="tanh"), Act.SOFTPLUS: F.softplus,
-}  # fmt: skip
 
 
 class Gate:
@@ -109,7 +98,7 @@ class Rules:
             raise LoweringError(
                 f"Softplus with beta {beta} and threshold {threshold}, not 1 and 20"
             )
-        fn = ACT_FUNCTIONS[act]
+        fn = activations.FUNCTIONS[act]
 
         def one(p: expr.Piece) -> expr.Piece:
             if p.is_host:

@@ -18,7 +18,7 @@ from dom2_fast.lowering.errors import SUPPORTED, LoweringError
 from dom2_fast.lowering.expr import Input, Rows
 from dom2_fast.lowering.host import BATCH, EXAMPLE_BATCH, Host
 from dom2_fast.lowering.rules import CAT, FUNCTION_ACTS, MODULE_ACTS, Rules
-from dom2_fast.ops.program import ROWS, X
+from dom2_fast.ops.program import COND, X
 
 # What forward takes, by mode.
 INPUTS = {
@@ -36,9 +36,9 @@ class Interpreter(Rules):
         self.module, self.mode, self.params = module, mode, params
         self.x_width, self.obs_width = widths
         self.like = next((p for p in params.values() if p.is_floating_point()), torch.zeros(()))
-        self.features: list[Host] = []  # row mode: columns of the row vector after obs
+        self.features: list[Host] = []  # row mode: columns of the condition vector after obs
         self.feature_width = 0
-        self.rows_input = Input(ROWS, self.obs_width, False)
+        self.cond_input = Input(COND, self.obs_width, False)
         self._feature_pieces: dict[Host, expr.Piece] = {}
         try:
             tracer = Tracer()
@@ -97,7 +97,7 @@ class Interpreter(Rules):
         if name == "x":
             return Rows.of(Input(X, self.x_width, True))
         if name == "obs":
-            return Rows([expr.Piece(self.rows_input, 0, self.obs_width)])
+            return Rows([expr.Piece(self.cond_input, 0, self.obs_width)])
         example = torch.linspace(0.2, 0.9, EXAMPLE_BATCH, dtype=self.like.dtype)
         return Host("input", example=example.to(self.like.device))
 
@@ -127,7 +127,7 @@ class Interpreter(Rules):
         if value not in self._feature_pieces:
             width = value.example.size(-1)
             start = self.obs_width + self.feature_width
-            self._feature_pieces[value] = expr.Piece(self.rows_input, start, width)
+            self._feature_pieces[value] = expr.Piece(self.cond_input, start, width)
             self.features.append(value)
             self.feature_width += width
         return self._feature_pieces[value]

@@ -54,7 +54,7 @@ def make_rng(
 
 def run_program(
     x: torch.Tensor,
-    rows: torch.Tensor | None,
+    cond: torch.Tensor | None,
     weights: Sequence[torch.Tensor],
     table: torch.Tensor,
     program: StepProgram,
@@ -64,23 +64,23 @@ def run_program(
 ) -> torch.Tensor:
     """One pass of a step program: [G, B, x_width] -> [G, B, out width].
 
-    Arguments and meaning as `reference.run_program`. Differentiable once in x, rows, weights and
+    Arguments and meaning as `reference.run_program`. Differentiable once in x, cond, weights and
     table. precision: "fp32", or "bf16" for matrix products of operands rounded to bf16 (8 bits)
     with float32 sums, about twice as fast on tensor cores and on processors with AVX512-BF16.
     Raises RuntimeError naming the argument whose shape, dtype or device doesn't fit.
     """
     if _NATIVE is None:
         backend.warn_if_missing()
-        return reference.run_program(x, rows, weights, table, program, rng)
+        return reference.run_program(x, cond, weights, table, program, rng)
     return _NATIVE.run_program(
-        x, rows, list(weights), table, program.encode(), rng, program.out.width,
+        x, cond, list(weights), table, program.encode(), rng, program.out.width,
         check_precision(precision),
     )  # fmt: skip
 
 
 def denoise(
     x_T: torch.Tensor | None,
-    rows: torch.Tensor | None,
+    cond: torch.Tensor | None,
     weights: Sequence[torch.Tensor],
     table: torch.Tensor,
     program: StepProgram,
@@ -98,30 +98,30 @@ def denoise(
 
     Arguments and meaning as `reference.denoise`. `packed` is `pack_weights(weights, program)` made
     before, with the same precision, for calls that reuse the weights; where no gradient is taken
-    only it is read. Differentiable once in x_T, rows, weights, table. precision: as in
+    only it is read. Differentiable once in x_T, cond, weights, table. precision: as in
     `run_program`.
     Raises RuntimeError naming the argument whose shape, dtype or device doesn't fit.
     """
     if _NATIVE is None:
         backend.warn_if_missing()
         return reference.denoise(
-            x_T, rows, weights, table, program, solver, noise,
+            x_T, cond, weights, table, program, solver, noise,
             batch=batch, rng=rng, out_low=out_low, out_high=out_high,
         )  # fmt: skip
     if program.x_width == 0:  # no steps: one pass, clipped
         x = table.new_empty((table.shape[1], batch, 0))
-        out = run_program(x, rows, weights, table, program, rng, precision=precision)
+        out = run_program(x, cond, weights, table, program, rng, precision=precision)
         return out.clamp(out_low, out_high)
     if x_T is not None:
         batch = x_T.shape[1]
     save_path = torch.is_grad_enabled() and any(
-        t is not None and t.requires_grad for t in (x_T, rows, table, *weights)
+        t is not None and t.requires_grad for t in (x_T, cond, table, *weights)
     )
     if packed is not None and not save_path:
         weights = ()  # not looked at: one tensor is quicker to hand over than many
     call = _NATIVE.denoise if save_path or torch.compiler.is_compiling() else _without_autograd
     out, _ = call(
-        x_T, rows, list(weights), table, program.encode(), solver, noise, rng, packed,
+        x_T, cond, list(weights), table, program.encode(), solver, noise, rng, packed,
         [batch, program.x_width], out_low, out_high, save_path, check_precision(precision),
     )  # fmt: skip
     return out
@@ -140,7 +140,7 @@ def _fused(name: str, like: torch.Tensor):
     """The native op that gives a loss with its gradients; None where it is composed of others."""
     if _NATIVE is None:
         backend.warn_if_missing()
-    return getattr(_NATIVE, name, None) if like.is_cpu else None
+    return getattr(_NATIVE, name) if _NATIVE is not None and like.is_cpu else None
 
 
 def _wanted(*values) -> bool:
@@ -150,7 +150,7 @@ def _wanted(*values) -> bool:
 
 def denoising_loss(
     x: torch.Tensor,
-    rows: torch.Tensor | None,
+    cond: torch.Tensor | None,
     weights: Sequence[torch.Tensor],
     table: torch.Tensor,
     program: StepProgram,
@@ -159,28 +159,28 @@ def denoising_loss(
     *,
     precision: str = "fp32",
 ) -> torch.Tensor:
-    """Each group's mean of (program(x, rows) - target)^2, [G]. target: [G, B, out width].
+    """Each group's mean of (program(x, cond) - target)^2, [G]. target: [G, B, out width].
 
     With x = alpha_t act + sigma_t eps and target eps the denoising loss of Ho et al. 2020, eq. 14.
-    Arguments and meaning as `reference.denoising_loss`. Differentiable once in x, rows, weights,
+    Arguments and meaning as `reference.denoising_loss`. Differentiable once in x, cond, weights,
     table and target. On the CPU the gradients are made in the same pass, while a tile's activations
     are in cache, and kept until backward; elsewhere `run_program` and PyTorch compose it.
     Raises RuntimeError naming the argument whose shape, dtype or device doesn't fit.
     """
     native = _fused("denoising_loss", x)
     if native is None or _wanted(target):
-        out = run_program(x, rows, weights, table, program, rng, precision=precision)
+        out = run_program(x, cond, weights, table, program, rng, precision=precision)
         return reference.mean_square(out, target)
     return native(
-        x, rows, list(weights), table, program.encode(), target, rng, check_precision(precision),
-        _wanted(x), _wanted(rows), _wanted(*weights), _wanted(table),
+        x, cond, list(weights), table, program.encode(), target, rng, check_precision(precision),
+        _wanted(x), _wanted(cond), _wanted(*weights), _wanted(table),
     )[0]  # fmt: skip
 
 
 def conservative_loss(
     act: torch.Tensor,
     proposed: torch.Tensor,
-    rows: torch.Tensor | None,
+    cond: torch.Tensor | None,
     weights: Sequence[torch.Tensor],
     table: torch.Tensor,
     program: StepProgram,
@@ -198,7 +198,7 @@ def conservative_loss(
         loss = td + cql_weight cql
 
     act [G, B, A] is a, proposed [G, B, M, A] are the u, target [G, B] is y; the K critics of each
-    group share them and rows [G, B, O]: their weights are [K G, ...], first all groups' first
+    group share them and cond [G, B, O]: their weights are [K G, ...], first all groups' first
     critic, then all groups' second one. Meaning as `reference.conservative_loss`. `loss` is
     differentiable once in all tensors, the others aren't. Where weights and table alone want
     gradients, on the CPU, these are made in the same pass; else `run_program` and PyTorch compose
@@ -206,12 +206,12 @@ def conservative_loss(
     Raises RuntimeError naming the argument whose shape, dtype or device doesn't fit.
     """
     native = _fused("conservative_loss", act)
-    if native is None or _wanted(act, proposed, rows, target):
-        x, rows = reference.critic_input(act, proposed, rows, table)
-        q = run_program(x, rows, weights, table, program, rng, precision=precision)
+    if native is None or _wanted(act, proposed, cond, target):
+        x, cond = reference.critic_input(act, proposed, cond, table)
+        q = run_program(x, cond, weights, table, program, rng, precision=precision)
         return reference.conservative(q, target, 1 + proposed.size(2), cql_weight, log_density)
     loss, parts, q, _, _ = native(
-        act, proposed, rows, list(weights), table, program.encode(), target, rng, cql_weight,
+        act, proposed, cond, list(weights), table, program.encode(), target, rng, cql_weight,
         log_density, check_precision(precision), _wanted(*weights), _wanted(table),
     )  # fmt: skip
     return loss, parts[0], parts[1], q
@@ -219,7 +219,7 @@ def conservative_loss(
 
 def chain_value(
     x_T: torch.Tensor | None,
-    rows: torch.Tensor | None,
+    cond: torch.Tensor | None,
     weights: Sequence[torch.Tensor],
     table: torch.Tensor,
     program: StepProgram,
@@ -239,23 +239,23 @@ def chain_value(
     E Q(o, a~), a~ ~ pi(. | o) through the whole denoising loop: the actor's second term in DOM2 and
     in Diffusion-QL (Wang et al. 2023, eq. 3). The draws are those of `denoise` with the same `rng`;
     `critic` is (weights, table, program), `critic_rng` gives its dropout masks. Other arguments and
-    meaning as `reference.chain_value`. The mean is differentiable once in x_T, rows, all weights
+    meaning as `reference.chain_value`. The mean is differentiable once in x_T, cond, all weights
     and tables, the values aren't. Where the policy's weights and table alone want gradients, on the
     CPU, these are made in the same pass; else `denoise`, `run_program` and PyTorch compose it.
     Raises RuntimeError naming the argument whose shape, dtype or device doesn't fit.
     """
     native = _fused("chain_value", table) if program.x_width else None
     critic_weights, critic_table, critic_program = critic
-    if native is None or _wanted(x_T, rows, noise, critic_table, *critic_weights):
+    if native is None or _wanted(x_T, cond, noise, critic_table, *critic_weights):
         act = denoise(
-            x_T, rows, weights, table, program, solver, noise, batch=batch, rng=rng,
+            x_T, cond, weights, table, program, solver, noise, batch=batch, rng=rng,
             out_low=out_low, out_high=out_high, precision=precision,
         )  # fmt: skip
-        q = run_program(act, rows, *critic, critic_rng, precision=precision)
+        q = run_program(act, cond, *critic, critic_rng, precision=precision)
         return reference.mean_value(q)
     batch = batch if x_T is None else x_T.shape[1]
     mean, q, _, _ = native(
-        x_T, rows, list(weights), table, program.encode(), solver, noise, rng,
+        x_T, cond, list(weights), table, program.encode(), solver, noise, rng,
         list(critic_weights), critic_table, critic_program.encode(), critic_rng,
         [batch, program.x_width], out_low, out_high, check_precision(precision),
         _wanted(*weights), _wanted(table),

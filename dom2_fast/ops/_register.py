@@ -1,229 +1,281 @@
-"""Fake kernels and autograd formulas of the ops whose schemas are in csrc/ops.
+"""Fake kernels and autograd formulas of the ops whose schemas are in csrc/ops/schemas.cpp.
 
-Called by `ops` once the compiled extension is loaded. What the ops mean is in `reference`.
+A class per op. Its functions get the arguments and results by the names they have in the schema:
+`fake(args)` makes empty results of the right shapes, `setup(ctx, args, results)` keeps what the
+gradient needs, `backward(ctx, native, grad)` gives the gradients as {argument: gradient}, those
+left out being None; `grad` is that of the first result, the others have none. What the ops mean is
+in `reference`. Called by `ops` once the compiled extension is loaded.
 """
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import torch
+
+from dom2_fast.ops import backend
+
+NEEDS = ("need_x", "need_cond", "need_weights", "need_table")
+
+
+class Denoise:
+    @staticmethod
+    def fake(a):
+        steps, groups = a.table.shape[:2]
+        out = a.table.new_empty((groups, *a.size))
+        return out, a.table.new_empty((steps + 1 if a.save_path else 0, groups, *a.size))
+
+    @staticmethod
+    def setup(ctx, a, results):
+        _save(ctx, a, "cond", "weights", "table", "program", "solver", "noise", "rng",
+              path=results.path)  # fmt: skip
+        ctx.has_path, ctx.needs = a.save_path, _wanted(a, a.x_T)
+        ctx.how = {"out_low": a.out_low, "out_high": a.out_high, "precision": a.precision}
+        ctx.mark_non_differentiable(results.path)
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    def backward(ctx, native, grad):
+        if grad is None:
+            return {}
+        if not ctx.has_path:
+            raise RuntimeError("denoise: save_path=False leaves nothing to differentiate")
+        kept = _kept(ctx)
+        found = native.denoise_backward(grad_out=grad, **kept, **ctx.how, **ctx.needs)
+        made = _gradients(found, ctx.needs, _shape(kept["cond"]), _shapes(kept["weights"]))
+        made["x_T"] = made.pop("x", None)
+        return made
+
+
+class DenoiseBackward:
+    @staticmethod
+    def fake(a):
+        return _fake_gradients(a, a.grad_out.shape)
+
+
+class RunProgram:
+    @staticmethod
+    def fake(a):
+        return a.x.new_empty((a.x.shape[0], a.x.shape[1], a.out_width))
+
+    @staticmethod
+    def setup(ctx, a, results):
+        _save(ctx, a, "x", "cond", "weights", "table", "program", "rng")
+        ctx.precision, ctx.needs = a.precision, _wanted(a, a.x)
+
+    @staticmethod
+    def backward(ctx, native, grad):
+        kept = _kept(ctx)
+        found = native.run_program_backward(
+            grad_out=grad, **kept, precision=ctx.precision, **ctx.needs
+        )
+        return _gradients(found, ctx.needs, _shape(kept["cond"]), _shapes(kept["weights"]))
+
+
+class RunProgramBackward:
+    @staticmethod
+    def fake(a):
+        return _fake_gradients(a, a.x.shape)
+
+
+class _Loss:
+    """Comes with its gradients, which only wait to be scaled by that of each group's loss, [G]."""
+
+    @staticmethod
+    def setup(ctx, a, results):
+        made = {n: r for n, r in vars(results).items() if n.startswith("grad_")}
+        ctx.needs = {name: getattr(a, name, False) for name in NEEDS}
+        ctx.cond_shape, ctx.shapes = _shape(a.cond), _shapes(a.weights)
+        _save(ctx, a, **made)
+        ctx.mark_non_differentiable(*list(vars(results).values())[1:])
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    def backward(ctx, native, grad):
+        if grad is None:
+            return {}
+        kept, each = _kept(ctx), grad.view(-1, 1, 1)
+        found = [kept.get(f"grad_{name}") for name in ("x", "cond", "weights", "table")]
+        made = _gradients(found, ctx.needs, ctx.cond_shape, ctx.shapes)
+        for name, scale in (("x", each), ("cond", each), ("table", grad.view(-1, 1))):
+            if name in made:
+                made[name] = made[name] * scale
+        if made.get("weights"):
+            made["weights"] = list(torch._foreach_mul(made["weights"], [each] * len(ctx.shapes)))
+        return made
+
+
+class DenoisingLoss(_Loss):
+    @staticmethod
+    def fake(a):
+        return a.x.new_empty((a.x.shape[0],)), *_fake_gradients(a, a.x.shape)
+
+
+class ConservativeLoss(_Loss):
+    @staticmethod
+    def fake(a):
+        critics, batch, actions = a.table.shape[1], a.proposed.shape[1], a.proposed.shape[2]
+        shapes = (critics,), (2, critics), (critics, batch, 1 + actions)
+        return *(a.act.new_empty(s) for s in shapes), *_fake_gradients(a)
+
+
+class ChainValue(_Loss):
+    @staticmethod
+    def fake(a):
+        groups = a.table.shape[1]
+        shapes = (groups,), (groups, a.size[0])
+        return *(a.table.new_empty(s) for s in shapes), *_fake_gradients(a)
+
+
+class PackWeights:
+    @staticmethod
+    def fake(a):
+        if not a.weights:
+            return a.program.new_empty((1, 0), dtype=torch.float32)
+        shapes = [(w.shape[1], w.shape[2]) for w in a.weights]
+        cuda = a.weights[0].device.type == "cuda"
+        size = backend.extension().packed_size(shapes, a.precision == 1, cuda)
+        return a.weights[0].new_empty((a.weights[0].shape[0], size))
+
+
+class SampleTransitions:
+    @staticmethod
+    def fake(a):
+        groups = a.threshold.shape[0]
+        outs = []
+        for f in range(0, len(a.fields), groups):
+            width = sum(t.shape[1] if t.dim() == 2 else 1 for t in a.fields[f : f + groups])
+            outs.append(a.fields[f].new_empty((a.batch * width,), dtype=torch.float32))
+        return outs, a.threshold.new_empty((groups, a.batch))
+
+
+class AliasTable:
+    @staticmethod
+    def fake(a):
+        return tuple(a.weights.new_empty(a.weights.shape, dtype=torch.int64) for _ in range(2))
+
+
+OPS = {
+    "denoise": Denoise,
+    "denoise_backward": DenoiseBackward,
+    "run_program": RunProgram,
+    "run_program_backward": RunProgramBackward,
+    "denoising_loss": DenoisingLoss,
+    "conservative_loss": ConservativeLoss,
+    "chain_value": ChainValue,
+    "pack_weights": PackWeights,
+    "sample_transitions": SampleTransitions,
+    "alias_table": AliasTable,
+}
 
 
 def register(namespace: str = "dom2_fast") -> None:
-    """For the ops of torch.ops.<namespace>."""
+    """Registers all of `OPS` for torch.ops.<namespace>."""
+    for name, op in OPS.items():
+        _register_op(namespace, name, op)
+
+
+def _register_op(namespace: str, name: str, op) -> None:
     native = getattr(torch.ops, namespace)
+    schema = getattr(native, name).default._schema
+    arguments = [argument.name for argument in schema.arguments]
+    lists = {a.name for a in schema.arguments if str(a.type) == "List[Tensor]"}
+    results = [result.name for result in schema.returns]
 
-    @torch.library.register_fake(f"{namespace}::denoise")
-    def _(
-        x_T, rows, weights, table, program, solver, noise, rng, packed, size, low, high, save_path,
-        precision,
-    ):  # fmt: skip
-        steps, groups = table.shape[:2]
-        out = table.new_empty((groups, *size))
-        return out, table.new_empty((steps + 1 if save_path else 0, groups, *size))
+    def named(names, values) -> SimpleNamespace:
+        return SimpleNamespace(**dict(zip(names, values, strict=True)))
 
-    @torch.library.register_fake(f"{namespace}::denoise_backward")
-    def _(
-        grad_out, path, rows, weights, table, program, solver, noise, rng, low, high, precision,
-        *needs,
-    ):  # fmt: skip
-        groups, batch, width = grad_out.shape
-        return _fake_gradients(grad_out, groups, batch, width, rows, weights, table, needs)
+    def fake(*args):
+        return op.fake(named(arguments, args))
 
-    @torch.library.register_fake(f"{namespace}::run_program")
-    def _(x, rows, weights, table, program, rng, out_width, precision):
-        return x.new_empty((x.shape[0], x.shape[1], out_width))
+    torch.library.register_fake(f"{namespace}::{name}", fake)
+    if not hasattr(op, "backward"):
+        return
 
-    @torch.library.register_fake(f"{namespace}::run_program_backward")
-    def _(grad_out, x, rows, weights, table, program, rng, precision, *needs):
-        return _fake_gradients(grad_out, *x.shape, rows, weights, table, needs)
+    def setup(ctx, inputs, output):
+        a = named(arguments, inputs)
+        # torch wants a gradient, or None, for each tensor of a list.
+        ctx.none = {n: [None] * len(getattr(a, n)) for n in lists}
+        op.setup(ctx, a, named(results, output if isinstance(output, tuple) else (output,)))
 
-    @torch.library.register_fake(f"{namespace}::denoising_loss")
-    def _(x, rows, weights, table, program, target, rng, precision, *needs):
-        gradients = _fake_gradients(x, *x.shape, rows, weights, table, needs)
-        return x.new_empty((x.shape[0],)), *gradients
+    def backward(ctx, grad, *_):
+        found = {**ctx.none, **op.backward(ctx, native, grad)}
+        return tuple(found.get(name) for name in arguments)
 
-    @torch.library.register_fake(f"{namespace}::conservative_loss")
-    def _(
-        act, proposed, rows, weights, table, program, target, rng, cql_weight, log_density,
-        precision, *needs,
-    ):  # fmt: skip
-        critics, batch, actions = table.shape[1], proposed.shape[1], proposed.shape[2]
-        gradients = _fake_gradients(act, 0, 0, 0, None, weights, table, (False, False, *needs))
-        shapes = (critics,), (2, critics), (critics, batch, 1 + actions)
-        return *(act.new_empty(s) for s in shapes), *gradients[2:]
-
-    @torch.library.register_fake(f"{namespace}::chain_value")
-    def _(
-        x_T, rows, weights, table, program, solver, noise, rng, critic_weights, critic_table,
-        critic_program, critic_rng, size, low, high, precision, *needs,
-    ):  # fmt: skip
-        groups = table.shape[1]
-        gradients = _fake_gradients(table, 0, 0, 0, None, weights, table, (False, False, *needs))
-        return table.new_empty((groups,)), table.new_empty((groups, size[0])), *gradients[2:]
-
-    @torch.library.register_fake(f"{namespace}::pack_weights")
-    def _(weights, program, precision):
-        def padded(n, unit):
-            return (n + unit - 1) // unit * unit
-
-        if not weights:
-            return program.new_empty((1, 0), dtype=torch.float32)
-        n, k = [w.shape[1] for w in weights], [w.shape[2] for w in weights]
-        if weights[0].device.type == "cuda":  # csrc/cuda/exec.h: Packing
-            rows, cols, floats = (16, 16, 0.5) if precision else (32, 4, 1)
-        else:
-            rows, cols, floats = (16, 2, 0.5) if precision else (16, 1, 1)
-        size = sum(padded(a, rows) * padded(b, cols) for a, b in zip(n, k, strict=True)) * floats
-        return weights[0].new_empty((weights[0].shape[0], int(size)))
-
-    @torch.library.register_fake(f"{namespace}::sample_transitions")
-    def _(fields, threshold, alias, starts, rng, batch, check):
-        groups = threshold.shape[0]
-        outs = []
-        for f in range(0, len(fields), groups):
-            width = sum(t.shape[1] if t.dim() == 2 else 1 for t in fields[f : f + groups])
-            outs.append(fields[f].new_empty((batch * width,), dtype=torch.float32))
-        return outs, threshold.new_empty((groups, batch))
-
-    @torch.library.register_fake(f"{namespace}::alias_table")
-    def _(weights):
-        return weights.new_empty(weights.shape, dtype=torch.int64), weights.new_empty(
-            weights.shape, dtype=torch.int64
-        )
-
-    def _denoise_setup(ctx, inputs, output):
-        x_T, rows, weights, table, program, solver, noise, rng = inputs[:8]
-        ctx.low, ctx.high, ctx.saved, ctx.precision = inputs[10:]
-        ctx.count = len(weights)
-        ctx.needs = _needs(x_T, rows, weights, table)
-        ctx.save_for_backward(output[1], rows, table, program, solver, noise, rng, *weights)
-        ctx.mark_non_differentiable(output[1])
-        ctx.set_materialize_grads(False)
-
-    def _denoise_backward(ctx, grad_out, _grad_path):
-        none = (None,) * 10
-        if grad_out is None:
-            return (None, None, [None] * ctx.count, None, *none)
-        if not ctx.saved:
-            raise RuntimeError("denoise: save_path=False leaves nothing to differentiate")
-        path, rows, table, program, solver, noise, rng, *weights = ctx.saved_tensors
-        grads = native.denoise_backward(
-            grad_out, path, rows, weights, table, program, solver, noise, rng, ctx.low, ctx.high,
-            ctx.precision, *ctx.needs,
-        )  # fmt: skip
-        shape = None if rows is None else rows.shape
-        gx, grows, gweights, gtable = _spread(grads, shape, [w.shape for w in weights], ctx.needs)
-        return (gx, grows, gweights, gtable, *none)
-
-    def _run_setup(ctx, inputs, output):
-        x, rows, weights, table, program, rng, _, precision = inputs
-        ctx.count, ctx.precision = len(weights), precision
-        ctx.needs = _needs(x, rows, weights, table)
-        ctx.save_for_backward(x, rows, table, program, rng, *weights)
-
-    def _run_backward(ctx, grad_out):
-        x, rows, table, program, rng, *weights = ctx.saved_tensors
-        grads = native.run_program_backward(
-            grad_out, x, rows, weights, table, program, rng, ctx.precision, *ctx.needs
-        )
-        shape = None if rows is None else rows.shape
-        gx, grows, gweights, gtable = _spread(grads, shape, [w.shape for w in weights], ctx.needs)
-        return gx, grows, gweights, gtable, None, None, None, None
-
-    def _keep_gradients(ctx, needs, rows, weights, gradients):
-        """Of a loss that comes with its gradients: they only wait to be scaled."""
-        ctx.needs, ctx.shapes = needs, [w.shape for w in weights]
-        ctx.rows_shape = None if rows is None else rows.shape
-        ctx.save_for_backward(*gradients)
-        ctx.mark_non_differentiable(*(g for g in gradients if g is not None))
-        ctx.set_materialize_grads(False)
-
-    def _scaled(ctx, grad):
-        """The kept gradients (x, rows, weights, table) times each group's `grad`, [G]."""
-        grads = _spread(ctx.saved_tensors, ctx.rows_shape, ctx.shapes, ctx.needs)
-        gx, grows, gweights, gtable = grads
-        each = grad.view(-1, 1, 1)
-        if ctx.needs[2] and gweights:
-            gweights = list(torch._foreach_mul(gweights, [each] * len(gweights)))
-        return (
-            None if gx is None else gx * each,
-            None if grows is None else grows * each,
-            gweights,
-            None if gtable is None else gtable * grad.view(-1, 1),
-        )
-
-    def _denoising_setup(ctx, inputs, output):
-        _keep_gradients(ctx, inputs[8:], inputs[1], inputs[2], output[1:])
-
-    def _denoising_backward(ctx, grad, *_):
-        if grad is None:
-            return (None, None, [None] * len(ctx.shapes), *(None,) * 9)
-        return *_scaled(ctx, grad), *(None,) * 8
-
-    def _conservative_setup(ctx, inputs, output):
-        weights, needs = inputs[3], (False, False, *inputs[11:])
-        _keep_gradients(ctx, needs, None, weights, (None, None, *output[3:]))
-        ctx.mark_non_differentiable(*output[1:])
-
-    def _conservative_backward(ctx, grad, *_):
-        none = (None,) * 8
-        if grad is None:
-            return (None, None, None, [None] * len(ctx.shapes), None, *none)
-        _, _, gweights, gtable = _scaled(ctx, grad)
-        return None, None, None, gweights, gtable, *none
-
-    def _chain_setup(ctx, inputs, output):
-        ctx.critic_count = len(inputs[8])
-        _keep_gradients(
-            ctx, (False, False, *inputs[16:]), None, inputs[2], (None, None, *output[2:])
-        )
-        ctx.mark_non_differentiable(*output[1:])
-
-    def _chain_backward(ctx, grad, *_):
-        gweights, gtable = [None] * len(ctx.shapes), None
-        if grad is not None:
-            _, _, gweights, gtable = _scaled(ctx, grad)
-        none = (None,) * 4, [None] * ctx.critic_count, (None,) * 9
-        return None, None, gweights, gtable, *none[0], none[1], *none[2]
-
-    for name, backward, setup in (
-        ("denoise", _denoise_backward, _denoise_setup),
-        ("run_program", _run_backward, _run_setup),
-        ("denoising_loss", _denoising_backward, _denoising_setup),
-        ("conservative_loss", _conservative_backward, _conservative_setup),
-        ("chain_value", _chain_backward, _chain_setup),
-    ):
-        torch.library.register_autograd(f"{namespace}::{name}", backward, setup_context=setup)
+    torch.library.register_autograd(f"{namespace}::{name}", backward, setup_context=setup)
 
 
-def _fake_gradients(like, groups, batch, width, rows, weights, table, needs):
-    need_x, need_rows, need_weights, need_table = needs
-    rows_width = 0 if rows is None else rows.shape[-1]
-    return (
-        like.new_empty((groups if need_x else 0, batch, width)),
-        like.new_empty((groups if need_rows else 0, batch, rows_width)),
-        like.new_empty((sum(w.numel() for w in weights) if need_weights else 0,)),
-        like.new_empty((table.shape[0] if need_table else 0, *table.shape[1:])),
+def _save(ctx, a, *names: str, **more) -> None:
+    """Keeps these arguments and `more` for backward, by name: tensors, lists of them, None."""
+    kept = {**{name: getattr(a, name) for name in names}, **more}
+    flat = []
+    for value in kept.values():
+        flat += value if isinstance(value, (list, tuple)) else [value]
+    ctx.kept = {n: len(v) if isinstance(v, (list, tuple)) else None for n, v in kept.items()}
+    ctx.save_for_backward(*flat)
+
+
+def _kept(ctx) -> dict:
+    """What `_save` kept."""
+    flat = iter(ctx.saved_tensors)
+    return {
+        name: next(flat) if count is None else [next(flat) for _ in range(count)]
+        for name, count in ctx.kept.items()
+    }
+
+
+def _shape(t):
+    return None if t is None else t.shape
+
+
+def _shapes(tensors) -> list:
+    return [t.shape for t in tensors]
+
+
+def _wanted(a, x) -> dict[str, bool]:
+    """Which gradients autograd asks for, as the backward ops take it."""
+
+    def wants(*values):
+        return any(t is not None and t.requires_grad for t in values)
+
+    return dict(
+        zip(NEEDS, (wants(x), wants(a.cond), wants(*a.weights), wants(a.table)), strict=True)
     )
 
 
-def _spread(grads, rows_shape, shapes, need):
-    """Native results -> gradients in the order (x, rows, weights, table)."""
-    gx, grows, flat, gt = grads
-    if need[1] and grows.shape[1] != rows_shape[1]:  # one row of `rows` served several of x
-        groups, given, width = rows_shape
-        grows = grows.reshape(groups, given, -1, width).sum(2)
-    parts = [None] * len(shapes)
-    if need[2]:
-        parts = [
-            g.view(shape)
-            for g, shape in zip(flat.split([s.numel() for s in shapes]), shapes, strict=True)
-        ]
-    return gx if need[0] else None, grows if need[1] else None, parts, gt if need[3] else None
+def _fake_gradients(a, x_shape=None) -> tuple:
+    """What an op returns of (grad_x, grad_cond, grad_weights, grad_table); unwanted ones are empty.
+
+    x_shape: [G, B, x_width]; None for an op that returns the last two alone.
+    """
+    flat = sum(w.numel() for w in a.weights) if a.need_weights else 0
+    steps = a.table.shape[0] if a.need_table else 0
+    last = a.table.new_empty((flat,)), a.table.new_empty((steps, *a.table.shape[1:]))
+    if x_shape is None:
+        return last
+    groups, batch, width = x_shape
+    cond_width = 0 if a.cond is None else a.cond.shape[-1]
+    return (
+        a.table.new_empty((groups if a.need_x else 0, batch, width)),
+        a.table.new_empty((groups if a.need_cond else 0, batch, cond_width)),
+        *last,
+    )
 
 
-def _needs(x, rows, weights, table):
-    def wants(t):
-        return t is not None and t.requires_grad
-
-    return wants(x), wants(rows), any(wants(w) for w in weights), wants(table)
+def _gradients(found, needs: dict[str, bool], cond_shape, shapes) -> dict:
+    """Native results (grad_x, grad_cond, flat grad_weights, grad_table) as {argument: gradient}."""
+    x, cond, flat, table = found
+    made = {}
+    if needs["need_x"]:
+        made["x"] = x
+    if needs["need_cond"]:
+        if cond.shape[1] != cond_shape[1]:  # one row of `cond` served several of x
+            groups, given, width = cond_shape
+            cond = cond.reshape(groups, given, -1, width).sum(2)
+        made["cond"] = cond
+    if needs["need_weights"]:
+        parts = flat.split([s.numel() for s in shapes])
+        made["weights"] = [g.view(s) for g, s in zip(parts, shapes, strict=True)]
+    if needs["need_table"]:
+        made["table"] = table
+    return made

@@ -4,8 +4,8 @@ A program is data. `lowering` writes it, `reference` defines what it means, the 
 run it. It knows nothing of torch modules, solvers or devices.
 
 Values live in *buffers* (one row's worth of floats each, written once). Buffer 0 is x, buffer 1 the
-row vector (observations and other per-row inputs that stay fixed over the steps). A program without
-x, of x_width 0, is a network of the observations alone: a deterministic actor. Everything that
+condition vector, `cond` (observations and other per-row inputs that stay fixed over the steps). A
+program without x, of x_width 0, is a network of the observations alone: an actor. Everything that
 depends on the step but not on the row (time embeddings, biases, LayerNorm gains) is a range of
 columns of the *table*, which has one row per step. Matrices are `weights[i]` of shape [G, N, K].
 """
@@ -18,9 +18,10 @@ from enum import IntEnum
 
 import torch
 
+from dom2_fast.activations import Act
 from dom2_fast.errors import Dom2Error
 
-X, ROWS = 0, 1  # buffer ids of the two inputs
+X, COND = 0, 1  # buffer ids of the two inputs
 VERSION = 1
 HEADER_WORDS = 12
 INSTR_WORDS = 18
@@ -36,19 +37,6 @@ class Op(IntEnum):
     LAYER_NORM = 4  # out = (a - mean) / sqrt(var + value) * table + table2
     DROPOUT = 5  # out = a * keep / (1 - value), keep from Philox stream `site`
     COPY = 6  # out[start:start + width] = a; the one instruction that writes part of a buffer
-
-
-class Act(IntEnum):
-    """Activations, as in torch.nn (GELU_TANH is `GELU(approximate="tanh")`)."""
-
-    NONE = 0
-    MISH = 1
-    SILU = 2
-    RELU = 3
-    GELU = 4
-    GELU_TANH = 5
-    TANH = 6
-    SOFTPLUS = 7
 
 
 @dataclass(frozen=True)
@@ -75,7 +63,7 @@ class Instr:
     act: Act = Act.NONE
     value: float = 0.0  # LAYER_NORM: eps; DROPOUT: probability of zero
     site: int = 0  # DROPOUT: number of this dropout in the program
-    once: bool = False  # depends on the row vector alone: run before the first step only
+    once: bool = False  # depends on the condition vector alone: run before the first step only
 
 
 @dataclass(frozen=True)
@@ -86,7 +74,7 @@ class StepProgram:
     every step.
     """
 
-    buffers: tuple[int, ...]  # widths; [0] is x, [1] the row vector
+    buffers: tuple[int, ...]  # widths; [0] is x, [1] the condition vector
     weights: tuple[tuple[int, int], ...]  # (N, K) of each matrix
     table_width: int
     out: Slice
@@ -99,8 +87,8 @@ class StepProgram:
         return self.buffers[X]
 
     @property
-    def rows_width(self) -> int:
-        return self.buffers[ROWS]
+    def cond_width(self) -> int:
+        return self.buffers[COND]
 
     @property
     def flops(self) -> int:
@@ -111,7 +99,7 @@ class StepProgram:
         """The program as a 1-D int64 CPU tensor, the form the ops take. Made once, then shared."""
         if self._encoded is None:
             words = [VERSION, len(self.instrs), len(self.buffers), len(self.weights)]
-            words += [self.x_width, self.rows_width, self.table_width]
+            words += [self.x_width, self.cond_width, self.table_width]
             words += [self.out.buffer, self.out.start, self.out.width, self.sites, 0]
             words += self.buffers
             words += [size for shape in self.weights for size in shape]
@@ -171,10 +159,10 @@ class ProgramBuilder:
     widths that must agree don't.
     """
 
-    def __init__(self, x_width: int, rows_width: int):
-        if x_width < 0 or rows_width < 0 or x_width + rows_width < 1:
-            raise Dom2Error(f"x and rows need a column between them: {x_width}, {rows_width}")
-        self._buffers = [x_width, rows_width]
+    def __init__(self, x_width: int, cond_width: int):
+        if x_width < 0 or cond_width < 0 or x_width + cond_width < 1:
+            raise Dom2Error(f"x and cond need a column between them: {x_width}, {cond_width}")
+        self._buffers = [x_width, cond_width]
         self._per_step = [True, False]  # does the buffer change from step to step?
         self._weights: list[tuple[int, int]] = []
         self._instrs: list[Instr] = []
@@ -186,8 +174,8 @@ class ProgramBuilder:
         return Slice(X, 0, self._buffers[X])
 
     @property
-    def rows(self) -> Slice:
-        return Slice(ROWS, 0, self._buffers[ROWS])
+    def cond(self) -> Slice:
+        return Slice(COND, 0, self._buffers[COND])
 
     def weight(self, n: int, k: int) -> int:
         """Declares the next matrix [n, k]; returns its number."""

@@ -11,19 +11,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from dom2_fast import activations
 from dom2_fast.ops import philox
-from dom2_fast.ops.program import ROWS, Act, Op, Slice, StepProgram, X
-
-_ACT = {
-    Act.NONE: lambda v: v,
-    Act.MISH: F.mish,
-    Act.SILU: F.silu,
-    Act.RELU: F.relu,
-    Act.GELU: F.gelu,
-    Act.GELU_TANH: lambda v: F.gelu(v, approximate="tanh"),
-    Act.TANH: torch.tanh,
-    Act.SOFTPLUS: F.softplus,
-}
+from dom2_fast.ops.program import COND, Op, Slice, StepProgram, X
 
 
 def _one_pass(program: StepProgram, env: dict, weights, table_row, *, once: bool, mask) -> None:
@@ -45,11 +35,11 @@ def _one_pass(program: StepProgram, env: dict, weights, table_row, *, once: bool
                 value = value + columns(i.table, n)
             if i.b is not None:
                 value = value + read(i.b)
-            value = _ACT[i.act](value)
+            value = activations.FUNCTIONS[i.act](value)
             if i.c is not None:
                 value = value + read(i.c)
         elif i.op is Op.ACTIVATION:
-            value = _ACT[i.act](a)
+            value = activations.FUNCTIONS[i.act](a)
         elif i.op is Op.ADD:
             value = a + (read(i.b) if i.b is not None else columns(i.table, n))
         elif i.op is Op.MUL:
@@ -69,15 +59,15 @@ def _one_pass(program: StepProgram, env: dict, weights, table_row, *, once: bool
         env[i.out.buffer] = value
 
 
-def _repeat_rows(rows: torch.Tensor | None, groups: int, batch: int, like: torch.Tensor):
-    if rows is None:
+def _repeat_cond(cond: torch.Tensor | None, groups: int, batch: int, like: torch.Tensor):
+    if cond is None:
         return like.new_zeros(groups, batch, 0)
-    return rows.repeat_interleave(batch // max(rows.size(1), 1), 1) if rows.size(1) else rows
+    return cond.repeat_interleave(batch // max(cond.size(1), 1), 1) if cond.size(1) else cond
 
 
 def run_program(
     x: torch.Tensor,  # [G, B, x_width]
-    rows: torch.Tensor | None,  # [G, B / r, rows_width]: one row serves r rows of x
+    cond: torch.Tensor | None,  # [G, B / r, cond_width]: one serves r cond of x
     weights: Sequence[torch.Tensor],  # [G, N, K] each
     table: torch.Tensor,  # [1, G, table_width]
     program: StepProgram,
@@ -87,7 +77,7 @@ def run_program(
 ) -> torch.Tensor:  # [G, B, out width]
     """One pass of a step program."""
     groups, batch = x.shape[:2]
-    env = {X: x, ROWS: _repeat_rows(rows, groups, batch, x)}
+    env = {X: x, COND: _repeat_cond(cond, groups, batch, x)}
     return _step(program, env, weights, table, 0, rng, groups * batch)
 
 
@@ -108,7 +98,7 @@ def _step(program, env, weights, table, step: int, rng, flat_rows: int) -> torch
 
 def denoise(
     x_T: torch.Tensor | None,  # [G, B, A]; None: drawn from rng
-    rows: torch.Tensor | None,  # [G, B / r, rows_width]
+    cond: torch.Tensor | None,  # [G, B / r, cond_width]
     weights: Sequence[torch.Tensor],  # [G, N, K] each
     table: torch.Tensor,  # [S, G, table_width]
     program: StepProgram,
@@ -134,11 +124,11 @@ def denoise(
     """
     if program.x_width == 0:
         x = table.new_empty(table.size(1), batch, 0)
-        return torch.clamp(run_program(x, rows, weights, table, program, rng), out_low, out_high)
+        return torch.clamp(run_program(x, cond, weights, table, program, rng), out_low, out_high)
     groups, flat = table.size(1), table.size(1) * (batch if x_T is None else x_T.size(1))
     if x_T is None:
         x_T = draw_start(rng, groups, batch, program.x_width, table)
-    env = {ROWS: _repeat_rows(rows, groups, x_T.size(1), x_T)}
+    env = {COND: _repeat_cond(cond, groups, x_T.size(1), x_T)}
 
     def predict(step: int, x: torch.Tensor) -> torch.Tensor:
         env[X] = x
@@ -173,7 +163,7 @@ def solve(predict, x, solver, noise, rng, out_low: float, out_high: float) -> to
 
 def denoising_loss(
     x: torch.Tensor,  # [G, B, x_width]
-    rows: torch.Tensor | None,  # [G, B / r, rows_width]
+    cond: torch.Tensor | None,  # [G, B / r, cond_width]
     weights: Sequence[torch.Tensor],  # [G, N, K] each
     table: torch.Tensor,  # [1, G, table_width]
     program: StepProgram,
@@ -183,7 +173,7 @@ def denoising_loss(
     precision: str = "fp32",  # of the executors; here the tensors' dtype counts
 ) -> torch.Tensor:  # [G]
     """Each group's mean squared error of `run_program` against `target`."""
-    return mean_square(run_program(x, rows, weights, table, program, rng), target)
+    return mean_square(run_program(x, cond, weights, table, program, rng), target)
 
 
 def mean_square(out: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
@@ -194,7 +184,7 @@ def mean_square(out: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
 def conservative_loss(
     act: torch.Tensor,  # [G, B, x_width], the data's actions
     proposed: torch.Tensor,  # [G, B, M, x_width], the CQL term's
-    rows: torch.Tensor | None,  # [G, B, rows_width]
+    cond: torch.Tensor | None,  # [G, B, cond_width]
     weights: Sequence[torch.Tensor],  # [K G, N, K'] each: K critics of the first group's data, ...
     table: torch.Tensor,  # [1, K G, table_width]
     program: StepProgram,  # returns one column, Q
@@ -206,16 +196,16 @@ def conservative_loss(
     precision: str = "fp32",  # of the executors; here the tensors' dtype counts
 ) -> tuple[torch.Tensor, ...]:
     """Conservative critics' losses, see `conservative`. Critics k, k + G, ... share data k."""
-    x, rows = critic_input(act, proposed, rows, table)
-    q = run_program(x, rows, weights, table, program, rng)
+    x, cond = critic_input(act, proposed, cond, table)
+    q = run_program(x, cond, weights, table, program, rng)
     return conservative(q, target, 1 + proposed.size(2), cql_weight, log_density)
 
 
-def critic_input(act, proposed, rows, table):
-    """x [K G, B (1 + M), x_width] and rows [K G, B, rows_width], the same for all K critics."""
+def critic_input(act, proposed, cond, table):
+    """x [K G, B (1 + M), x_width] and cond [K G, B, cond_width], the same for all K critics."""
     twins = table.size(1) // act.size(0)
     x = torch.cat([act.unsqueeze(2), proposed], 2).flatten(1, 2).repeat(twins, 1, 1)
-    return x, None if rows is None else rows.repeat(twins, 1, 1)
+    return x, None if cond is None else cond.repeat(twins, 1, 1)
 
 
 def conservative(
@@ -237,7 +227,7 @@ def conservative(
 
 def chain_value(
     x_T: torch.Tensor | None,
-    rows: torch.Tensor | None,  # [G, B / r, rows_width], read by the policy and by the critic
+    cond: torch.Tensor | None,  # [G, B / r, cond_width], read by the policy and by the critic
     weights: Sequence[torch.Tensor],
     table: torch.Tensor,
     program: StepProgram,
@@ -250,8 +240,8 @@ def chain_value(
     **how,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The critic's mean value of what `denoise` gives, [G], and its values, [G, B], constants."""
-    act = denoise(x_T, rows, weights, table, program, solver, noise, **how)
-    return mean_value(run_program(act, rows, *critic, critic_rng))
+    act = denoise(x_T, cond, weights, table, program, solver, noise, **how)
+    return mean_value(run_program(act, cond, *critic, critic_rng))
 
 
 def mean_value(q: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -300,8 +300,8 @@ class DiffusionPolicy(Policy):
         params = lowering.grouped_params(self.net)
         weights, table = low.hoist(params, None, rows)
         rng = ops.make_rng(generator, rows.device) if low.program.sites else None
-        row_vectors = low.rows(params, rows, t)
-        return executor(self.backend, rows), (row_vectors, weights, table, low.program), rng
+        cond = low.cond(params, rows, t)
+        return executor(self.backend, rows), (cond, weights, table, low.program), rng
 
     # ---- what `Policy` asks -------------------------------------------------------------------
 

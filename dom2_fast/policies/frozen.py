@@ -75,7 +75,7 @@ class FrozenPolicy:
         low, high = bounds
         held = vars(self)  # past __setattr__
         held |= {"_program": program, "_weights": weights, "_table": table, "_solver": solver}
-        held |= {"obs_dim": program.rows_width, "act_dim": program.out.width}
+        held |= {"obs_dim": program.cond_width, "act_dim": program.out.width}
         held |= {"steps": solver.size(0), "groups": groups if stacked else None}
         held |= {"act_low": low, "act_high": high, "precision": precision}
         held |= {"notes": dict(notes or {}), "solver": (notes or {}).get("solver", "")}
@@ -253,9 +253,9 @@ def _program(words: torch.Tensor) -> StepProgram:
         raise Dom2Error(str(error)) from None
     if not torch.equal(p.encode(), words):
         raise Dom2Error("its program isn't as dom2_fast writes one")
-    if p.x_width < 0 or p.rows_width < 1 or (p.x_width and p.out.width != p.x_width):
+    if p.x_width < 0 or p.cond_width < 1 or (p.x_width and p.out.width != p.x_width):
         raise Dom2Error(
-            f"its program makes {p.out.width} columns of {p.x_width} and {p.rows_width}; a "
+            f"its program makes {p.out.width} columns of {p.x_width} and {p.cond_width}; a "
             f"noise network makes as many as an action has, an actor has no first ones"
         )
     if sum(p.buffers) + sum(i.out.width for i in p.instrs) > _MAX_COLUMNS:

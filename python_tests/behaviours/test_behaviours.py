@@ -20,14 +20,14 @@ def layers(seed=0, groups=3, sizes=(18, 64, 64, 2)):
 
 def test_actor_equals_one_network_per_agent():
     given = layers()
-    obs = [torch.randn(7, 18) for _ in range(3)]
+    obs = torch.randn(3, 7, 18)
     act = behaviours.BehaviourPolicy(given)(obs)
-    assert act.shape == (7, 3, 2)
+    assert act.shape == (3, 7, 2)
     for g in range(3):
         x = obs[g]
         for i, (weight, bias) in enumerate(given):
             x = (x.relu() if i else x) @ weight[g] + bias[g]
-        torch.testing.assert_close(act[:, g], x.tanh(), rtol=0, atol=tolerances.NETWORK32)
+        torch.testing.assert_close(act[g], x.tanh(), rtol=0, atol=tolerances.NETWORK32)
 
 
 def test_round_trip(tmp_path):

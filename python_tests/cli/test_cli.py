@@ -8,6 +8,7 @@ import pytest
 
 from dom2_fast import __version__
 from dom2_fast.cli import main as cli
+from dom2_fast.cli.train import OPTION_NAMES
 
 TINY = ["--hidden", "8", "--batch-size", "16", "--denoising-steps", "2", "--quiet"]
 TINY_DOM2 = [*TINY, "--critic-hidden", "8"]
@@ -77,7 +78,7 @@ def test_every_setting_of_an_algorithm_is_an_option_with_its_source(capsys, algo
 
     text = " ".join(run(capsys, "train", "--algo", algo, "--help")[1].split())
     for field in config.fields(algos.algorithm(algo).config_class):
-        for option in cli.OPTION_NAMES.get(field.name, (config.option_name(field.name),)):
+        for option in OPTION_NAMES.get(field.name, (config.option_name(field.name),)):
             assert option in text
         assert field.help, f"{field.name} has no description"
     assert "weight of the Q term" in text or algo == "bc"
@@ -200,7 +201,10 @@ def test_report_of_real_runs(capsys, work, tmp_path):
         ("train --data {work}/data --out {tmp}/r --eta much", "'eta': expected float, got much"),
         ("train --data {work}/data --out {tmp}/r --solver heun", "heun"),
         ("train --data {work}/data --out {tmp}/r --steps 0", "steps"),
-        ("train --data {work}/data --out {tmp}/r --threads 0", "at least 1"),
+        (
+            "train --data {work}/data --out {tmp}/r --threads 0",
+            "--threads must be an integer >= 1, not 0",
+        ),
         ("train --data {work}/data --out {tmp}/r --env simple_tag", "simple_tag"),
         ("train --out {tmp}/r --config {tmp}/absent.yaml", "no settings file"),
         ("evaluate {tmp}/absent", "checkpoint"),
@@ -250,21 +254,21 @@ def test_a_cut_off_checkpoint_is_one_line(capsys, work, tmp_path):
 
 
 def test_traceback_on_request_ctrl_c_and_full_disk(capsys, monkeypatch):
-    from dom2_fast.cli import commands
+    from dom2_fast.cli import doctor
     from dom2_fast.errors import Dom2Error
 
     def stop(error):
-        def command(*_args):
+        def command(**_options):
             raise error
 
         return command
 
-    monkeypatch.setattr(commands, "run", stop(KeyboardInterrupt()))
+    monkeypatch.setattr(doctor, "run", stop(KeyboardInterrupt()))
     code, _, err = run(capsys, "doctor")
     assert code == 130 and err == "dom2-fast: stopped by Ctrl-C\n"
-    monkeypatch.setattr(commands, "run", stop(OSError(28, "No space left on device", "a/b")))
+    monkeypatch.setattr(doctor, "run", stop(OSError(28, "No space left on device", "a/b")))
     assert fails(capsys, "doctor") == "No space left on device: a/b"
-    monkeypatch.setattr(commands, "run", stop(Dom2Error("two\nlines")))
+    monkeypatch.setattr(doctor, "run", stop(Dom2Error("two\nlines")))
     assert fails(capsys, "doctor") == "two lines"
     monkeypatch.setenv("DOM2_FAST_TRACEBACK", "1")
     with pytest.raises(Dom2Error):
@@ -274,23 +278,23 @@ def test_traceback_on_request_ctrl_c_and_full_disk(capsys, monkeypatch):
 def test_warnings_are_one_line(capsys, monkeypatch):
     import warnings
 
-    from dom2_fast.cli import commands
+    from dom2_fast.cli import doctor
 
-    def warn(*_args):
+    def warn(**_options):
         warnings.warn("something\nis slow", RuntimeWarning, stacklevel=1)
         return 0
 
-    monkeypatch.setattr(commands, "run", warn)
+    monkeypatch.setattr(doctor, "run", warn)
     with warnings.catch_warnings():
         warnings.simplefilter("always")
         assert run(capsys, "doctor")[2] == "dom2-fast: warning: something is slow\n"
 
 
 def test_bench_outside_a_checkout_explains(capsys, tmp_path, monkeypatch):
-    from dom2_fast.cli import commands
+    from dom2_fast.cli import bench
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(commands, "__file__", str(tmp_path / "dom2_fast" / "commands.py"))
+    monkeypatch.setattr(bench, "__file__", str(tmp_path / "dom2_fast" / "cli" / "bench.py"))
     assert "source tree" in fails(capsys, "bench")
 
 

@@ -75,7 +75,7 @@ def run(stack, low, x, obs, executor):
         return torch.stack([executor.run_program(x, obs, weights, r, low.program) for r in steps])
     weights, table = low.hoist(params, None, x)
     x = x if low.program.x_width else x[..., :0]
-    rows = low.rows(params, obs, times("row", x) if low.mode == "row" else None)
+    rows = low.cond(params, obs, times("row", x) if low.mode == "row" else None)
     return executor.run_program(x, rows, weights, table, low.program)[None]
 
 
@@ -262,7 +262,7 @@ def test_time_may_be_transformed_in_any_way():
 def test_time_mlp_runs_in_the_program_for_training():
     low = check(lambda: networks.MLPNoiseNet(5, 3, hidden=8))["row"]
     assert low.feature_width == 16  # sines and cosines only; both Linears are the program's
-    assert low.program.rows_width == 5 + 16
+    assert low.program.cond_width == 5 + 16
 
 
 def test_time_that_ends_in_something_else_stays_in_pytorch():
@@ -392,7 +392,7 @@ def test_dropout_masks_are_philoxs(mode):
     x, obs, t = rand(1, B, 3), rand(1, B, 5), torch.full((1, B), 0.3, dtype=torch.float64)
     params = lowering.grouped_params(net)
     weights, table = low.hoist(params, t[0, :1] if mode == "table" else None)
-    rows = low.rows(params, obs, t if mode == "row" else None)
+    rows = low.cond(params, obs, t if mode == "row" else None)
     got = reference.run_program(x, rows, weights, table, low.program, RNG)
 
     drops = [i for i in low.program.instrs if i.op is Op.DROPOUT]
@@ -430,7 +430,7 @@ def test_gradients_reach_every_parameter(mode):
     x, obs, t = rand(G, B, 2), rand(G, B, 4), torch.full((G, B), 0.4, dtype=torch.float64)
     params = lowering.grouped_params(stack)
     weights, table = low.hoist(params, t[0, :1] if mode == "table" else None)
-    rows = low.rows(params, obs, t if mode == "row" else None)
+    rows = low.cond(params, obs, t if mode == "row" else None)
     target = rand(G, B, 2, seed=9)
     got = reference.run_program(x, rows, weights, table, low.program)
     leaves = list(stack.parameters())

@@ -54,7 +54,7 @@ def programs(module, mode, batch=4):
     params = lowering.grouped_params(module)
     if mode == "row":
         weights, table = low.hoist(params, None, x)
-        rows = low.rows(params, obs[None], t[None])
+        rows = low.cond(params, obs[None], t[None])
         got = reference.run_program(x[None], rows, weights, table, low.program)[0]
         return got, module(x, t, obs)
     weights, table = low.hoist(params, t[:1], x)

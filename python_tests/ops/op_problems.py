@@ -7,13 +7,13 @@ import torch
 from dom2_fast.ops.program import Act, ProgramBuilder, StepProgram
 
 
-def mlp(x_width, rows_width, hidden, act=Act.MISH, out=None) -> StepProgram:
-    """Three hidden layers; the row vector's part of the first one runs once."""
-    b = ProgramBuilder(x_width, rows_width)
+def mlp(x_width, cond_width, hidden, act=Act.MISH, out=None) -> StepProgram:
+    """Three hidden layers; the condition vector's part of the first one runs once."""
+    b = ProgramBuilder(x_width, cond_width)
     first = b.weight(hidden, x_width)
     early = None
-    if rows_width:
-        early = b.linear(b.rows, b.weight(hidden, rows_width))
+    if cond_width:
+        early = b.linear(b.cond, b.weight(hidden, cond_width))
     h = b.linear(b.x, first, b=early, table=b.table(hidden, per_step=True), act=act)
     for _ in range(2):
         h = b.linear(h, b.weight(hidden, hidden), table=b.table(hidden, per_step=False), act=act)
@@ -21,12 +21,12 @@ def mlp(x_width, rows_width, hidden, act=Act.MISH, out=None) -> StepProgram:
     return b.build(b.linear(h, b.weight(out, hidden), table=b.table(out, per_step=False)))
 
 
-def everything(x_width, rows_width, hidden, dropout=0.0) -> StepProgram:
+def everything(x_width, cond_width, hidden, dropout=0.0) -> StepProgram:
     """Every instruction and operand form, values read twice, slices in the middle of buffers."""
-    b = ProgramBuilder(x_width, rows_width)
+    b = ProgramBuilder(x_width, cond_width)
     n = hidden
     early = b.linear(
-        b.rows, b.weight(n, rows_width), table=b.table(n, per_step=False), act=Act.SILU
+        b.cond, b.weight(n, cond_width), table=b.table(n, per_step=False), act=Act.SILU
     )
     early = b.layer_norm(early, 1e-5, gamma=b.table(n, per_step=False))
     mixed = b.add(early, table=b.table(n, per_step=True))
@@ -57,7 +57,7 @@ class Problem:
 
     program: StepProgram
     x: torch.Tensor
-    rows: torch.Tensor | None
+    cond: torch.Tensor | None
     table: torch.Tensor
     weights: list[torch.Tensor]
 
@@ -66,30 +66,40 @@ class Problem:
             return None if t is None else t.detach().to(dtype).requires_grad_(requires_grad)
 
         weights = [leaf(w) for w in self.weights]
-        return Problem(self.program, leaf(self.x), leaf(self.rows), leaf(self.table), weights)
+        return Problem(self.program, leaf(self.x), leaf(self.cond), leaf(self.table), weights)
+
+    @property
+    def net(self):
+        """The network, as the functions of `ops` take it."""
+        return self.cond, self.weights, self.table, self.program
+
+    @property
+    def words(self):
+        """The network, as the native ops take it."""
+        return self.cond, self.weights, self.table, self.program.encode()
 
     @property
     def leaves(self):
-        return [t for t in (self.x, self.rows, self.table, *self.weights) if t is not None]
+        return [t for t in (self.x, self.cond, self.table, *self.weights) if t is not None]
 
     @property
     def names(self):
         w = [f"weights[{i}]" for i in range(len(self.weights))]
-        return ["x", *(["rows"] if self.rows is not None else []), "table", *w]
+        return ["x", *(["cond"] if self.cond is not None else []), "table", *w]
 
 
-def problem(program, groups, batch, steps=1, given_rows=None, seed=0) -> Problem:
+def problem(program, groups, batch, steps=1, given_cond=None, seed=0) -> Problem:
     g = torch.Generator().manual_seed(seed)
 
     def draw(*shape):
         return torch.randn(*shape, generator=g, dtype=torch.float64)
 
-    rows = None
-    if program.rows_width:
-        rows = draw(groups, batch if given_rows is None else given_rows, program.rows_width)
+    cond = None
+    if program.cond_width:
+        cond = draw(groups, batch if given_cond is None else given_cond, program.cond_width)
     weights = [draw(groups, n, k) / k**0.5 for n, k in program.weights]
     table = 0.3 * draw(steps, groups, program.table_width)
-    return Problem(program, draw(groups, batch, program.x_width), rows, table, weights)
+    return Problem(program, draw(groups, batch, program.x_width), cond, table, weights)
 
 
 def solver_table(steps, *, clip=float("inf"), noise=0.0, previous=0.0) -> torch.Tensor:

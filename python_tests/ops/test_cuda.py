@@ -42,9 +42,14 @@ def test_samples_are_those_of_the_cpu(solver):
 
 def policy_reference(policy):
     return DiffusionPolicy(
-        policy.net, policy.schedule, policy.solver, policy.steps, "reference",
-        policy.act_low, policy.act_high,
-    )  # fmt: skip
+        policy.net,
+        policy.schedule,
+        policy.solver,
+        policy.steps,
+        "reference",
+        policy.act_low,
+        policy.act_high,
+    )
 
 
 @needs_gpu

@@ -16,7 +16,7 @@ RNG = torch.tensor([-7_654_321_987_654_321, 5])
 
 
 def run(op, p, solver, **kw):
-    return op(p.x, p.rows, p.weights, p.table, p.program, solver, **kw)
+    return op(p.x, *p.net, solver, **kw)
 
 
 def check(p, solver, *, gradients=True, **kw):
@@ -42,15 +42,17 @@ def check(p, solver, *, gradients=True, **kw):
             assert_as_good_as_torch(n, o, e, f"gradient of {name}")
 
 
-@pytest.mark.parametrize("batch", [0, 1, 2, 7, 9, 17, 129])
-@pytest.mark.parametrize("groups", [1, 3, 4])
+# (groups, batch): every batch that ends a tile of some executor in another way, and every group.
+@pytest.mark.parametrize(
+    "groups, batch", [(1, 0), (3, 1), (4, 2), (1, 7), (3, 9), (4, 17), (1, 129), (3, 129)]
+)
 def test_odd_sizes(executor, groups, batch):
     check(problem(mlp(3, 5, 37), groups, batch, steps=3), solver_table(3))
 
 
-@pytest.mark.parametrize("x, rows, hidden", [(1, 1, 1), (2, 18, 256), (5, 3, 16), (17, 33, 65)])
-def test_odd_widths(executor, x, rows, hidden):
-    check(problem(mlp(x, rows, hidden), 2, 19, steps=2), solver_table(2))
+@pytest.mark.parametrize("x, cond, hidden", [(1, 1, 1), (2, 18, 256), (5, 3, 16), (17, 33, 65)])
+def test_odd_widths(executor, x, cond, hidden):
+    check(problem(mlp(x, cond, hidden), 2, 19, steps=2), solver_table(2))
 
 
 @pytest.mark.parametrize("steps", [1, 3, 5, 10, 20])
@@ -95,7 +97,7 @@ def check_drawn(p, solver):
         (reference.denoise, torch.float64),
     ):
         q = p.to(dtype)
-        y = op(None, q.rows, q.weights, q.table, q.program, solver, batch=33, rng=RNG)
+        y = op(None, *q.net, solver, batch=33, rng=RNG)
         (g,) = torch.autograd.grad(y.square().sum(), q.weights[0])
         out.append((y, g))
     for native, own, exact in zip(*out, strict=True):
@@ -108,14 +110,14 @@ def test_dropout_gradients(executor):
 
 @pytest.mark.parametrize("given, batch", [(1, 7), (3, 12), (5, 130)])
 def test_rows_that_serve_several(executor, given, batch):
-    check(problem(mlp(2, 4, 24), 2, batch, steps=2, given_rows=given), solver_table(2))
-    check(problem(everything(2, 4, 20), 2, batch, steps=2, given_rows=given), solver_table(2))
+    check(problem(mlp(2, 4, 24), 2, batch, steps=2, given_cond=given), solver_table(2))
+    check(problem(everything(2, 4, 20), 2, batch, steps=2, given_cond=given), solver_table(2))
 
 
 def test_non_contiguous_input(executor):
     p = problem(mlp(3, 5, 37), 2, 9, steps=2)
     p.x = p.x.transpose(0, 1).contiguous().transpose(0, 1)
-    p.rows = torch.cat([p.rows, p.rows], -1)[..., ::2][..., :5]
+    p.cond = torch.cat([p.cond, p.cond], -1)[..., ::2][..., :5]
     p.weights = [w.transpose(1, 2).contiguous().transpose(1, 2) for w in p.weights]
     check(p, solver_table(2))
     wide = [torch.cat([w, w], -1)[..., w.shape[-1] :] for w in p.weights]
@@ -142,7 +144,7 @@ def test_rows_do_not_depend_on_their_neighbours(executor):
         whole = run(ops.denoise, p, solver)
         for at in (0, 5, 6, 130):
             alone = ops.denoise(
-                p.x[:, at : at + 1], p.rows[:, at : at + 1], p.weights, p.table, p.program, solver
+                p.x[:, at : at + 1], p.cond[:, at : at + 1], p.weights, p.table, p.program, solver
             )
             assert torch.equal(alone, whole[:, at : at + 1]), at
 
@@ -185,9 +187,13 @@ def test_nan_stays_nan(executor):
 def bad(**change):
     p = problem(mlp(2, 4, 8), 2, 6, steps=3).to(torch.float32, requires_grad=False)
     args = dict(
-        x_T=p.x, rows=p.rows, weights=p.weights, table=p.table, program=p.program,
+        x_T=p.x,
+        cond=p.cond,
+        weights=p.weights,
+        table=p.table,
+        program=p.program,
         solver=solver_table(3),
-    )  # fmt: skip
+    )
     args.update(change)
     return args
 
@@ -201,10 +207,10 @@ W = problem(mlp(2, 4, 8), 2, 6).to(torch.float32, requires_grad=False).weights
     [
         (dict(x_T=torch.zeros(2, 6, 3)), ["x_T", "[2, 6, 3]", "[2, 6, 2]"]),
         (dict(x_T=torch.zeros(2, 6, 2, dtype=torch.float64)), ["x_T", "float64", "reference"]),
-        (dict(rows=None), ["rows are missing", "4 columns"]),
-        (dict(rows=torch.zeros(2, 4, 4)), ["4 rows", "batch of 6", "multiple"]),
-        (dict(rows=torch.zeros(2, 0, 4)), ["0 rows", "batch of 6"]),
-        (dict(rows=torch.zeros(2, 6, 5)), ["rows", "[2, 6, 5]"]),
+        (dict(cond=None), ["cond is missing", "4 columns"]),
+        (dict(cond=torch.zeros(2, 4, 4)), ["4 condition vectors", "batch of 6", "multiple"]),
+        (dict(cond=torch.zeros(2, 0, 4)), ["0 condition vectors", "batch of 6"]),
+        (dict(cond=torch.zeros(2, 6, 5)), ["cond", "[2, 6, 5]"]),
         (dict(weights=W[:-1]), ["5 weights", "given are 4"]),
         (dict(weights=[*W[:-1], W[-1][:, :1]]), ["weights[4]", "[2, 1, 8]"]),
         (dict(weights=[*W[:-1], W[-1].double()]), ["weights[4]", "float64"]),
@@ -238,7 +244,7 @@ def test_a_program_that_would_leave_its_memory_is_refused():
                 continue
             words[at] = value
             try:
-                native(args["x_T"], args["rows"], W, args["table"], words, args["solver"], *tail)
+                native(args["x_T"], args["cond"], W, args["table"], words, args["solver"], *tail)
             except RuntimeError:
                 refused += 1
     assert refused > len(good)  # the rest change an activation, an eps: programs just as valid
@@ -248,20 +254,14 @@ def test_a_program_that_would_leave_its_memory_is_refused():
 def test_opcheck():
     p, solver = problem(everything(3, 5, 21, dropout=0.5), 2, 6, steps=3), solver_table(3)
     q = p.to(torch.float32)
-    args = (
-        q.x, q.rows, q.weights, q.table, q.program.encode(), solver, None, RNG, None, [6, 3],
-        -1.0, 1.0, True, 0,
-    )  # fmt: skip
+    args = (q.x, *q.words, solver, None, RNG, None, [6, 3], -1.0, 1.0, True, 0)
     torch.library.opcheck(torch.ops.dom2_fast.denoise.default, args)
     path = torch.ops.dom2_fast.denoise(*args)[1].detach()
+    plain = p.to(torch.float32, requires_grad=False)
     torch.library.opcheck(
         torch.ops.dom2_fast.denoise_backward.default,
-        (
-            torch.ones(2, 6, 3), path, q.rows.detach(), [w.detach() for w in q.weights],
-            q.table.detach(), q.program.encode(), solver, None, RNG, -1.0, 1.0, 0, True, True,
-            True, True,
-        ),
-    )  # fmt: skip
+        (torch.ones(2, 6, 3), path, *plain.words, solver, None, RNG, -1.0, 1.0, 0, *(True,) * 4),
+    )
     torch.library.opcheck(
         torch.ops.dom2_fast.pack_weights.default,
         ([w.detach() for w in q.weights], q.program.encode(), 0),
@@ -272,9 +272,8 @@ def test_opcheck():
 def test_the_saved_path_is_no_differentiable_result():
     p, solver = problem(mlp(2, 4, 8), 1, 3, steps=2).to(torch.float32), solver_table(2)
     out, path = torch.ops.dom2_fast.denoise(
-        p.x, p.rows, p.weights, p.table, p.program.encode(), solver, None, None, None, [3, 2],
-        -1.0, 1.0, True, 0,
-    )  # fmt: skip
+        p.x, *p.words, solver, None, None, None, [3, 2], -1.0, 1.0, True, 0
+    )
     assert out.requires_grad and not path.requires_grad
 
 
@@ -282,13 +281,13 @@ def test_the_saved_path_is_no_differentiable_result():
 def test_compiles_in_one_graph():
     p, solver = problem(mlp(2, 4, 24), 2, 6, steps=3).to(torch.float32), solver_table(3)
 
-    def f(x, rows, table, *weights):
-        return ops.denoise(x, rows, list(weights), table, p.program, solver).square().sum()
+    def f(x, cond, table, *weights):
+        return ops.denoise(x, cond, list(weights), table, p.program, solver).square().sum()
 
     compiled = torch.compile(f, fullgraph=True, backend="aot_eager")
-    eager = f(p.x, p.rows, p.table, *p.weights)
-    assert torch.equal(compiled(p.x, p.rows, p.table, *p.weights), eager)
+    eager = f(p.x, p.cond, p.table, *p.weights)
+    assert torch.equal(compiled(p.x, p.cond, p.table, *p.weights), eager)
     expected = torch.autograd.grad(eager, p.leaves)
-    got = torch.autograd.grad(compiled(p.x, p.rows, p.table, *p.weights), p.leaves)
+    got = torch.autograd.grad(compiled(p.x, p.cond, p.table, *p.weights), p.leaves)
     for e, g in zip(expected, got, strict=True):
         assert torch.equal(e, g)

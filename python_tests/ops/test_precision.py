@@ -20,8 +20,8 @@ def assert_as_good_as_bf16(native, own, exact, what):
 
 def run(op, p, solver, **kw):
     if solver is None:
-        return op.run_program(p.x, p.rows, p.weights, p.table, p.program, **kw)
-    return op.denoise(p.x, p.rows, p.weights, p.table, p.program, solver, **kw)
+        return op.run_program(p.x, *p.net, **kw)
+    return op.denoise(p.x, *p.net, solver, **kw)
 
 
 CASES = {
@@ -29,7 +29,7 @@ CASES = {
     "wide": lambda: (problem(mlp(2, 18, 256), 1, 9, steps=2), solver_table(2)),
     "odd": lambda: (problem(mlp(5, 7, 37, act=Act.SILU), 3, 11, steps=3), solver_table(3)),
     "everything": lambda: (problem(everything(3, 5, 40), 2, 13, steps=3), solver_table(3)),
-    "critic": lambda: (problem(mlp(2, 18, 64, act=Act.RELU, out=1), 2, 30, given_rows=10), None),
+    "critic": lambda: (problem(mlp(2, 18, 64, act=Act.RELU, out=1), 2, 30, given_cond=10), None),
 }
 
 
@@ -55,19 +55,19 @@ def test_packed_weights(executor):
     p, solver = CASES["odd"]()
     p = p.to(torch.float32, requires_grad=False)
     packed = ops.pack_weights(p.weights, p.program, "bf16")
-    args = (p.x, p.rows, p.weights, p.table, p.program, solver)
+    args = (p.x, *p.net, solver)
     again = ops.denoise(*args, packed=packed, precision="bf16")
     assert torch.equal(again, ops.denoise(*args, precision="bf16"))
     with pytest.raises(RuntimeError, match="packed has shape"):
         ops.denoise(*args, packed=packed, precision="fp32")
 
 
-@pytest.mark.parametrize("case", ["mlp", "wide", "odd", "everything"])  # a row of `rows` each
+@pytest.mark.parametrize("case", ["mlp", "wide", "odd", "everything"])  # a row of `cond` each
 def test_a_row_has_the_same_bits_alone_and_in_a_batch(isa, case):
     p, solver = CASES[case]()
     p = p.to(torch.float32, requires_grad=False)
     whole = run(ops, p, solver, precision="bf16")
-    p.x, p.rows = p.x[:, -1:].contiguous(), p.rows[:, -1:].contiguous()
+    p.x, p.cond = p.x[:, -1:].contiguous(), p.cond[:, -1:].contiguous()
     assert torch.equal(run(ops, p, solver, precision="bf16"), whole[:, -1:])
 
 

@@ -10,7 +10,7 @@ from dom2_fast.ops.program import Act, Op, ProgramBuilder, Slice, StepProgram
 def example():
     b = ProgramBuilder(2, 3)
     bias, per_step = b.table(4, per_step=False), b.table(4, per_step=True)
-    o = b.linear(b.rows, b.weight(4, 3), table=bias, act=Act.SILU)
+    o = b.linear(b.cond, b.weight(4, 3), table=bias, act=Act.SILU)
     h = b.linear(b.x, b.weight(4, 2), table=per_step, b=o, c=o, act=Act.GELU_TANH)
     n = b.layer_norm(h, 1e-5, gamma=bias, beta=per_step)
     d = b.dropout(n, 0.25)
@@ -26,7 +26,7 @@ def test_encoding_is_reversible():
     assert program.encode() is program.encode()
 
 
-def test_once_marks_what_depends_on_the_row_vector_alone():
+def test_once_marks_what_depends_on_the_condition_alone():
     ops = [(i.op, i.once) for i in example().instrs]
     assert ops[0] == (Op.LINEAR, True)
     assert all(not once for _, once in ops[1:])
@@ -34,14 +34,14 @@ def test_once_marks_what_depends_on_the_row_vector_alone():
 
 def test_a_mask_is_drawn_in_every_step():
     b = ProgramBuilder(1, 2)
-    program = b.build(b.dropout(b.rows, 0.5))
+    program = b.build(b.dropout(b.cond, 0.5))
     assert not program.instrs[0].once and program.sites == 1
 
 
 def test_a_per_step_table_makes_a_value_change():
     b = ProgramBuilder(1, 2)
-    b.add(b.rows, table=b.table(2, per_step=False))
-    out = b.add(b.rows, table=b.table(2, per_step=True))
+    b.add(b.cond, table=b.table(2, per_step=False))
+    out = b.add(b.cond, table=b.table(2, per_step=True))
     assert [i.once for i in b.build(out).instrs] == [True, False]
 
 
@@ -52,10 +52,10 @@ def test_flops_count_the_matrices():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda b: b.linear(b.rows, b.weight(4, 2)), "input has 3 columns, weight 0 takes 2"),
+        (lambda b: b.linear(b.cond, b.weight(4, 2)), "input has 3 columns, weight 0 takes 2"),
         (lambda b: b.activation(Slice(7, 0, 1), Act.RELU), "buffer 7 is not written yet"),
         (lambda b: b.activation(Slice(0, 1, 2), Act.RELU), "leaves its buffer of 2"),
-        (lambda b: b.add(b.x, b.rows), "operand has 3 columns, needs 2"),
+        (lambda b: b.add(b.x, b.cond), "operand has 3 columns, needs 2"),
         (lambda b: b.add(b.x), "one second operand"),
         (lambda b: b.mul(b.x, b.x, table=0), "one second operand"),
         (lambda b: b.add(b.x, table=0), "table columns from 0 don't exist"),
@@ -71,7 +71,7 @@ def test_the_builder_refuses(make, message):
 
 def test_a_program_of_the_rows_alone_runs_once():
     b = ProgramBuilder(0, 3)
-    program = b.build(b.linear(b.rows, b.weight(2, 3), table=b.table(2, per_step=False)))
+    program = b.build(b.linear(b.cond, b.weight(2, 3), table=b.table(2, per_step=False)))
     assert program.x_width == 0 and all(i.once for i in program.instrs)
     assert StepProgram.decode(program.encode()) == program
     with pytest.raises(Dom2Error, match="leaves its buffer of 0"):

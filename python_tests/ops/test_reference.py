@@ -26,14 +26,14 @@ RNG = torch.tensor([11, 0])
 def test_one_linear_by_hand():
     b = ProgramBuilder(2, 1)
     first = b.table(1, per_step=False)
-    out = b.linear(b.x, b.weight(1, 2), table=first, b=b.rows, c=b.rows, act=Act.RELU)
+    out = b.linear(b.x, b.weight(1, 2), table=first, b=b.cond, c=b.cond, act=Act.RELU)
     program = b.build(out)
     weights = [f64([[2.0, -1.0]])[None].reshape(1, 1, 2)]
     x = f64([1.0, 3.0], [4.0, 1.0])[None]
-    rows = f64([0.5], [-0.5])[None]
+    cond = f64([0.5], [-0.5])[None]
     table = f64(1.0).reshape(1, 1, 1)
     # relu(2 x0 - x1 + 1 + row) + row: relu(0.5) + 0.5 and relu(7.5) - 0.5
-    got = reference.run_program(x, rows, weights, table, program)
+    got = reference.run_program(x, cond, weights, table, program)
     assert got.tolist() == [[[1.0], [7.0]]]
 
 
@@ -60,24 +60,24 @@ def test_activations(act, fn):
 def test_the_other_instructions():
     b = ProgramBuilder(4, 4)
     gamma = b.table(8, per_step=False)
-    joined = b.concat([b.add(b.x, b.rows), b.mul(b.x, table=gamma)])
+    joined = b.concat([b.add(b.x, b.cond), b.mul(b.x, table=gamma)])
     scale, shift = b.table(8, per_step=False), b.table(8, per_step=False)
     program = b.build(b.layer_norm(joined, 1e-3, gamma=scale, beta=shift))
-    x, rows, table = rand(2, 3, 4), rand(2, 3, 4, seed=1), rand(1, 2, 24, seed=2)
-    got = reference.run_program(x, rows, [], table, program)
+    x, cond, table = rand(2, 3, 4), rand(2, 3, 4, seed=1), rand(1, 2, 24, seed=2)
+    got = reference.run_program(x, cond, [], table, program)
     for g in range(2):
         t = table[0, g]
-        cat = torch.cat([x[g] + rows[g], x[g] * t[:4]], -1)
+        cat = torch.cat([x[g] + cond[g], x[g] * t[:4]], -1)
         want = F.layer_norm(cat, (8,), t[8:16], t[16:24], 1e-3)
         torch.testing.assert_close(got[g], want)
 
 
 def test_one_row_serves_several():
     b = ProgramBuilder(2, 2)
-    program = b.build(b.add(b.x, b.rows))
-    x, rows = rand(1, 6, 2), rand(1, 3, 2, seed=1)
-    got = reference.run_program(x, rows, [], x.new_zeros(1, 1, 0), program)
-    assert torch.equal(got[0, 4], x[0, 4] + rows[0, 2])
+    program = b.build(b.add(b.x, b.cond))
+    x, cond = rand(1, 6, 2), rand(1, 3, 2, seed=1)
+    got = reference.run_program(x, cond, [], x.new_zeros(1, 1, 0), program)
+    assert torch.equal(got[0, 4], x[0, 4] + cond[0, 2])
 
 
 def test_dropout_masks_come_from_their_site_and_step():
@@ -122,7 +122,7 @@ def test_denoise_draws_what_philox_says():
 
 def test_denoise_gradients():
     b = ProgramBuilder(2, 3)
-    o = b.linear(b.rows, b.weight(4, 3))
+    o = b.linear(b.cond, b.weight(4, 3))
     h = b.linear(b.x, b.weight(4, 2), table=b.table(4, per_step=True), b=o, act=Act.MISH)
     program = b.build(b.linear(h, b.weight(2, 4)))
     inf = math.inf
@@ -131,8 +131,8 @@ def test_denoise_gradients():
     )
     noise = rand(2, 2, 3, 2, seed=8)
 
-    def f(x_T, rows, table, *weights):
-        return reference.denoise(x_T, rows, weights, table, program, solver, noise)
+    def f(x_T, cond, table, *weights):
+        return reference.denoise(x_T, cond, weights, table, program, solver, noise)
 
     shapes = [(2, 3, 2), (2, 3, 3), (2, 2, 4), (2, 4, 3), (2, 4, 2), (2, 2, 4)]
     inputs = [rand(*s, seed=k).requires_grad_() for k, s in enumerate(shapes)]

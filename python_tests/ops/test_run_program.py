@@ -23,7 +23,7 @@ RNG = torch.tensor([42, 7])
 
 
 def run(op, p, **kw):
-    return op(p.x, p.rows, p.weights, p.table, p.program, **kw)
+    return op(p.x, *p.net, **kw)
 
 
 def check(p, **kw):
@@ -44,21 +44,23 @@ def check(p, **kw):
             assert_as_good_as_torch(n, o, e, name)
 
 
-@pytest.mark.parametrize("batch", [0, 1, 2, 7, 9, 17, 129])
-@pytest.mark.parametrize("groups", [1, 3, 4])
+# (groups, batch): every batch that ends a tile of some executor in another way, and every group.
+@pytest.mark.parametrize(
+    "groups, batch", [(1, 0), (3, 1), (4, 2), (1, 7), (3, 9), (4, 17), (1, 129), (3, 129)]
+)
 def test_critic(executor, groups, batch):
     check(problem(mlp(2, 7, 33, act=Act.RELU, out=1), groups, batch))
 
 
 @pytest.mark.parametrize("given, batch", [(1, 10), (9, 90), (64, 640)])
 def test_one_observation_serves_many_actions(executor, given, batch):
-    check(problem(mlp(2, 7, 33, out=1), 2, batch, given_rows=given))
+    check(problem(mlp(2, 7, 33, out=1), 2, batch, given_cond=given))
 
 
 @pytest.mark.parametrize("given, batch", [(1, 100), (7, 350), (4, 400), (40, 440)])
 def test_rows_that_share_an_observation_in_several_tiles(executor, given, batch):
     # 7 x 50 and 4 x 100 rows: a tile starts and ends within the rows of one observation.
-    check(problem(everything(3, 5, 21, dropout=0.3), 2, batch, given_rows=given), rng=RNG)
+    check(problem(everything(3, 5, 21, dropout=0.3), 2, batch, given_cond=given), rng=RNG)
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
@@ -70,7 +72,7 @@ def test_a_program_that_returns_its_input(executor):
     b = ProgramBuilder(3, 2)
     check(problem(b.build(b.x), 2, 5))
     b = ProgramBuilder(3, 2)
-    check(problem(b.build(b.rows), 2, 5))
+    check(problem(b.build(b.cond), 2, 5))
 
 
 def test_non_contiguous_input(executor):
@@ -165,15 +167,15 @@ def test_activation_keeps_nan(executor, act):
     "change, words",
     [
         (dict(x=torch.zeros(2, 6, 3)), ["x has shape", "[2, 6, 3]", "[2, *, 2]"]),
-        (dict(rows=torch.zeros(2, 4, 4)), ["4 rows", "batch of 6"]),
-        (dict(rows=None), ["rows are missing"]),
+        (dict(cond=torch.zeros(2, 4, 4)), ["4 condition vectors", "batch of 6"]),
+        (dict(cond=None), ["cond is missing"]),
         (dict(table=torch.zeros(2, 2, 25)), ["table", "[2, 2, 25]"]),
         (dict(weights=[]), ["5 weights", "given are 0"]),
     ],
 )
 def test_bad_arguments_are_named(change, words):
     p = problem(mlp(2, 4, 8, out=1), 2, 6).to(torch.float32, requires_grad=False)
-    args = dict(x=p.x, rows=p.rows, weights=p.weights, table=p.table, program=p.program)
+    args = dict(x=p.x, cond=p.cond, weights=p.weights, table=p.table, program=p.program)
     with pytest.raises(RuntimeError) as error:
         ops.run_program(**{**args, **change})
     assert all(w in str(error.value) for w in words), str(error.value)
@@ -182,27 +184,34 @@ def test_bad_arguments_are_named(change, words):
 @needs_extension
 def test_opcheck():
     p = problem(everything(3, 5, 21, dropout=0.5), 2, 6).to(torch.float32)
-    args = (p.x, p.rows, p.weights, p.table, p.program.encode(), RNG, 3, 0)
+    args = (p.x, *p.words, RNG, 3, 0)
     torch.library.opcheck(torch.ops.dom2_fast.run_program.default, args)
     plain = p.to(torch.float32, requires_grad=False)
     torch.library.opcheck(
         torch.ops.dom2_fast.run_program_backward.default,
         (
-            torch.ones(2, 6, 3), plain.x, plain.rows, plain.weights, plain.table,
-            plain.program.encode(), RNG, 0, True, True, True, True,
+            torch.ones(2, 6, 3),
+            plain.x,
+            *plain.words,
+            RNG,
+            0,
+            True,
+            True,
+            True,
+            True,
         ),
-    )  # fmt: skip
+    )
 
 
 @needs_extension
 def test_compiles_in_one_graph():
     p = problem(mlp(2, 4, 24, out=1), 2, 6).to(torch.float32)
 
-    def f(x, rows, table, *weights):
-        return ops.run_program(x, rows, list(weights), table, p.program).sum()
+    def f(x, cond, table, *weights):
+        return ops.run_program(x, cond, list(weights), table, p.program).sum()
 
     compiled = torch.compile(f, fullgraph=True, backend="aot_eager")
-    expected = torch.autograd.grad(f(p.x, p.rows, p.table, *p.weights), p.leaves)
-    got = torch.autograd.grad(compiled(p.x, p.rows, p.table, *p.weights), p.leaves)
+    expected = torch.autograd.grad(f(p.x, p.cond, p.table, *p.weights), p.leaves)
+    got = torch.autograd.grad(compiled(p.x, p.cond, p.table, *p.weights), p.leaves)
     for e, g in zip(expected, got, strict=True):
         assert torch.equal(e, g)

@@ -9,7 +9,7 @@ from op_problems import everything, mlp, solver_table
 
 from dom2_fast.ops.program import Act, ProgramBuilder, Slice, StepProgram
 
-GRADIENTS = ("x", "rows", "table", "weights")
+GRADIENTS = ("x", "cond", "table", "weights")
 NOISY = {"solver": solver_table(3, clip=1.1, noise=0.3, previous=-0.2), "steps": 3}
 # Noise in the last step, too: nothing lies behind what it reads.
 NOISY_TO_THE_END = {"solver": solver_table(2), "steps": 2, "noise": True}
@@ -21,12 +21,12 @@ LIMITS = {"limits": (-1.0, 1.0)}
 TINY = 48 << 10
 
 
-def overlaps(x_width, rows_width, n) -> StepProgram:
+def overlaps(x_width, cond_width, n) -> StepProgram:
     """Operands that are shifted slices of one buffer: in backward, threads meet in a column.
 
     The layer norm of a row of zeros is NaN: what fills a tile up must not reach the others' sums.
     """
-    b = ProgramBuilder(x_width, rows_width)
+    b = ProgramBuilder(x_width, cond_width)
     wide = b.linear(b.x, b.weight(n + 2, x_width), act=Act.TANH)
     wide = b.layer_norm(wide, 0.0)
     left, middle, right = (Slice(wide.buffer, start, n) for start in range(3))
@@ -35,7 +35,7 @@ def overlaps(x_width, rows_width, n) -> StepProgram:
     h = b.add(h, b.add(left, middle))
     h = b.mul(h, b.mul(middle, right))
     h = b.add(h, b.dropout(middle, 0.25))
-    h = b.add(h, b.linear(b.rows, b.weight(n, rows_width)))
+    h = b.add(h, b.linear(b.cond, b.weight(n, cond_width)))
     return b.build(b.linear(h, b.weight(x_width, n)))
 
 
@@ -71,7 +71,7 @@ def forward(precision):
         case("8 rows in turn", everything(3, 5, 61), "resident 8, 2 tiles in 1 blocks", batch=15,
              sms=2, shared=60000 if bf16 else 105000, path=True, **DRAWN, **NOISY),
         case("rows that serve two", mlp(5, 3, 24, act=Act.SILU), "resident 8, 2 tiles in 2 blocks",
-             batch=12, given_rows=6, transposed=True, tsan=True, **PLAIN),
+             batch=12, given_cond=6, transposed=True, tsan=True, **PLAIN),
         case("wide x", mlp(261, 5, 9), "resident 8, 1 tiles in 1 blocks", batch=3, **PLAIN),
         case("one pass", mlp(3, 5, 37, out=4), "streamed 8, 1 tiles in 1 blocks", batch=7),
         case("one pass of everything", everything(3, 5, 21, dropout=0.25),
@@ -137,8 +137,8 @@ def backward(precision):
              noise=True, **NOISY),
         case("two splits", mlp(2, 3, 9), "backward 8, 1 launched, 2 splits", batch=90, groups=1,
              noise=True, tsan=fp32, **NOISY),
-        case("x alone", mlp(3, 5, 37), one, ("x",), batch=9, given_rows=3, noise=True, **NOISY),
-        case("rows alone", mlp(3, 5, 37), one, ("rows",), batch=9, noise=True, **NOISY),
+        case("x alone", mlp(3, 5, 37), one, ("x",), batch=9, given_cond=3, noise=True, **NOISY),
+        case("cond alone", mlp(3, 5, 37), one, ("cond",), batch=9, noise=True, **NOISY),
         case("weights and table", everything(3, 5, 21), f"{one}, 1 splits", ("table", "weights"),
              batch=9, rng=True, **NOISY),
         case("overlaps", overlaps(3, 5, 21), f"{one}, 1 splits", batch=3, groups=1, rng=True,

@@ -52,7 +52,7 @@ class Loop:
     steps: int = 1
     precision: str = "fp32"
     solver: torch.Tensor | None = None
-    given_rows: int | None = None  # row vectors of a group; one serves batch / given_rows rows
+    given_cond: int | None = None  # conditions of a group, each for batch / given_cond cond
     x: bool = True  # given; else drawn
     noise: bool = False  # given
     rng: bool = False
@@ -60,7 +60,7 @@ class Loop:
     limits: tuple[float, float] = (-float("inf"), float("inf"))
     path: bool = False
     transposed: bool = False  # weights that are not contiguous
-    want: tuple[str, ...] = ()  # gradients: x, rows, table, weights; none: forward
+    want: tuple[str, ...] = ()  # gradients: x, cond, table, weights; none: forward
     workspace: int = 1 << 27
     sms: int = 132
     shared: int = 232448
@@ -69,7 +69,7 @@ class Loop:
 
     def arrays(self) -> dict:
         p = problem(
-            self.program, self.groups, self.batch, self.steps, self.given_rows, self.seed
+            self.program, self.groups, self.batch, self.steps, self.given_cond, self.seed
         ).to(torch.float32)
         noise = None
         if self.noise:
@@ -83,7 +83,7 @@ class Loop:
             "groups": self.groups,
             "batch": self.batch,
             "steps": self.steps,
-            "repeat": max(self.batch // (self.given_rows or max(self.batch, 1)), 1),
+            "repeat": max(self.batch // (self.given_cond or max(self.batch, 1)), 1),
             "multiprocessors": self.sms,
             "shared_bytes": self.shared,
             "limits": torch.tensor(self.limits, dtype=torch.float64),
@@ -94,8 +94,8 @@ class Loop:
         }
         if self.solver is not None:
             out["solver"] = self.solver
-        if p.rows is not None:
-            out["rows"] = p.rows
+        if p.cond is not None:
+            out["cond"] = p.cond
         if noise is not None:
             out["noise"] = noise
         if self.rng:
@@ -126,12 +126,12 @@ class Loop:
         """out and path; where gradients are wanted, those."""
         rng = RNG if self.rng else None
         groups, batch = self.groups, self.batch
-        # One leaf per row, as the executors return gradients of rows.
-        rows = None
-        if p.rows is not None:
-            rows = reference._repeat_rows(p.rows, groups, batch, p.x).detach().requires_grad_()
+        # One leaf per row, as the executors return gradients of cond.
+        cond = None
+        if p.cond is not None:
+            cond = reference._repeat_cond(p.cond, groups, batch, p.x).detach().requires_grad_()
         if self.solver is None:
-            value = reference.run_program(p.x, rows, p.weights, p.table, p.program, rng)
+            value = reference.run_program(p.x, cond, p.weights, p.table, p.program, rng)
             result = {"out": value, "path": p.x.detach()}
         else:
             x = p.x
@@ -139,7 +139,7 @@ class Loop:
                 x = reference.draw_start(RNG, groups, batch, p.x.size(2), p.table)
             if noise is not None:
                 noise = noise.to(x.dtype)
-            path, env = [], {reference.ROWS: rows if rows is not None else x.new_zeros(1, 1, 0)}
+            path, env = [], {reference.COND: cond if cond is not None else x.new_zeros(1, 1, 0)}
 
             def predict(step, v):
                 path.append(v.detach())
@@ -155,8 +155,8 @@ class Loop:
         if self.want:
             leaves = {"x": p.x, "table": p.table}
             leaves |= {f"weights.{i}": w for i, w in enumerate(p.weights)}
-            if rows is not None:
-                leaves["rows"] = rows
+            if cond is not None:
+                leaves["cond"] = cond
             seed = self._grad_out(value if self.solver is None else last).to(p.x.dtype)
             grads = torch.autograd.grad(
                 result["out"], list(leaves.values()), seed, allow_unused=True

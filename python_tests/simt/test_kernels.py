@@ -16,7 +16,7 @@ from kernel_case_list import CASES
 from kernel_cases import write
 
 REPO = Path(__file__).resolve().parents[2]
-SIMT = REPO / "csrc" / "simt"
+SIMT = REPO / "csrc" / "testing" / "simt"
 INSTANCES = [
     *(f"{way} {rows}" for way in ("resident", "backward") for rows in (8, 16)),
     *(f"streamed {rows}" for rows in (8, 16, 32)),

@@ -128,7 +128,7 @@ class Run {
     d.steps = case_.number("steps");
     d.repeat = case_.number("repeat");
     d.x = optional<float>("x");
-    d.rows = optional<float>("rows");
+    d.cond = optional<float>("cond");
     d.table = memory_.upload<float>(case_["table"]);
     d.noise = optional<float>("noise");
     set_rng(d);
@@ -179,14 +179,13 @@ class Run {
     lay_out(true);
     Data d = data();
     d.packed = pack(false);
-    // Only read by backward.
-    d.path = const_cast<float*>(memory_.upload<float>(case_["path"]));
     Gradients g{};
+    g.path = memory_.upload<float>(case_["path"]);
     g.grad_out = memory_.upload<float>(case_["grad_out"]);
     g.packed_t = pack(true);
     const int64_t rows = d.groups * d.batch;
     g.x = wanted("x", rows * code_.x_width);
-    g.rows = wanted("rows", rows * code_.rows_width);
+    g.cond = wanted("cond", rows * code_.cond_width);
     g.table = wanted("table", d.steps * d.groups * code_.table_width);
     if (case_.has("expected.weights.0")) {
       g.weights = static_cast<float*>(memory_.allocate(4 * d.groups * code_.grad_floats));
