@@ -139,62 +139,53 @@ class MLPCritic(nn.Module):
 
     forward(act [B, act_dim], obs [B, obs_dim]) -> q [B, 1]. `act` names the activation: relu (as in
     OMAR), mish (as in Diffusion-QL), silu, gelu, tanh or softplus. layer_norm puts a LayerNorm
-    before every activation, standardise a `Standardise` before everything.
+    before every activation.
     """
 
-    def __init__(
-        self, obs_dim, act_dim, hidden=256, depth=2, act="relu", layer_norm=False, standardise=False
-    ):
+    def __init__(self, obs_dim, act_dim, hidden=256, depth=2, act="relu", layer_norm=False):
         super().__init__()
         _positive(obs_dim=obs_dim, act_dim=act_dim, hidden=hidden, depth=depth)
         self.obs_dim, self.act_dim = obs_dim, act_dim
-        self.standardise = Standardise(obs_dim) if standardise else None
         self.mid_layer = _mlp(act_dim + obs_dim, hidden, depth, act, layer_norm)
         self.final_layer = nn.Linear(hidden, 1)
 
     def forward(self, act, obs):
-        if self.standardise is not None:
-            obs = self.standardise(obs)
         return self.final_layer(self.mid_layer(torch.cat([act, obs], dim=-1)))
 
 
-class Standardise(nn.Module):
-    """(obs - mean) / sd with fixed mean and sd [dim], which are saved with the network.
+class Standardised(nn.Module):
+    """An actor net(obs) that takes raw observations: inner((obs - mean) / sd).
 
-    Newly made, it changes nothing; `set_standardisation` gives it the data's.
+    inner: the network itself, not a copy. mean, sd: [obs_dim], sd > 0; buffers, saved with it.
     """
 
-    def __init__(self, dim: int):
+    def __init__(self, inner: nn.Module, mean: torch.Tensor, sd: torch.Tensor):
         super().__init__()
-        self.register_buffer("mean", torch.zeros(dim))
-        self.register_buffer("sd", torch.ones(dim))
+        self.inner = inner
+        self.obs_dim, self.act_dim = inner.obs_dim, inner.act_dim
+        self.register_buffer("mean", mean)
+        self.register_buffer("sd", sd)
 
     def forward(self, obs):
-        return (obs - self.mean) / self.sd
+        return self.inner((obs - self.mean) / self.sd)
 
 
 class MLPActor(nn.Module):
     """Deterministic actor: `depth` hidden layers over obs, then tanh, as in TD3.
 
-    forward(obs [B, obs_dim]) -> act [B, act_dim] in (-1, 1). `act`, layer_norm and standardise as
-    in `MLPCritic`. Raises Dom2Error for sizes < 1.
+    forward(obs [B, obs_dim]) -> act [B, act_dim] in (-1, 1). `act` names the activation, as in
+    `MLPCritic`. Raises Dom2Error for sizes < 1.
     """
 
-    def __init__(
-        self, obs_dim, act_dim, hidden=256, depth=2, act="relu", layer_norm=False, standardise=False
-    ):
+    def __init__(self, obs_dim, act_dim, hidden=256, depth=2, act="relu", layer_norm=False):
         super().__init__()
         _positive(obs_dim=obs_dim, act_dim=act_dim, hidden=hidden, depth=depth)
         self.obs_dim, self.act_dim = obs_dim, act_dim
-        self.standardise = Standardise(obs_dim) if standardise else None
         self.mid_layer = _mlp(obs_dim, hidden, depth, act, layer_norm)
         self.final_layer = nn.Linear(hidden, act_dim)
 
     def forward(self, obs):
-        return torch.tanh(self.final_layer(self._hidden(obs)))
-
-    def _hidden(self, obs):
-        return self.mid_layer(obs if self.standardise is None else self.standardise(obs))
+        return torch.tanh(self.final_layer(self.mid_layer(obs)))
 
 
 class MLPGaussianActor(MLPActor):
@@ -202,20 +193,11 @@ class MLPGaussianActor(MLPActor):
 
     forward(obs [B, obs_dim]) -> [B, 2 act_dim], the means, then the log deviations. These are one
     parameter for all observations, as in IQL (Kostrikov et al. 2022); with state_dependent=True a
-    second linear layer of the last hidden one. standardise as in `MLPCritic`.
+    second linear layer of the last hidden one.
     """
 
-    def __init__(
-        self,
-        obs_dim,
-        act_dim,
-        hidden=256,
-        depth=2,
-        act="relu",
-        state_dependent=False,
-        standardise=False,
-    ):
-        super().__init__(obs_dim, act_dim, hidden, depth, act, standardise=standardise)
+    def __init__(self, obs_dim, act_dim, hidden=256, depth=2, act="relu", state_dependent=False):
+        super().__init__(obs_dim, act_dim, hidden, depth, act)
         if state_dependent:
             self.log_std_layer = nn.Linear(hidden, act_dim)
         else:
@@ -223,7 +205,7 @@ class MLPGaussianActor(MLPActor):
         self.state_dependent = state_dependent
 
     def forward(self, obs):
-        h = self._hidden(obs)
+        h = self.mid_layer(obs)
         mean = torch.tanh(self.final_layer(h))
         if self.state_dependent:
             return torch.cat([mean, self.log_std_layer(h)], dim=-1)
@@ -318,22 +300,6 @@ def stack(modules) -> StackedModule:
             if b is not None:
                 owner._buffers[name] = torch.stack([m.get_buffer(dot + name) for m in modules])
     return StackedModule(template, len(modules))
-
-
-def set_standardisation(module: nn.Module, mean: torch.Tensor, sd: torch.Tensor) -> None:
-    """Gives every `Standardise` of a module its mean and sd: [dim], of a stack [G, dim].
-
-    Raises Dom2Error for other shapes and where there is none.
-    """
-    found = [m for m in module.modules() if isinstance(m, Standardise)]
-    if not found or any(v.shape != m.mean.shape for m in found for v in (mean, sd)):
-        raise Dom2Error(
-            f"mean has shape {list(mean.shape)}, sd {list(sd.shape)}; the module standardises "
-            f"{[list(m.mean.shape) for m in found] or 'nothing: make it with standardise=True'}"
-        )
-    for m in found:
-        m.mean.copy_(mean)
-        m.sd.copy_(sd)
 
 
 def named_tensors(module: nn.Module) -> list[tuple[str, torch.Tensor]]:

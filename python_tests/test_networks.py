@@ -203,30 +203,17 @@ def test_actors_give_actions_and_deviations(state_dependent):
         networks.MLPActor(5, 2, hidden=0)
 
 
-@pytest.mark.parametrize("make", [networks.MLPActor, networks.MLPGaussianActor, networks.MLPCritic])
-def test_standardised_observations_are_the_network_s_own(make):
-    """net(obs) with standardise is the plain net of (obs - mean) / sd; both are saved with it."""
+def test_a_standardised_actor_holds_mean_and_sd():
     torch.manual_seed(0)
-    net, plain = make(5, 2, hidden=8, standardise=True), make(5, 2, hidden=8)
-    act, _, obs = inputs()
-    first = (act,) if make is networks.MLPCritic else ()
-    own = {k: v for k, v in net.state_dict().items() if not k.startswith("standardise")}
-    plain.load_state_dict(own)
-    assert torch.equal(net(*first, obs), plain(*first, obs))  # newly made, it changes nothing
+    inner = networks.MLPActor(5, 2, hidden=8)
     mean, sd = torch.randn(5), torch.rand(5) + 0.5
-    networks.set_standardisation(net, mean, sd)
-    torch.testing.assert_close(net(*first, obs), plain(*first, (obs - mean) / sd))
-    assert set(net.state_dict()) - set(own) == {"standardise.mean", "standardise.sd"}
-
-
-def test_standardisation_of_a_stack_and_what_it_refuses():
-    stacked = networks.stack(networks.MLPActor(3, 2, hidden=4, standardise=True) for _ in range(2))
-    mean = torch.arange(6.0).view(2, 3)
-    networks.set_standardisation(stacked, mean, mean + 1)
-    for g, net in enumerate(stacked.unstack()):
-        assert torch.equal(net.standardise.mean, mean[g])
-        assert torch.equal(net.standardise.sd, mean[g] + 1)
-    with pytest.raises(Dom2Error, match=r"sd \[3\]; the module standardises \[\[2, 3\]\]"):
-        networks.set_standardisation(stacked, mean, torch.ones(3))
-    with pytest.raises(Dom2Error, match="nothing: make it with standardise=True"):
-        networks.set_standardisation(networks.MLPActor(3, 2), torch.ones(3), torch.ones(3))
+    net = networks.Standardised(inner, mean, sd)
+    _, _, obs = inputs()
+    torch.testing.assert_close(net(obs), inner((obs - mean) / sd))
+    assert (net.obs_dim, net.act_dim) == (5, 2)
+    assert {"mean", "sd"} < set(net.state_dict())
+    assert list(net.parameters()) == list(inner.parameters())
+    other = networks.Standardised(copy.deepcopy(inner), 2 * mean, 3 * sd)
+    stacked = networks.stack([net, other])
+    both = torch.stack([obs, obs])
+    torch.testing.assert_close(stacked(both), torch.stack([net(obs), other(obs)]))

@@ -5,12 +5,15 @@ The learning rules are in `bc_det.py` and `td3_bc.py`.
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import cached_property
+
 import torch
 from torch import nn
 
 from dom2_fast import networks
 from dom2_fast.algos.acting import Policies
-from dom2_fast.algos.critics import TwinCritics, critic_nets, twice
+from dom2_fast.algos.critics import TwinCritics, critic_nets
 from dom2_fast.algos.offline import OfflineAgents
 from dom2_fast.algos.settings import ActorSettings
 from dom2_fast.algos.updates import adam, descend, frozen_copy, polyak
@@ -24,18 +27,34 @@ SD_FLOOR = 1e-3  # added to the observations' deviations, as in TD3+BC's code
 class ActorAgents(OfflineAgents):
     """One deterministic actor per agent. Subclasses define `update`.
 
-    `net` learns, `policy` acts with it.
+    `net` acts, on observations as they are. With `standardise_obs` batches are standardised as they
+    are drawn, and `learner` is the part of `net` behind that, with the same parameters; without,
+    it is `net` itself. `policy` is the learner's.
     """
 
     def _build(self) -> None:
         c = self.config
         self.net = actor_nets(c, **self.sizes)
-        if c.standardise_obs and self.sampler is not None:
-            moments = obs_moments(self.sampler.data, self.num_agents)
-            networks.set_standardisation(self.net, *moments)
+        self.learner = self.net
+        if c.standardise_obs:
+            template = self.net.template
+            if self.sampler is not None:
+                mean, sd = obs_moments(self.sampler.data, self.num_agents)
+                template.mean.copy_(mean)
+                template.sd.copy_(sd)
+            self.learner = networks.StackedModule(template.inner, self.num_agents)
         self.net.to(self.device)
-        self.policy = actor_policy(c, self.net)
+        self.policy = actor_policy(c, self.learner)
         self.actor_optimiser = adam(self.net, c.lr)
+
+    def _draw(self) -> Batch:
+        batch = super()._draw()
+        if not self.config.standardise_obs:
+            return batch
+        with self.stage("sample"):
+            mean, sd = (getattr(self.net.template, k).unsqueeze(1) for k in ("mean", "sd"))
+            obs, next_obs = ((o - mean) / sd for o in (batch.obs, batch.next_obs))
+            return replace(batch, obs=obs, next_obs=next_obs)
 
     def bc_loss(self, batch: Batch) -> torch.Tensor:
         """E (pi(o) - a)^2 of every agent, [G]; the mean over rows and action components."""
@@ -49,7 +68,11 @@ class ActorAgents(OfflineAgents):
 
     @property
     def policies(self) -> Policies:
-        return Policies(self.policy)
+        return Policies(self.acting_policy)
+
+    @cached_property
+    def acting_policy(self) -> DeterministicPolicy:
+        return actor_policy(self.config, self.net)
 
     @classmethod
     def _acting(cls, config, sizes, parts) -> Policies:
@@ -67,25 +90,21 @@ class ActorAgents(OfflineAgents):
 class ActorCriticAgents(ActorAgents):
     """A deterministic actor, its target and twin critics per agent. Subclasses define `update`.
 
-    `target_net` follows `net`, `target_policy` acts with it; `critics` see the observations as the
-    actor does.
+    `target_net` follows `learner`, `target_policy` acts with it; it and `critics` see the batches'
+    observations, too.
     """
 
     def _build(self) -> None:
         super()._build()
-        c = self.config
-        self.target_net = frozen_copy(self.net)
-        self.target_policy = actor_policy(c, self.target_net)
-        net = critic_nets(c, **self.sizes, standardise=c.standardise_obs).to(self.device)
-        if c.standardise_obs:
-            own = self.net.template.standardise
-            networks.set_standardisation(net, twice(own.mean), twice(own.sd))
-        self.critics = TwinCritics(net, c, self.sampler)
+        self.target_net = frozen_copy(self.learner)
+        self.target_policy = actor_policy(self.config, self.target_net)
+        net = critic_nets(self.config, **self.sizes).to(self.device)
+        self.critics = TwinCritics(net, self.config, self.sampler)
 
     def follow(self, tau: float) -> None:
         """The Polyak step of all targets: target <- tau net + (1 - tau) target."""
         self.critics.follow(tau)
-        polyak(self.target_net, self.net, tau)
+        polyak(self.target_net, self.learner, tau)
 
     def learnt(self) -> dict[str, nn.Module]:
         return {**super().learnt(), "critic": self.critics.net}
@@ -95,9 +114,15 @@ class ActorCriticAgents(ActorAgents):
 
 
 def actor_nets(c: ActorSettings, obs_dim: int, act_dim: int, agents: int) -> networks.StackedModule:
-    """The actors of all agents, newly initialised."""
-    sizes = {"hidden": c.hidden, "depth": c.depth, "standardise": c.standardise_obs}
-    return networks.stack([networks.MLPActor(obs_dim, act_dim, **sizes) for _ in range(agents)])
+    """The actors of all agents, newly initialised; a standardisation that changes nothing yet."""
+
+    def make():
+        net = networks.MLPActor(obs_dim, act_dim, hidden=c.hidden, depth=c.depth)
+        if not c.standardise_obs:
+            return net
+        return networks.Standardised(net, torch.zeros(obs_dim), torch.ones(obs_dim))
+
+    return networks.stack([make() for _ in range(agents)])
 
 
 def actor_policy(c: ActorSettings, net: nn.Module) -> DeterministicPolicy:

@@ -132,10 +132,10 @@ class TwinCritics:
 
 
 def critic_nets(
-    c: CriticSettings, obs_dim: int, act_dim: int, agents: int, standardise: bool = False
+    c: CriticSettings, obs_dim: int, act_dim: int, agents: int
 ) -> networks.StackedModule:
     """The 2 G critics of all agents, newly initialised."""
-    sizes = {"hidden": c.critic_hidden, "depth": c.critic_depth, "standardise": standardise}
+    sizes = {"hidden": c.critic_hidden, "depth": c.critic_depth}
     return networks.stack(networks.MLPCritic(obs_dim, act_dim, **sizes) for _ in range(2 * agents))
 
 

@@ -194,22 +194,20 @@ def test_standardisation_is_the_data_s_and_part_of_the_networks():
         data.obs[j][:] = data.obs[j] * 7 + 40
     agents = TD3BC(td3_config(), data)
     agents.fit(2)
-    norm = agents.net.template.standardise
+    norm = agents.net.template
     for j in range(2):
         obs = data.obs[j].double()
         torch.testing.assert_close(norm.mean[j].double(), obs.mean(0), rtol=1e-6, atol=1e-6)
         sd = obs.std(0, unbiased=False) + 1e-3
         torch.testing.assert_close(norm.sd[j].double(), sd, rtol=1e-6, atol=1e-6)
-    for net in (agents.target_net, agents.critics.net, agents.critics.target_net):
-        for name in ("mean", "sd"):
-            theirs = getattr(net.template.standardise, name)
-            assert torch.equal(theirs, getattr(norm, name).repeat(len(theirs) // 2, 1))
     loaded = TD3BC.acting(agents.state_dict())
     obs = torch.stack([o[:4] for o in data.obs])
     assert torch.equal(loaded.act(obs), agents.policies.act(obs))
-    assert torch.equal(loaded.policy.net.template.standardise.mean, norm.mean)
+    assert torch.equal(loaded.policy.net.template.mean, norm.mean)
+    own = torch.stack([net(o) for net, o in zip(agents.net.unstack(), obs, strict=True)])
+    torch.testing.assert_close(loaded.act(obs), own)
     plain = TD3BC(td3_config(standardise_obs=False), data)
-    assert plain.net.template.standardise is None
+    assert plain.learner is plain.net
     plain.fit(2)
 
 
