@@ -17,7 +17,7 @@ from conftest import close, missing
 from peer_torch import Sampler, per_agent
 
 from dom2_fast import envs, networks
-from dom2_fast.algos.offline import Policies
+from dom2_fast.algos.acting import Policies
 from dom2_fast.policies.diffusion import DiffusionPolicy
 from dom2_fast.runs.evaluation import evaluate
 
@@ -61,16 +61,16 @@ def same_physics() -> None:
     batched, zoo = envs.make(TASK, dtype=torch.float64), envs.parallel_env(TASK)
     start = envs.make(TASK, seed=5, dtype=torch.float64)
     start.reset()
-    batched.reset(start.state())
+    batched.reset(state=start.state())
     zoo.reset(options={"state": start.state()[0]})
     g = torch.Generator().manual_seed(0)
     for _ in range(batched.episode_length):
-        act = torch.rand(1, 3, 2, generator=g, dtype=torch.float64) * 2 - 1
+        act = torch.rand(3, 1, 2, generator=g, dtype=torch.float64) * 2 - 1
         obs, reward, _ = batched.step(act)
-        rows = dict(zip(zoo.possible_agents, act[0].numpy(), strict=True))
+        rows = dict(zip(zoo.possible_agents, act[:, 0].numpy(), strict=True))
         theirs, their_reward, *_ = zoo.step(rows)
-        close(torch.from_numpy(np.stack(list(theirs.values()))), torch.cat(obs).float())
-        close(torch.tensor(list(their_reward.values())), reward[0].float())
+        close(torch.from_numpy(np.stack(list(theirs.values()))), obs[:, 0].float())
+        close(torch.tensor(list(their_reward.values())), reward[:, 0].float())
 
 
 def contenders(kinds) -> dict:
@@ -84,7 +84,7 @@ def contenders(kinds) -> dict:
     samplers = [Sampler(net) for net in stacked.unstack()]
     for one in samplers:
         one.net = per_agent(networks.stack([one.net])).eval()
-    policies = Policies(policy, 18, 3)
+    policies = Policies(policy)
 
     def loop(env, prepare):
         act = eager_actor(samplers, env.possible_agents)

@@ -1,4 +1,4 @@
-"""One whole DOM2 update of three agents: draw, critics, policy through the chain, targets.
+"""One whole update of three agents: draw, critics, policy, targets; DOM2's and TD3+BC's.
 
 `native` is DOM2.update, `reference` the same code on dom2_fast's plain-PyTorch path; `eager`,
 `batched` and `compile` are `peer_torch_dom2`, `jax` is `peer_jax_dom2`. `bf16` is `native` with
@@ -13,10 +13,13 @@ import peer_torch
 import pytest
 import torch
 from conftest import close, missing
-from peer_torch_dom2 import FIELDS, TorchDOM2
+from peer_torch import FIELDS
+from peer_torch_dom2 import TorchDOM2
+from peer_torch_td3_bc import LoopTD3BC, TorchTD3BC
 
 from dom2_fast import ops
 from dom2_fast.algos.dom2 import DOM2, DOM2Config
+from dom2_fast.algos.td3_bc import TD3BC, TD3BCConfig
 from dom2_fast.data.trajectories import TrajectoryDataset
 from dom2_fast.ops import reference
 
@@ -62,7 +65,7 @@ def next_draws(agent, batch) -> list[torch.Tensor]:
 
 def own_step(agent, batch) -> dict:
     """Losses, gradients and changes of one update of DOM2 on the batch given."""
-    nets = {"net": agent.net, "critic": agent.critic}
+    nets = {"net": agent.net, "critic": agent.critics.net}
     before = {k: {n: p.detach().clone() for n, p in m.params().items()} for k, m in nets.items()}
     agent._draw = lambda: batch
     losses = agent.update()
@@ -182,3 +185,54 @@ def contenders(kinds, data, net: str, batch: int) -> dict:
 def bench_dom2_update(race, threads, data, net, batch, kind):
     group = f"DOM2 update, {net}, 3 x {batch} rows, {threads} threads"
     race(group, lambda kinds: contenders(kinds, data, net, batch))
+
+
+def td3_contenders(kinds, data, width: int, batch: int) -> dict:
+    """Each runs two updates, the second of which moves the actor and the targets."""
+    config = TD3BCConfig(batch_size=batch, weights="uniform", hidden=width, critic_hidden=width)
+
+    def agent(**changes):
+        return TD3BC(dataclasses.replace(config, **changes), data)
+
+    native = agent(backend="native")
+    rows = native._draw()
+    g = torch.Generator()
+    g.set_state(native.generator.get_state())
+    noise = [torch.randn(rows.act.shape, generator=g) for _ in range(2)]
+    peers = {  # built before the native agent learns
+        "eager": TorchTD3BC(native, peer_torch.per_agent),
+        "batched": TorchTD3BC(native, peer_torch.batched),
+        "loop": LoopTD3BC(native),
+    }
+    native._draw = lambda: rows
+    ours = native.update() | native.update()
+    del native._draw
+    found = {
+        "native": native,
+        "bf16": agent(backend="native", precision="bf16"),
+        "reference": agent(backend="reference"),
+    }
+    for kind, peer in peers.items():
+        if kind in kinds:
+            fixed = [getattr(rows, f) for f in FIELDS]
+            for z in noise:
+                losses = peer.step(*fixed, z)
+            for name, value in losses.items():
+                close(ours[name], value)
+            grads = peer.net.stacked_grads()
+            for name, p in native.learner.template.named_parameters():
+                close(p.grad, grads[name])
+            found[kind] = peer
+    return {kind: pair_of(found[kind].update) for kind in kinds}
+
+
+def pair_of(update):
+    return lambda: (update(), update())
+
+
+@pytest.mark.parametrize("kind", ["native", "bf16", "reference", "eager", "batched", "loop"])
+@pytest.mark.parametrize("batch", [256, 1024])
+@pytest.mark.parametrize("width", [64, 256])
+def bench_td3_bc_update(race, threads, data, width, batch, kind):
+    group = f"2 updates of TD3+BC, width {width}, 3 x {batch} rows, {threads} threads"
+    race(group, lambda kinds: td3_contenders(kinds, data, width, batch))

@@ -23,7 +23,7 @@ from race import pin
 
 import dom2_fast as d2
 from dom2_fast import networks
-from dom2_fast.algos.offline import Policies
+from dom2_fast.algos.acting import Policies
 from dom2_fast.ops import backend
 from dom2_fast.policies.diffusion import DiffusionPolicy
 
@@ -95,18 +95,18 @@ def single(calls: int) -> dict:
 
 def environment(calls: int) -> dict:
     """simple_spread with three agents, one copy: acting, and acting and stepping."""
-    policies = Policies(policy_of(3), 18, 3)
+    policies = Policies(policy_of(3))
     env = d2.envs.make("simple_spread", num_envs=1, seed=0)
     state = {"obs": env.reset()}
 
     def step():
-        state["obs"], _, done = env.step(policies(state["obs"]))
+        state["obs"], _, done = env.step(policies.act(state["obs"]))
         if done:
             state["obs"] = env.reset()
 
     obs = state["obs"]
     return {
-        "three agents act": percentiles(lambda: policies(obs), calls),
+        "three agents act": percentiles(lambda: policies.act(obs), calls),
         "three agents act, environment steps": percentiles(step, max(calls // 5, 100)),
     }
 
@@ -153,14 +153,16 @@ def main() -> None:
     pin(1)
     results = {
         "machine": {
-            "processor": platform.processor() or platform.machine(), "torch": torch.__version__,
-            "isa": backend.isa_active(), "python": platform.python_version(),
+            "processor": platform.processor() or platform.machine(),
+            "torch": torch.__version__,
+            "isa": backend.isa_active(),
+            "python": platform.python_version(),
         },
         "calls": args.calls,
         "latency": single(args.calls) | environment(args.calls),
         "import": imports,
         "bytes": sizes(args.wheel),
-    }  # fmt: skip
+    }
     print("| one call | p50 | p99 | p99.9 | longest |\n| --- | --- | --- | --- | --- |")
     for name, found in results["latency"].items():
         print(f"| {name} | {' | '.join(text(v) for v in found.values())} |")

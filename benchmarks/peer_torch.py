@@ -13,6 +13,26 @@ from torch import nn
 
 from dom2_fast import networks
 
+FIELDS = ("obs", "act", "reward", "next_obs")
+
+
+class Rows:
+    """Weighted draws of an agent's data: a cached cumulative sum and one gather per field."""
+
+    def __init__(self, agent):
+        data, groups = agent.sampler.data, agent.num_agents
+        self.data = {f: torch.stack(getattr(data, f)[:groups]) for f in FIELDS}  # [G, N, ...]
+        self.length, self.batch = int(data.lengths[0]), agent.config.batch_size
+        self.cumulative = agent.sampler.weights.cumsum(1)  # [G, trajectories]
+        self.agents = torch.arange(groups)[:, None]
+
+    def draw(self) -> list[torch.Tensor]:
+        """obs, act, reward, next_obs."""
+        u = torch.rand(len(self.agents), self.batch, dtype=torch.float64) * self.cumulative[:, -1:]
+        inside = torch.randint(self.length, u.shape)
+        index = torch.searchsorted(self.cumulative, u) * self.length + inside
+        return [self.data[f][self.agents, index] for f in FIELDS]
+
 
 class PerAgent(nn.Module):
     """G modules called one after the other: [G, B, ...] -> [G, B, ...]."""

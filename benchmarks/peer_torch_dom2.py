@@ -9,9 +9,8 @@ import copy
 import math
 
 import torch
-from peer_torch import Sampler
+from peer_torch import Rows, Sampler
 
-FIELDS = ("obs", "act", "reward", "next_obs")
 NOISE = ("x_target", "proposed", "x_actor", "t", "eps")
 
 
@@ -26,8 +25,8 @@ class TorchDOM2:
     def __init__(self, agent, make, compile: bool = False, autocast: bool = False):
         self.autocast = autocast
         self.c, self.G = agent.config, agent.num_agents
-        self.shift, self.sd = agent.reward_shift, agent.reward_sd
-        self.net, self.critic = make(agent.net), make(agent.critic)
+        self.shift, self.sd = agent.critics.reward_shift, agent.critics.reward_sd
+        self.net, self.critic = make(agent.net), make(agent.critics.net)
         self.target_net = copy.deepcopy(self.net).requires_grad_(False)
         self.target_critic = copy.deepcopy(self.critic).requires_grad_(False)
         self.q1 = self.critic.first(self.G)
@@ -41,11 +40,7 @@ class TorchDOM2:
             torch._dynamo.reset()
             for name in ("td_target", "critic_loss", "actor_loss"):
                 setattr(self, name, torch.compile(getattr(self, name), dynamic=False))
-        data = agent.sampler.data
-        self.data = {f: torch.stack(getattr(data, f)[: self.G]) for f in FIELDS}  # [G, N, ...]
-        self.length = int(data.lengths[0])
-        self.cumulative = agent.sampler.weights.cumsum(1)  # [G, trajectories]
-        self.agents = torch.arange(self.G)[:, None]
+        self.rows = Rows(agent)
 
     def td_target(self, reward, next_obs, x_T):
         act = self.target_sample(next_obs, x_T)
@@ -102,13 +97,6 @@ class TorchDOM2:
         module.clip(self.c.grad_clip)
         optimiser.step()
 
-    def draw(self) -> list[torch.Tensor]:
-        """obs, act, reward, next_obs of a weighted draw."""
-        u = torch.rand(self.G, self.c.batch_size, dtype=torch.float64) * self.cumulative[:, -1:]
-        inside = torch.randint(self.length, u.shape)
-        index = torch.searchsorted(self.cumulative, u) * self.length + inside
-        return [self.data[f][self.agents, index] for f in FIELDS]
-
     def noise(self, act: torch.Tensor) -> list[torch.Tensor]:
         G, B, A = act.shape
         return [
@@ -120,5 +108,5 @@ class TorchDOM2:
         ]
 
     def update(self):
-        batch = self.draw()
+        batch = self.rows.draw()
         return self.step(*batch, *self.noise(batch[1]))

@@ -1,7 +1,7 @@
 """Checkpoints: one file, written whole or not at all, refused when it isn't what is expected.
 
 A checkpoint is a dict of plain values and tensors (no pickled code: it is read with
-`weights_only=True`). What is in it is the business of `algos.base` and `train`.
+`weights_only=True`). What is in it is the business of `algos.offline` and `runs.train`.
 """
 
 from __future__ import annotations

@@ -13,7 +13,8 @@ import re
 from argparse import SUPPRESS, ArgumentError
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar, get_type_hints
+from types import UnionType
+from typing import Any, NamedTuple, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from dom2_fast.errors import Dom2Error
 from dom2_fast.files import atomic_write
@@ -28,6 +29,11 @@ class Field(NamedTuple):
     type: Any
     default: Any
     help: str
+
+
+def setting(default: Any, doc: str, source: str = "") -> Any:
+    """A field with what it means and where its default comes from: what `fields` reads."""
+    return dataclasses.field(default=default, metadata={"help": doc, "source": source})
 
 
 def fields(cls: type) -> Iterator[Field]:
@@ -65,9 +71,17 @@ def from_dict(cls: type[T], values: Mapping, source: str = "the settings") -> T:
         Dom2Error: an unknown key (the message names the nearest accepted ones), a value of a wrong
             type, a missing key without a default, or what the dataclass itself refuses.
     """
+    return _build(cls, checked(cls, values, source), source)
+
+
+def checked(cls: type, values: Mapping, source: str = "the settings") -> dict:
+    """The same values for `from_dict`, keys and types checked; what is left out stays out.
+
+    Raises:
+        Dom2Error: an unknown key, a value of a wrong type.
+    """
     check_keys(cls, values, source)
-    checked = _check_types(cls, values, source)
-    return _build(cls, checked, source)
+    return _check_types(cls, values, source)
 
 
 def check_keys(cls: type, values: Mapping, source: str = "the settings", prefix: str = "") -> None:
@@ -102,8 +116,6 @@ def load(path: str | os.PathLike) -> dict:
     Raises:
         Dom2Error: no such file; not YAML (with the line); not a mapping.
     """
-    import yaml
-
     path = Path(path)
     try:
         text = path.read_text(encoding="utf-8")
@@ -117,13 +129,7 @@ def load(path: str | os.PathLike) -> dict:
         raise Dom2Error(
             f"{path} is not a text file (at byte {error.start}), YAML was expected"
         ) from None
-    try:
-        values = yaml.load(text, Loader=_yaml_loader())
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f", line {mark.line + 1}" if mark else ""
-        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
-        raise Dom2Error(f"{path}{where}: not valid YAML: {problem}") from None
+    values = parse(text, str(path))
     if values is None:
         return {}
     if not isinstance(values, dict):
@@ -131,6 +137,23 @@ def load(path: str | os.PathLike) -> dict:
             f"{path}: a mapping of keys to values was expected, not a {type(values).__name__}"
         )
     return values
+
+
+def parse(text: str, source: str) -> Any:
+    """A value as YAML writes it: `0.3`, `1e-3`, `true`, `[1, 2]`, a mapping, or the text itself.
+
+    Raises:
+        Dom2Error: it isn't YAML; the message names `source` and the line.
+    """
+    import yaml
+
+    try:
+        return yaml.load(text, Loader=_yaml_loader())
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+        raise Dom2Error(f"{source}{where}: not valid YAML: {problem}") from None
 
 
 def save(config: Any, path: str | os.PathLike, header: str = "") -> None:
@@ -158,6 +181,17 @@ def option_parser(**kwargs):
     from jsonargparse import ArgumentParser
 
     return ArgumentParser(exit_on_error=False, allow_abbrev=False, **kwargs)
+
+
+def option_strings(parser) -> list[str]:
+    """Every option of a parser and of its subcommands, as it is written: "--out", ..."""
+    names = []
+    for action in parser._actions:  # argparse has no public list of them
+        names += action.option_strings
+        if isinstance(action.choices, Mapping):
+            for sub in action.choices.values():
+                names += option_strings(sub)
+    return names
 
 
 def add_options(parser, cls: type, names: Mapping[str, tuple[str, ...]] | None = None) -> None:
@@ -252,8 +286,10 @@ def _show(value: Any) -> str:
 
 
 def _metavar(kind: Any) -> str | None:
-    simple = {int: "INT", float: "FLOAT", str: "TEXT", bool: "true|false"}
-    return simple.get(kind)
+    kinds = [inner for inner in get_args(kind) if inner is not type(None)]
+    if len(kinds) == 1 and get_origin(kind) in (Union, UnionType):  # `int | None`
+        (kind,) = kinds
+    return {int: "INT", float: "FLOAT", str: "TEXT", bool: "true|false"}.get(kind)
 
 
 def _plain(value: Any) -> Any:

@@ -118,19 +118,22 @@ def refuse_used(path: Path, resume_hint: bool = False) -> None:
 
 
 @contextlib.contextmanager
-def _explain(path: Path) -> Iterator[None]:
-    """Turn 'no space' into an error that says what was being written and that nothing is lost."""
-    existed = path.exists()
+def explain_no_space(path: str | os.PathLike, kept: str, advice: str) -> Iterator[None]:
+    """Turn 'no space' into a Dom2Error: what was being written, what is `kept`, what to do."""
     try:
         yield
     except OSError as error:
         if error.errno not in _NO_SPACE:
             raise
-        kept = "the file that was there before is intact" if existed else "nothing was left behind"
-        raise Dom2Error(
-            f"no space left while writing {path}: {kept}; free some space "
-            f"(or a quota) or choose another folder, then run the command again"
-        ) from error
+        raise Dom2Error(f"no space left while writing {path}: {kept}; {advice}") from error
+
+
+def _explain(path: Path) -> contextlib.AbstractContextManager[None]:
+    return explain_no_space(
+        path,
+        "the file that was there before is intact" if path.exists() else "nothing was left behind",
+        "free some space (or a quota) or choose another folder, then run the command again",
+    )
 
 
 def _umask() -> int:

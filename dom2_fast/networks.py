@@ -12,8 +12,8 @@ import math
 import torch
 from torch import nn
 
-from dom2_fast.errors import Dom2Error
-from dom2_fast.ops import activations
+from dom2_fast import activations
+from dom2_fast.errors import Dom2Error, whole_number
 
 _ACTIVATIONS = {line.name: line.module for line in activations.TABLE if line.module is not None}
 
@@ -153,6 +153,23 @@ class MLPCritic(nn.Module):
         return self.final_layer(self.mid_layer(torch.cat([act, obs], dim=-1)))
 
 
+class Standardised(nn.Module):
+    """An actor net(obs) that takes raw observations: inner((obs - mean) / sd).
+
+    inner: the network itself, not a copy. mean, sd: [obs_dim], sd > 0; buffers, saved with it.
+    """
+
+    def __init__(self, inner: nn.Module, mean: torch.Tensor, sd: torch.Tensor):
+        super().__init__()
+        self.inner = inner
+        self.obs_dim, self.act_dim = inner.obs_dim, inner.act_dim
+        self.register_buffer("mean", mean)
+        self.register_buffer("sd", sd)
+
+    def forward(self, obs):
+        return self.inner((obs - self.mean) / self.sd)
+
+
 class MLPActor(nn.Module):
     """Deterministic actor: `depth` hidden layers over obs, then tanh, as in TD3.
 
@@ -207,8 +224,7 @@ def _mlp(n_in: int, hidden: int, depth: int, act: str, layer_norm: bool = False)
 
 def _positive(**sizes) -> None:
     for name, size in sizes.items():
-        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-            raise Dom2Error(f"{name} must be a whole number of 1 or more, got {size!r}")
+        whole_number(name, size)
 
 
 class StackedModule(nn.Module):

@@ -22,3 +22,13 @@ def dataset(trajectories=4, length=5, meta=None, **kwargs) -> TrajectoryDataset:
     return TrajectoryDataset.from_arrays(
         **arrays(trajectories, length, **kwargs), episode_length=length, meta=meta
     )
+
+
+def half_cheetah(returns=(1700.0, 1870.0, 1990.0)) -> dict:
+    """Arrays of the shape of OMAR's HalfCheetah data: 1,000 steps, two agents, one shared reward.
+
+    returns: one per episode; those of the "medium" data go from some hundreds to about 2,100.
+    """
+    given = arrays(trajectories=len(returns), length=1000, obs_dims=(6, 6), act_dim=3)
+    shared = np.repeat(np.asarray(returns) / 1000, 1000).astype(np.float64)
+    return {**given, "reward": [shared, shared.copy()]}

@@ -11,7 +11,7 @@ PACKAGE = REPO / "dom2_fast"
 
 
 def rooms() -> dict[str, set[str]]:
-    """room -> the rooms it may know, from the table in docs/architecture.md, top of the page down."""
+    """room -> the rooms it may know, as the table in docs/architecture.md has them."""
     text = (REPO / "docs" / "architecture.md").read_text()
     table = text[text.index("## Rooms of the package") :]
     found = re.findall(r"^\| `(\w+)` \| [^|]+ \| ([^|]+) \|$", table, re.M)

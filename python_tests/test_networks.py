@@ -201,3 +201,19 @@ def test_actors_give_actions_and_deviations(state_dependent):
         assert torch.equal(log_std, torch.zeros(4, 2))
     with pytest.raises(Dom2Error, match="hidden must be a whole number"):
         networks.MLPActor(5, 2, hidden=0)
+
+
+def test_a_standardised_actor_holds_mean_and_sd():
+    torch.manual_seed(0)
+    inner = networks.MLPActor(5, 2, hidden=8)
+    mean, sd = torch.randn(5), torch.rand(5) + 0.5
+    net = networks.Standardised(inner, mean, sd)
+    _, _, obs = inputs()
+    torch.testing.assert_close(net(obs), inner((obs - mean) / sd))
+    assert (net.obs_dim, net.act_dim) == (5, 2)
+    assert {"mean", "sd"} < set(net.state_dict())
+    assert list(net.parameters()) == list(inner.parameters())
+    other = networks.Standardised(copy.deepcopy(inner), 2 * mean, 3 * sd)
+    stacked = networks.stack([net, other])
+    both = torch.stack([obs, obs])
+    torch.testing.assert_close(stacked(both), torch.stack([net(obs), other(obs)]))

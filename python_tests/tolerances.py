@@ -34,6 +34,13 @@ DPM1_32 = 1e-5
 # 1 / alpha_1, at most; but where nothing clips, so are the samples. Measured 2e-6 at most.
 ACCELERATED_32 = 1e-5
 
+# What a checkpoint of an older version acts and how it goes on training, kept as numbers: another
+# instruction set rounds the network otherwise (NETWORK32), which 1 / alpha_1 = 150 magnifies; and
+# where a gradient is zero but for rounding, a step of Adam goes either way: of the 1,000 parameters
+# two steps of lr = 0.002 move a loss near 1 by 0.004 at most. The same instruction set: equal.
+OLD_ACT_32 = 150 * NETWORK32
+OLD_RUN_32 = {"rel": 4e-3, "abs": 4e-3}
+
 # Diffusion-QL's buffers are float32 from float32 betas: 1 - alphas_cumprod of the first step keeps
 # eps / beta_0 of its digits, 1.2e-7 / 1e-4 in the linear schedule, and the products of n steps n
 # roundings, which at the noisy end of 100 steps is 100 * 1.2e-7.

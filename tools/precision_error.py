@@ -40,9 +40,12 @@ def device(on: str) -> str:
 
 def sample(net, obs, x_T, where, dtype, backend, steps, solver, precision="fp32"):
     policy = DiffusionPolicy(
-        copy.deepcopy(net).to(where, dtype), solver=solver, steps=steps, backend=backend,
+        copy.deepcopy(net).to(where, dtype),
+        solver=solver,
+        steps=steps,
+        backend=backend,
         precision=precision,
-    )  # fmt: skip
+    )
     with torch.no_grad():
         return policy.sample(obs.to(where, dtype), x_T=x_T.to(where, dtype)).double().cpu()
 
@@ -58,7 +61,7 @@ def main() -> None:
     world = envs.make(agents.env, num_envs=256, seed=0)
     obs = world.reset()
     for _ in range(10):
-        obs, _, _ = world.step(agents.policies(obs, torch.Generator().manual_seed(0)))
+        obs, _, _ = world.step(agents.policies.act(obs, torch.Generator().manual_seed(0)))
     obs = obs[0].float()
     x_T = torch.randn(len(obs), agents.act_dim, generator=torch.Generator().manual_seed(3))
     cpu_score = evaluate(agents.policies, env=agents.env, episodes=args.episodes)

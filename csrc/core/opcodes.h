@@ -6,7 +6,7 @@ namespace dom2 {
 enum class Op : int { kLinear, kActivation, kAdd, kMul, kLayerNorm, kDropout, kCopy };
 constexpr int kOps = 7;
 
-// All activations but "none", in the order of dom2_fast/ops/activations.py. Each has its value and
+// All activations but "none", in the order of dom2_fast/activations.py. Each has its value and
 // its derivative in cpu/vector.inl and cuda/activations.h.
 #define DOM2_ACTIVATIONS(X) X(Mish) X(Silu) X(Relu) X(Gelu) X(GeluTanh) X(Tanh) X(Softplus)
 

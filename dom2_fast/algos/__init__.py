@@ -5,7 +5,12 @@ from importlib import import_module
 from dom2_fast.errors import Dom2Error
 
 # name -> (module, class); the class has `.config_class`
-ALGORITHMS = {"dom2": ("dom2", "DOM2"), "bc": ("bc", "BC")}
+ALGORITHMS = {
+    "dom2": ("dom2", "DOM2"),
+    "bc": ("bc", "BC"),
+    "bc_det": ("bc_det", "DeterministicBC"),
+    "td3_bc": ("td3_bc", "TD3BC"),
+}
 
 
 def algorithm(name: str) -> type:

@@ -1,39 +1,41 @@
-"""What the diffusion-policy algorithms share: the stacked policy, its optimiser, targets, state.
+"""What all offline algorithms share: data, draws, steps, checkpoints. No loss and no network.
 
-The learning rules are in `dom2.py` and `bc.py`. Everything is batched over agents: parameters are
-`[G, ...]`, one slice per agent, and no agent's slice ever meets another's.
+    OfflineAgents <- diffusion_agents.DiffusionAgents   dom2, bc
+                  <- actors.ActorAgents                 bc_det
+                  <- actors.ActorCriticAgents           td3_bc
+
+Everything is batched over agents: parameters are `[G, ...]`, one slice per agent, and no agent's
+slice ever meets another's.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
 from torch import nn
 
-from dom2_fast import checkpoint, networks
+from dom2_fast import checkpoint
 from dom2_fast import config as configs
-from dom2_fast.algos.updates import adam, descend, frozen_copy, frozen_view
+from dom2_fast.algos.acting import Policies
 from dom2_fast.data.sampler import Batch, TrajectorySampler
 from dom2_fast.data.trajectories import TrajectoryDataset
 from dom2_fast.errors import Dom2Error
-from dom2_fast.policies.diffusion import DiffusionPolicy
-from dom2_fast.policies.schedules import VPSchedule
-
-STAGES = ("sample", "critic", "actor", "target")
 
 
 class StageTimer:
     """Seconds spent in each stage of the updates since the last `reset`."""
 
-    def __init__(self) -> None:
+    def __init__(self, stages: tuple[str, ...]) -> None:
+        self.stages = stages
         self.reset()
 
     def reset(self) -> None:
-        self.seconds = dict.fromkeys(STAGES, 0.0)
+        self.seconds = dict.fromkeys(self.stages, 0.0)
 
     @contextmanager
     def __call__(self, stage: str) -> Iterator[None]:
@@ -42,55 +44,28 @@ class StageTimer:
         self.seconds[stage] += time.perf_counter() - begin
 
 
-class Policies:
-    """Decentralised execution: agent i acts on its own observation with its own network.
+class OfflineAgents:
+    """Agents that learn side by side from logged transitions, each from its own.
 
-    Called with a list of `[E, obs_i]`, gives actions `[E, G, A]`; `policies[i]` is agent i's
-    `DiffusionPolicy`, `policies.policy` the stack of all. No gradients.
-
-    Args:
-        candidates, critic: of that many sampled actions, agent i's own critic takes the best.
-    """
-
-    def __init__(
-        self, policy: DiffusionPolicy, obs_dim: int, agents: int, candidates: int = 1, critic=None
-    ):
-        self.policy, self.candidates, self._critic = policy, candidates, critic
-        self.obs_dims = [obs_dim] * agents
-
-    def __len__(self) -> int:
-        return len(self.obs_dims)
-
-    def __call__(self, obs: list, generator: torch.Generator | None = None) -> torch.Tensor:
-        own = next(self.policy.net.parameters())
-        stacked = torch.stack([torch.as_tensor(o, dtype=own.dtype) for o in obs])  # [G, E, O]
-        act = self.policy.act(
-            stacked.to(own.device), candidates=self.candidates, critic=self._critic,
-            generator=generator,
-        )  # fmt: skip
-        return act.transpose(0, 1).to(stacked.device)
-
-    def __getitem__(self, agent: int) -> DiffusionPolicy:
-        p = self.policy
-        return DiffusionPolicy(
-            p.net.unstack()[agent], schedule=p.schedule, solver=p.solver, steps=p.steps,
-            backend=p.backend, clip_x0=p.clip_x0, precision=p.precision,
-        )  # fmt: skip
-
-
-class DiffusionAgents:
-    """One diffusion policy per agent, learnt offline. Subclasses define `update`.
+    A subclass defines `_build`, `update`, `policies`, `_acting`, `_parts` and the five class
+    attributes.
 
     Args:
         config: the algorithm's config dataclass.
-        data: the transitions. None: for acting only (see `load`).
-        obs_dim, act_dim, agents: the policies' sizes, needed only without data.
+        data: the transitions. None: for acting and looking only (see `load`, `acting`).
+        obs_dim, act_dim, agents: the networks' sizes, needed only without data.
     Raises:
         Dom2Error: trained agents differ in observation width; a setting is out of range.
     """
 
     name: ClassVar[str]
     config_class: ClassVar[type]
+    # What `update` reports, in the order in which it is worth reading, and what to call it.
+    metric_names: ClassVar[Mapping[str, str]]
+    # The stages that `update` times, in the order in which it runs them.
+    stages: ClassVar[tuple[str, ...]]
+    # What to change when losses are no longer finite.
+    advice: ClassVar[str]
 
     def __init__(
         self,
@@ -124,7 +99,7 @@ class DiffusionAgents:
             )
         self.obs_dim, self.act_dim, self.num_agents, self.env = obs_dim, act_dim, agents, env
         self.step = 0
-        self.stage = StageTimer()
+        self.stage = StageTimer(self.stages)
         # One generator for everything but the batches; its state is in the checkpoint.
         self.generator = torch.Generator(self.device).manual_seed(config.seed)
         with torch.random.fork_rng(devices=[]):  # network initialisation draws from torch's own
@@ -132,36 +107,21 @@ class DiffusionAgents:
             self._build()
 
     def _build(self) -> None:
-        c = self.config
-        self.net = networks.stack([self._noise_net() for _ in range(self.num_agents)])
-        self.net.to(self.device)
-        self.target_net = frozen_copy(self.net)
-        self.policy, self.target_policy = map(self._policy, (self.net, self.target_net))
-        self.actor_optimiser = adam(self.net, c.lr)
-
-    def _policy(self, net: nn.Module) -> DiffusionPolicy:
-        c = self.config
-        return DiffusionPolicy(
-            net,
-            schedule=VPSchedule(),
-            solver=c.solver,
-            steps=c.steps,
-            backend=c.backend,
-            clip_x0=c.clip_x0,
-            precision=c.precision,
-        )
-
-    def _noise_net(self) -> nn.Module:
-        c = self.config
-        if c.network == "unet":
-            return networks.UNetNoiseNet(self.obs_dim, self.act_dim)
-        return networks.MLPNoiseNet(
-            self.obs_dim, self.act_dim, hidden=c.hidden, depth=c.depth, time_scale=c.time_scale
-        )
+        """Makes networks, optimisers and policies, on `self.device`."""
+        raise TypeError(f"{type(self).__name__} defines no _build")
 
     def update(self) -> dict[str, torch.Tensor]:
         """One gradient step of everything; gives detached scalars to log."""
         raise TypeError(f"{type(self).__name__} defines no update")
+
+    @property
+    def policies(self) -> Policies:
+        """The learnt policies, for `evaluate` or for acting anywhere; they follow the training."""
+        raise TypeError(f"{type(self).__name__} defines no policies")
+
+    def learnt(self) -> dict[str, nn.Module]:
+        """The networks that gradients change, by name."""
+        raise TypeError(f"{type(self).__name__} defines no learnt")
 
     def fit(self, steps: int) -> dict[str, float]:
         """`steps` updates; gives the last one's metrics. `train` adds logs and checkpoints."""
@@ -176,36 +136,15 @@ class DiffusionAgents:
         with self.stage("sample"):
             return self.sampler.sample()
 
-    def _actor_step(self, batch: Batch, extra: torch.Tensor | None = None) -> torch.Tensor:
-        """Descends L_bc plus an optional extra loss `[G]`; gives the BC loss of every agent `[G]`.
-
-        L_bc = E || eps - eps_theta(alpha_t a + sigma_t eps, o, t) ||^2.
-        """
-        bc = self.policy.bc_loss(
-            batch.obs, batch.act, generator=self.generator, reduction="group"
-        )  # [G]
-        descend(bc if extra is None else bc + extra, self.actor_optimiser, self.config.grad_clip)
-        return bc.detach()
+    # ---- checkpoints --------------------------------------------------------------------------
 
     @property
-    def policies(self) -> Policies:
-        """The learnt policies, one per agent, for `evaluate` or for acting anywhere."""
-        return Policies(self._acting_policy(), self.obs_dim, self.num_agents)
-
-    def _acting_policy(self) -> DiffusionPolicy:
-        if self.config.act_with_target:
-            return self.target_policy
-        # The learning net's own parameters, without its dropout.
-        return self._policy(frozen_view(self.net, self.num_agents).eval())
+    def sizes(self) -> dict[str, int]:
+        return {"obs_dim": self.obs_dim, "act_dim": self.act_dim, "agents": self.num_agents}
 
     def _parts(self) -> dict[str, Any]:
         """Everything with a state, by its name in a checkpoint."""
-        return {
-            "net": self.net,
-            "target_net": self.target_net,
-            "actor_optimiser": self.actor_optimiser,
-            **({"sampler": self.sampler} if self.sampler is not None else {}),
-        }
+        return {} if self.sampler is None else {"sampler": self.sampler}
 
     def state_dict(self) -> dict:
         """All that decides how training goes on, as plain values and tensors."""
@@ -214,18 +153,15 @@ class DiffusionAgents:
             "env": self.env,
             "config": configs.to_dict(self.config),
             "step": self.step,
-            "sizes": {
-                "obs_dim": self.obs_dim, "act_dim": self.act_dim, "agents": self.num_agents
-            },
+            "sizes": self.sizes,
             "generator": self.generator.get_state(),
             "parts": {name: part.state_dict() for name, part in self._parts().items()},
-        }  # fmt: skip
+        }
 
     def load_state_dict(self, state: dict) -> None:
-        sizes = {"obs_dim": self.obs_dim, "act_dim": self.act_dim, "agents": self.num_agents}
-        if state["sizes"] != sizes:
+        if state["sizes"] != self.sizes:
             raise Dom2Error(
-                f"the checkpoint is of {state['sizes']}, this data set needs {sizes}: "
+                f"the checkpoint is of {state['sizes']}, this data set needs {self.sizes}: "
                 "give the data set that the run was started with"
             )
         same = state["config"].get("device", "cpu") == self.config.device
@@ -257,13 +193,34 @@ class DiffusionAgents:
     @classmethod
     def from_state(cls, state: dict, data: TrajectoryDataset | None = None):
         """The same from a checkpoint's content."""
-        config = configs.from_dict(cls.config_class, state["config"], "the checkpoint's settings")
-        if data is None:  # acting needs no GPU
-            config.device = "cpu"
-        sizes = {} if data is not None else state["sizes"]
-        agents = cls(config, data, env=state["env"], **sizes)
+        config = cls._config(state)
+        if data is not None:
+            agents = cls(config, data, env=state["env"])
+        else:  # nothing is trained, so no GPU is needed
+            agents = cls(replace(config, device="cpu"), env=state["env"], **state["sizes"])
         agents.load_state_dict(state)
         return agents
+
+    @classmethod
+    def acting(cls, state: dict) -> Policies:
+        """The policies that a checkpoint's content acts with, on the CPU.
+
+        Builds what acting needs and nothing else: no optimiser, and a critic only where it chooses
+        between candidates.
+        Raises:
+            Dom2Error: settings that this algorithm hasn't got.
+        """
+        config = replace(cls._config(state), device="cpu")
+        with torch.random.fork_rng(devices=[]):  # networks are initialised before they are loaded
+            return cls._acting(config, state["sizes"], state["parts"])
+
+    @classmethod
+    def _acting(cls, config, sizes: dict[str, int], parts: dict) -> Policies:
+        raise TypeError(f"{cls.__name__} defines no _acting")
+
+    @classmethod
+    def _config(cls, state: dict):
+        return configs.from_dict(cls.config_class, state["config"], "the checkpoint's settings")
 
 
 def usable_device(name: str) -> torch.device:

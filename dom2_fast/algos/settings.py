@@ -1,28 +1,32 @@
-"""Settings that all diffusion-policy algorithms share, and the checks of settings.
+"""Groups of settings that algorithms put together, and the checks of settings.
 
-Every field says what it is and where its default comes from; "tuned here" points to docs/tuning.md.
+An algorithm's config dataclass inherits the groups it uses and adds its own, so it has no option
+that it doesn't read. Every field says what it is and where its default comes from; "tuned here"
+points to docs/tuning.md. Python puts the fields of the last base first.
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
+from dom2_fast.config import setting
 from dom2_fast.data import reweight
 from dom2_fast.errors import Dom2Error
 
 TUNED = "tuned here, docs/tuning.md"
 
 
-def setting(default: Any, doc: str, source: str) -> Any:
-    """A config field with what it means and where its default comes from."""
-    return field(default=default, metadata={"help": doc, "source": source})
+class Settings:
+    """Root of all groups: each `__post_init__` checks its own fields, then asks the next group."""
+
+    def __post_init__(self) -> None:
+        pass
 
 
 @dataclass
-class PolicyConfig:
-    """Settings of the diffusion policy and of how its data is drawn: BC's, and part of DOM2's."""
+class DataSettings(Settings):
+    """Who learns, and from which transitions. Every algorithm has them."""
 
     seed: int = setting(0, "of networks, batches and noise", "")
     agents: int = setting(
@@ -37,6 +41,34 @@ class PolicyConfig:
         "DOM2's reweighting; preset = R_th of OM2P utils/buffer.py",
     )
     batch_size: int = setting(256, "transitions per agent and update", TUNED)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        at_least(self, 0, "agents")
+        at_least(self, 1, "batch_size")
+        if self.weights != "preset":
+            reweight.parse(self.weights)
+
+
+@dataclass
+class MachineSettings(Settings):
+    """What computes. Every algorithm has them."""
+
+    backend: str = setting("auto", "auto, native or reference", "")
+    device: str = setting("cpu", "cpu, cuda or cuda:<number>", "")
+    precision: str = setting("fp32", "of matrix products: fp32 or bf16", "docs/precision.md")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        one_of(self, "backend", ("auto", "native", "reference"))
+        one_of(self, "precision", ("fp32", "bf16"))
+        check_device(self.device)
+
+
+@dataclass
+class DiffusionSettings(Settings):
+    """A diffusion policy, how it is sampled and how it learns."""
+
     network: str = setting("mlp", "noise network: mlp or unet", "Diffusion-QL's MLP; SfBC's U-Net")
     hidden: int = setting(128, "width of the mlp noise network", TUNED + "; Diffusion-QL: 256")
     depth: int = setting(3, "hidden layers of the mlp noise network", "Diffusion-QL")
@@ -58,21 +90,72 @@ class PolicyConfig:
     act_with_target: bool = setting(
         True, "act with the Polyak-averaged policy instead of the last one", TUNED
     )
-    backend: str = setting("auto", "auto, native or reference", "")
-    device: str = setting("cpu", "cpu, cuda or cuda:<number>", "")
-    precision: str = setting("fp32", "of matrix products: fp32 or bf16", "docs/precision.md")
 
     def __post_init__(self) -> None:
-        at_least(self, 0, "agents", "grad_clip")
-        at_least(self, 1, "batch_size", "hidden", "depth", "steps")
+        super().__post_init__()
+        at_least(self, 0, "grad_clip")
+        at_least(self, 1, "hidden", "depth", "steps")
         above(self, 0, "lr")
         within(self, 0, 1, "tau")
         one_of(self, "network", ("mlp", "unet"))
-        one_of(self, "backend", ("auto", "native", "reference"))
-        one_of(self, "precision", ("fp32", "bf16"))
-        check_device(self.device)
-        if self.weights != "preset":
-            reweight.parse(self.weights)
+
+
+@dataclass
+class CriticSettings(Settings):
+    """Twin critics of one agent, see `critics.TwinCritics`."""
+
+    gamma: float = setting(0.95, "discount", "OMAR's code")
+    normalise_reward: bool = setting(
+        True,
+        "shift and scale each agent's rewards to mean 0, sd 1, as the weights draw them",
+        TUNED,
+    )
+    reward_scale: float = setting(1.0, "rewards are multiplied by this, after that", TUNED)
+    mask_done: bool = setting(
+        False, "don't bootstrap where the data says done", "OMAR's dones are time limits"
+    )
+    critic_hidden: int = setting(64, "width of the critics", "OMAR, particle tasks")
+    critic_depth: int = setting(2, "hidden layers of the critics", "OMAR")
+    critic_lr: float = setting(3e-3, "Adam's learning rate of the critics", TUNED)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        at_least(self, 1, "critic_hidden", "critic_depth")
+        above(self, 0, "critic_lr")
+        within(self, 0, 1, "gamma")
+
+
+@dataclass
+class ActorSettings(Settings):
+    """A deterministic actor and how it learns."""
+
+    hidden: int = setting(64, "width of the actor", "OMAR, particle tasks; TD3+BC: 256")
+    depth: int = setting(2, "hidden layers of the actor", "TD3+BC, OMAR")
+    lr: float = setting(3e-4, "Adam's learning rate of the actor", "TD3+BC")
+    grad_clip: float = setting(
+        0.0, "largest gradient norm of one agent's network; 0: no clipping", "TD3+BC clips none"
+    )
+    standardise_obs: bool = setting(
+        True,
+        "the networks see (obs - mean) / (sd + 0.001) of the data; part of the policy and its file",
+        "TD3+BC",
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        at_least(self, 0, "grad_clip")
+        at_least(self, 1, "hidden", "depth")
+        above(self, 0, "lr")
+
+
+@dataclass
+class DiffusionConfig(MachineSettings, DiffusionSettings, DataSettings):
+    """All settings of an algorithm that only fits a diffusion policy: diffusion BC's."""
+
+
+@dataclass
+class ActorConfig(MachineSettings, ActorSettings, DataSettings):
+    """All settings of an algorithm that only fits a deterministic actor: deterministic BC's."""
 
 
 def check_device(name: str) -> None:

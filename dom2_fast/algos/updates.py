@@ -26,6 +26,9 @@ def frozen_view(stacked: networks.StackedModule, groups: int) -> networks.Stacke
         for name, p in theirs._parameters.items():
             if p is not None:
                 ours._parameters[name] = nn.Parameter(p.detach()[:groups], requires_grad=False)
+        for name, b in theirs._buffers.items():
+            if b is not None:
+                ours._buffers[name] = b[:groups]
     return view
 
 

@@ -1,6 +1,6 @@
-"""Collects offline data in OMAR's layout from the batched environments and shipped behaviours.
+"""Collects offline data from any environment, with shipped behaviours or uniform actions.
 
-Loading and cutting data is `trajectories.py`; training the behaviours is `dom2_fast.algos.matd3`.
+Loading and cutting data is `data/trajectories.py`; training the behaviours is `training.py`.
 """
 
 from __future__ import annotations
@@ -14,27 +14,30 @@ from torch import Tensor
 
 from dom2_fast import envs
 from dom2_fast._version import __version__
-from dom2_fast.behaviours import shipped as behaviours
+from dom2_fast.behaviours import shipped
 from dom2_fast.data.trajectories import TrajectoryDataset
 from dom2_fast.envs.particle.prey import PreyPolicy
-from dom2_fast.errors import Dom2Error
+from dom2_fast.errors import Dom2Error, whole_number
+from dom2_fast.files import refuse_used
 
 QUALITIES = ("random", "medium-replay", "medium", "expert")
+FIELDS = ("obs", "act", "reward", "next_obs", "done", "truncation")
 _BATCH = 4096  # episodes stepped together; bounds the memory beside the result
 
-Policy = Callable[[list[Tensor], torch.Generator], Tensor]
+Policy = Callable[..., Tensor]  # (obs, generator=) -> act [G, E, A]
 
 
 @torch.no_grad()
 def collect(
-    task: str,
+    env: str | Callable | envs.EnvSpec,
     quality: str,
     episodes: int = 4000,
     seed: int = 0,
     out: str | Path | None = None,
     prey: str = "bundled",
+    **options,
 ) -> TrajectoryDataset:
-    """Play `episodes` episodes of 25 steps and write them as a dataset.
+    """Play `episodes` whole episodes and write them as a dataset.
 
     How the qualities are made follows OMAR (arXiv 2111.11188, appendix B): "random" draws uniform
     actions; "medium" and "expert" are one MATD3 policy each with Gaussian exploration noise (0.1);
@@ -42,51 +45,66 @@ def collect(
     policies evenly spaced in training up to then, the oldest first.
 
     Args:
-        task: one of `envs.TASKS`; behaviours other than "random" exist for simple_spread.
+        env: a name, "module:function" or a factory, as in `envs.resolve`. "random" is there for
+            all of them, the other qualities where behaviours are shipped: simple_spread.
         quality: one of `QUALITIES`.
         episodes: how many.
         seed: the same seed gives the same data on the same machine and torch version.
         out: folder to write (new or empty), or None to only return the data.
-        prey: "bundled" or a path, as in `envs.make`. The prey's own data is stored last, as in
-            OMAR's files.
+        prey: "bundled" or a path, as in `envs.make`, for tasks with one. The prey's own data is
+            stored last, as in OMAR's files.
+        options: of the environment, as in `envs.make`.
 
     Returns:
-        The dataset, float32, in memory.
+        The dataset, float32, in memory. `done` is 1 where an episode ended in a terminal state,
+        `truncation` where it ran into its time limit.
 
     Raises:
-        Dom2Error: an unknown task or quality, no behaviour for the task, `out` holds something;
-            all before anything is played or written.
+        Dom2Error: an unknown environment, option or quality, no behaviour for the environment,
+            `out` holds something; all before anything is played or written.
     """
-    spec = envs.tasks.get(task)
+    spec = envs.resolve(env)
     if quality not in QUALITIES:
         raise Dom2Error(f"unknown quality {quality!r}; choose one of: {', '.join(QUALITIES)}")
-    for name, value, least in (("episodes", episodes, 1), ("seed", seed, 0)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise Dom2Error(f"{name} must be a whole number of at least {least}, got {value!r}")
-    if str(prey) == "external":
-        raise Dom2Error("collect() drives the prey itself: prey is 'bundled' or a path")
-    hunted = PreyPolicy.open(spec, prey, torch.float32, "cpu")
-    policies = _policies(task, quality, spec.agents - int(spec.prey))
+    whole_number("episodes", episodes, 1)
+    whole_number("seed", seed, 0)
+    task = envs.tasks.TASKS.get(spec.name)
+    hunted = _prey(spec, prey)
+    if task is not None:
+        options = options | {"prey": "external"}
+    one = spec.make(**options)
+    policies = _policies(spec.name, quality, one.num_agents - int(hunted is not None), one.act_dim)
+    if hunted is not None:
+        policies = [_with_prey(policy, hunted) for policy in policies]
     if out is not None:
-        _refuse_used(Path(out))
+        refuse_used(Path(out))  # writing refuses, too, but only after everything was played
 
-    arrays = None
-    for first, count, policy, env_seed, action_seed in _batches(episodes, seed, policies):
-        env = envs.make(task, count, env_seed, prey="external")
-        if arrays is None:
-            arrays = _allocate(env, episodes)
-        generator = torch.Generator().manual_seed(action_seed)
-        _play(env, policy, hunted, generator, arrays, slice(first, first + count))
-    flat = {name: [a.reshape(-1, *a.shape[2:]) for a in per] for name, per in arrays.items()}
+    parts: dict[str, list[list[np.ndarray]]] = {name: [] for name in FIELDS}
+    lengths, world = [], one
+    most = _BATCH if spec.batched else envs.ADAPTED
+    try:
+        for count, policy, env_seed, action_seed in _batches(episodes, seed, policies, most):
+            if world.num_envs != count:
+                _close(world)
+                world = spec.make(count, **options)
+            generator = torch.Generator().manual_seed(action_seed)
+            arrays, steps = _play(world, policy, generator, env_seed)
+            lengths.append(steps)
+            for name in FIELDS:
+                parts[name].append(arrays[name])
+    finally:
+        _close(world)
+    lengths = np.concatenate(lengths)
+    same = int(lengths[0]) if (lengths == lengths[0]).all() else None
     data = TrajectoryDataset.from_arrays(
-        **flat,
-        episode_length=envs.EPISODE_LENGTH,
+        **{name: _joined(parts.pop(name)) for name in FIELDS},
+        **({"lengths": lengths} if same is None else {"episode_length": same}),
         meta={
-            "task": task,
+            "task": spec.name,
             "quality": quality,
             "seed": seed,
             "episodes": episodes,
-            "prey": str(prey) if spec.prey else None,
+            "prey": str(prey) if hunted is not None else None,
             "made_by": f"dom2-fast {__version__} collect",
         },
     )
@@ -95,69 +113,80 @@ def collect(
     return data
 
 
-def _refuse_used(out: Path) -> None:
-    # Writing refuses too, but only after everything was played.
-    if out.is_dir() and not any(out.iterdir()):
-        return
-    if out.exists():
-        raise Dom2Error(
-            f"{out} already holds something, and a dataset is written to a new or empty folder; "
-            "choose another one or move it away"
-        )
+def _prey(spec: envs.EnvSpec, prey: str) -> PreyPolicy | None:
+    """The network that drives the prey of a particle task; None where there is no prey."""
+    if str(prey) == "external":
+        raise Dom2Error("collect() drives the prey itself: prey is 'bundled' or a path")
+    task = envs.tasks.TASKS.get(spec.name)
+    if task is not None:
+        return PreyPolicy.open(task, prey, torch.float32, "cpu")
+    if str(prey) != "bundled":
+        raise Dom2Error(f"{spec.name} has no prey, so it can't use prey={str(prey)!r}")
+    return None
 
 
-def _policies(task: str, quality: str, agents: int) -> list[Policy]:
+def _policies(name: str, quality: str, agents: int, act_dim: int) -> list[Policy]:
     """The policies that share the episodes equally, in order."""
     if quality == "random":
-        return [lambda obs, g: torch.rand(len(obs[0]), agents, 2, generator=g) * 2 - 1]
-    shipped, noise = behaviours.load(task)
+        return [envs.random_policies(agents, act_dim)]
+    policies, noise = shipped.load(name)
     if quality == "medium-replay":
-        names = sorted((n for n in shipped if n.startswith("replay_")), key=lambda n: int(n[7:]))
+        names = sorted((n for n in policies if n.startswith("replay_")), key=lambda n: int(n[7:]))
     else:
         names = [quality]
-    return [_noisy(shipped[name], noise) for name in names]
+    return [shipped.noisy(policies[name], noise) for name in names]
 
 
-def _noisy(policy: behaviours.BehaviourPolicy, noise: float) -> Policy:
+def _with_prey(policy: Policy, hunted: PreyPolicy) -> Policy:
     def act(obs: list[Tensor], generator: torch.Generator) -> Tensor:
-        mean = policy(obs)
-        return (mean + noise * torch.randn(mean.shape, generator=generator)).clamp(-1, 1)
+        chasers = policy(torch.stack(obs[:-1]), generator=generator)
+        return torch.cat([chasers, hunted(obs[-1])[None]])
 
     return act
 
 
 def _batches(
-    episodes: int, seed: int, policies: list[Policy]
-) -> Iterator[tuple[int, int, Policy, int, int]]:
-    """(first episode, count, policy, environment seed, action seed) of each batch."""
+    episodes: int, seed: int, policies: list[Policy], most: int
+) -> Iterator[tuple[int, Policy, int, int]]:
+    """(count, policy, environment seed, action seed) of each batch of at most `most` episodes."""
     # Seeds are spread by SeedSequence, so that starts don't repeat those of training or evaluation.
     source = np.random.SeedSequence([seed, 0xD032])
     bounds = [round(i * episodes / len(policies)) for i in range(len(policies) + 1)]
     for policy, low, high in zip(policies, bounds[:-1], bounds[1:], strict=True):
-        for first in range(low, high, _BATCH):
+        for first in range(low, high, most):
             env_seed, action_seed = source.spawn(1)[0].generate_state(2)
-            yield first, min(_BATCH, high - first), policy, int(env_seed), int(action_seed)
+            yield min(most, high - first), policy, int(env_seed), int(action_seed)
 
 
-def _allocate(env: envs.ParticleEnv, episodes: int) -> dict[str, list[np.ndarray]]:
-    shape = (episodes, env.episode_length)
-    widths = {"obs": env.obs_dims, "act": [env.act_dim] * env.num_agents, "next_obs": env.obs_dims}
-    arrays = {k: [np.empty((*shape, w), np.float32) for w in v] for k, v in widths.items()}
-    arrays["reward"] = [np.empty(shape, np.float32) for _ in env.obs_dims]
-    return arrays
+def _play(
+    env: envs.Env, policy: Policy, generator: torch.Generator, seed: int
+) -> tuple[dict[str, list[np.ndarray]], np.ndarray]:
+    """One episode of every copy: rows of each agent, episode after episode, and their lengths."""
+    steps, terminal, cut = [], [], []
+    for step in envs.play(env, lambda obs: policy(obs, generator=generator), seed):
+        steps.append(step)
+        terminal.append(envs.terminal(env, step))
+        cut.append(step.done & ~terminal[-1])
+    # Where `episode_length` ends an episode that isn't done, it was cut off all the same.
+    cut[-1] = cut[-1] | ~step.done
+    alive = torch.stack([step.alive for step in steps], dim=1)  # [E, T]
+
+    def chosen(values: list[Tensor]) -> np.ndarray:
+        return torch.stack(values, dim=1)[alive].float().cpu().numpy()
+
+    arrays: dict[str, list[np.ndarray]] = {name: [] for name in FIELDS}
+    for i in range(env.num_agents):
+        for name in ("obs", "act", "reward", "next_obs"):
+            arrays[name].append(chosen([getattr(step, name)[i] for step in steps]))
+        arrays["done"].append(chosen(terminal))
+        arrays["truncation"].append(chosen(cut))
+    return arrays, alive.sum(dim=1).cpu().numpy()
 
 
-def _play(env, policy, hunted, generator, arrays: dict[str, list[np.ndarray]], rows: slice) -> None:
-    obs = env.reset()
-    for t in range(env.episode_length):
-        if hunted is None:
-            act = policy(obs, generator)
-        else:
-            act = torch.cat([policy(obs[:-1], generator), hunted(obs[-1])[:, None]], dim=1)
-        next_obs, reward, _ = env.step(act)
-        for i in range(env.num_agents):
-            arrays["obs"][i][rows, t] = obs[i].numpy()
-            arrays["act"][i][rows, t] = act[:, i].numpy()
-            arrays["reward"][i][rows, t] = reward[:, i].numpy()
-            arrays["next_obs"][i][rows, t] = next_obs[i].numpy()
-        obs = next_obs
+def _joined(parts: list[list[np.ndarray]]) -> list[np.ndarray]:
+    """The batches' arrays [batch][agent], one after the other, of each agent."""
+    return [np.concatenate(of_agent) for of_agent in zip(*parts, strict=True)]
+
+
+def _close(env: envs.Env) -> None:
+    getattr(env, "close", lambda: None)()

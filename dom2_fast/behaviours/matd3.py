@@ -2,22 +2,19 @@
 
 Online, in the batched environment, all agents at once: one deterministic actor per agent, twin
 centralised critics per agent, target smoothing, delayed policies. It isn't an offline algorithm
-and isn't what the library is for; `python -m dom2_fast.behaviours.matd3 --help` runs it.
+and isn't what the library is for; `training.py` runs it.
 """
 
-import argparse
 import itertools
-import json
 import math
-import sys
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, fields
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
-from dom2_fast.behaviours.shipped import BehaviourPolicy, write
+from dom2_fast import envs
+from dom2_fast.behaviours.shipped import BehaviourPolicy, forward, noisy
 from dom2_fast.errors import Dom2Error
 
 
@@ -58,8 +55,16 @@ class MATD3Config:
     seed: int = _from("any", 0)
 
     def __post_init__(self):
-        for name in ("num_envs", "steps", "warmup", "capacity", "batch_size", "hidden",
-                     "critic_hidden", "policy_delay"):  # fmt: skip
+        for name in (
+            "num_envs",
+            "steps",
+            "warmup",
+            "capacity",
+            "batch_size",
+            "hidden",
+            "critic_hidden",
+            "policy_delay",
+        ):
             if getattr(self, name) < 1:
                 raise Dom2Error(f"MATD3Config.{name} must be at least 1, got {getattr(self, name)}")
         if not 0 <= self.stop_after <= self.steps:
@@ -91,9 +96,7 @@ class GroupMLP(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if x.ndim == 2:
             x = x.expand(self.weights[0].shape[0], -1, -1)
-        for i, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
-            x = torch.baddbmm(bias, x.relu() if i else x, weight)
-        return x
+        return forward(zip(self.weights, self.biases, strict=True), x)
 
 
 class ReplayBuffer:
@@ -120,7 +123,7 @@ class MATD3:
     """Trains in `env` (a batched environment whose agents share obs and act widths).
 
     Args:
-        env: `dom2_fast.envs.ParticleEnv` or anything with its reset, step, num_agents, obs_dims.
+        env: any `envs.Env`.
         config: see `MATD3Config`.
     """
 
@@ -195,11 +198,10 @@ class MATD3:
         own = torch.eye(G)[:, None, :, None]  # [G, 1, G, 1]
         others = mine.detach() if cfg.joint_policy_gradient else act.view(B, G, A)
         joint = (own * mine + (1 - own) * others).reshape(G, B, G * A)
-        first = [p[:G] for p in self.critic.weights], [p[:G] for p in self.critic.biases]
-        x = torch.cat([obs.expand(G, -1, -1), joint], dim=-1)
-        for i, (weight, bias) in enumerate(zip(*first, strict=True)):
-            x = torch.baddbmm(bias.detach(), x.relu() if i else x, weight.detach())
-        loss = -x.mean(dim=(1, 2)).sum() + cfg.action_l2 * mine.square().mean() * G
+        pairs = zip(self.critic.weights, self.critic.biases, strict=True)
+        first = [(weight[:G].detach(), bias[:G].detach()) for weight, bias in pairs]
+        q = forward(first, torch.cat([obs.expand(G, -1, -1), joint], dim=-1))
+        loss = -q.mean(dim=(1, 2)).sum() + cfg.action_l2 * mine.square().mean() * G
         self._descend(loss, self.actor, self.actor_optim)
         return loss.item() / G
 
@@ -216,128 +218,27 @@ class MATD3:
 
     def fit(self, on_step: Callable[[int], None] = lambda step: None) -> None:
         """Step the environments and update once per step; `on_step` is called after each."""
-        cfg, E = self.config, self.config.num_envs
-        obs, done = None, True
+        cfg, left = self.config, 1.0
+        uniform = envs.random_policies(self.G, self.A)
+
+        def act(obs: Tensor) -> Tensor:
+            if step <= cfg.warmup:
+                return uniform(obs, self.generator)
+            noise = cfg.explore_noise + (cfg.explore_start - cfg.explore_noise) * left
+            return noisy(self.policy(), noise)(obs, self.generator)
+
+        def episodes() -> Iterator[envs.Step]:
+            while True:
+                yield from envs.play(self.env, act)
+
+        played = episodes()
         for step in range(1, (cfg.stop_after or cfg.steps) + 1):
-            if done:
-                obs = self.env.reset()
             left = 1 - step / cfg.steps
             for optim, lr in ((self.actor_optim, cfg.actor_lr), (self.critic_optim, cfg.critic_lr)):
                 optim.param_groups[0]["lr"] = lr * max(0.05, min(1.0, 2 * left))
-            if step <= cfg.warmup:
-                act = torch.rand(E, self.G, self.A, generator=self.generator) * 2 - 1
-            else:
-                noise = cfg.explore_noise + (cfg.explore_start - cfg.explore_noise) * left
-                act = self.policy()(obs) + self._normal(E, self.G, self.A) * noise
-                act = act.clamp(-1, 1)
-            next_obs, reward, ended = self.env.step(act)
-            self.buffer.add(torch.cat(obs, -1), act.flatten(1), reward, torch.cat(next_obs, -1))
-            obs, done = next_obs, bool(ended.all())
+            seen = next(played)
+            rows = [x.transpose(0, 1).flatten(1) for x in (seen.obs, seen.act, seen.next_obs)]
+            self.buffer.add(rows[0], rows[1], seen.reward.T, rows[2])
             if step > cfg.warmup:
                 self.update()
             on_step(step)
-
-
-def noisy_return(policy: BehaviourPolicy, env, noise: float, generator: torch.Generator) -> float:
-    """Mean over `env`'s copies and agents of one episode's return, with behaviour noise."""
-    total, obs = 0.0, env.reset()
-    for _ in range(env.episode_length):
-        act = policy(obs)
-        act = (act + torch.randn(act.shape, generator=generator) * noise).clamp(-1, 1)
-        obs, reward, _ = env.step(act)
-        total = total + reward.double()
-    return total.mean().item()
-
-
-def train_behaviours(
-    task: str,
-    config: MATD3Config,
-    medium: tuple[float, float] = (265.0, 281.0),
-    snapshots: int = 6,
-    every: int = 100,
-    episodes: int = 500,
-    on_cut: Callable[[dict[str, BehaviourPolicy]], None] = lambda policies: None,
-) -> tuple[dict[str, BehaviourPolicy], dict]:
-    """Train once and cut out the behaviours: replay_0.., medium and expert.
-
-    Snapshots are scored every `every` steps with behaviour noise. Medium is the first one inside
-    `medium` (OMAR's medium data average 273.39); the replay snapshots are spread evenly in time
-    from the start up to it, as a replay buffer at that moment would hold them; expert is the best
-    one of the run. Once medium is there, `on_cut` gets all policies after each change.
-
-    Returns:
-        policies by name, and a record: config, and the curve of (step, return).
-    """
-    from dom2_fast import envs  # only this driver knows an environment
-
-    env = envs.make(task, config.num_envs, config.seed)
-    scorer = envs.make(task, episodes, config.seed + 1)
-    agent = MATD3(env, config)
-    generator = torch.Generator().manual_seed(config.seed + 2)
-    curve: list[tuple[int, float]] = []
-    history: list[BehaviourPolicy] = []
-    cut: dict[str, BehaviourPolicy] = {}
-    best = -math.inf
-
-    def on_step(step: int) -> None:
-        nonlocal best
-        if step % every or step < config.warmup:
-            return
-        policy = agent.policy()
-        score = noisy_return(policy, scorer, config.explore_noise, generator)
-        curve.append((step, round(score, 2)))
-        print(f"{task} step {step}: return {score:.1f}", file=sys.stderr, flush=True)
-        if "medium" not in cut:
-            history.append(policy)
-            if medium[0] <= score <= medium[1]:
-                cut["medium"] = policy
-                for i in range(snapshots):
-                    cut[f"replay_{i}"] = history[(i + 1) * (len(history) - 1) // snapshots]
-        if score > best:
-            best, cut["expert"] = score, policy
-            if "medium" in cut:
-                on_cut(cut)
-
-    agent.fit(on_step)
-    if "medium" not in cut:
-        raise Dom2Error(
-            f"no snapshot scored within {medium}: train longer, or score more often (now {every})"
-        )
-    return cut, {"task": task, "config": asdict(config), "curve": curve}
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m dom2_fast.behaviours.matd3",
-        description="Train the behaviour policies of a task and write them as one .npz.",
-    )
-    parser.add_argument("--task", default="simple_spread")
-    parser.add_argument("--out", type=Path, required=True, help="file to write (.npz)")
-    parser.add_argument("--threads", type=int, default=1)
-    for option in fields(MATD3Config):
-        kind = type(option.default)
-        flag = "--" + option.name.replace("_", "-")
-        text = f"{option.metadata['source']} (default: {option.default})"
-        if kind is bool:
-            parser.add_argument(flag, action="store_true", help=text)
-        else:
-            parser.add_argument(flag, type=kind, default=option.default, help=text)
-    args = parser.parse_args()
-    record_path = args.out.with_suffix(".json")
-    for path in (args.out, record_path):
-        if path.exists():
-            parser.error(f"{path} exists; move it away or choose another name")
-    torch.set_num_threads(args.threads)
-    try:
-        config = MATD3Config(**{o.name: getattr(args, o.name) for o in fields(MATD3Config)})
-        # Written as soon as there is a medium policy: an interrupted run leaves what it has.
-        _, record = train_behaviours(
-            args.task, config, on_cut=lambda cut: write(args.out, cut, config.explore_noise)
-        )
-    except Dom2Error as error:
-        sys.exit(f"error: {error}")
-    record_path.write_text(json.dumps(record, indent=1) + "\n")
-
-
-if __name__ == "__main__":
-    main()

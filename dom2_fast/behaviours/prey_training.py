@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dom2_fast.envs import episode_score, make
+from dom2_fast.envs import make, play, reward_sums
 from dom2_fast.envs.particle import tasks
 from dom2_fast.envs.particle.tasks import bound
 from dom2_fast.errors import Dom2Error
@@ -28,7 +28,7 @@ LEAVING = {"simple_tag": 4.0, "simple_world": 1.0}
 
 
 def chase(env, kind: str, generator: torch.Generator, lead: float = 0.3) -> Tensor:
-    """Scripted actions [E, 3, 2] of the predators in the present state of `env`.
+    """Scripted actions [3, E, 2] of the predators in the present state of `env`.
 
     "uniform" ignores the prey, "greedy" runs at it, "lead" runs at where it will be `lead` time
     units later.
@@ -36,11 +36,11 @@ def chase(env, kind: str, generator: torch.Generator, lead: float = 0.3) -> Tens
     state = env.state().detach()
     if kind == "uniform":
         u = torch.rand(env.num_envs, 3, 2, generator=generator)
-        return (u * 2 - 1).to(state.dtype)
+        return (u * 2 - 1).to(state.dtype).transpose(0, 1)
     aim = state[:, 3:4, :2] + (lead * state[:, 3:4, 2:] if kind == "lead" else 0)
     gap = aim - state[:, :3, :2]
     # Full force along the larger axis: the strongest action in the direction of the prey.
-    return gap / gap.abs().amax(dim=-1, keepdim=True).clamp(min=1e-6)
+    return (gap / gap.abs().amax(dim=-1, keepdim=True).clamp(min=1e-6)).transpose(0, 1)
 
 
 def caught(
@@ -49,16 +49,16 @@ def caught(
     """Mean predator return and its standard error against a prey; "uniform" is a random prey."""
     generator = torch.Generator().manual_seed(seed)
     driven = prey == "uniform"
-    env = make(task, episodes, seed, dtype, prey="external" if driven else prey)
-    env.reset()
-    total = 0.0
-    for _ in range(env.episode_length):
-        act = chase(env, kind, generator)
-        if driven:
-            u = torch.rand(episodes, 1, 2, generator=generator)
-            act = torch.cat([act, (u * 2 - 1).to(dtype)], dim=1)
-        total = total + env.step(act)[1].double()
-    score = episode_score(total, task)
+    env = make(task, episodes, seed, dtype=dtype, prey="external" if driven else prey)
+
+    def act(obs) -> Tensor:
+        chasing = chase(env, kind, generator)
+        if not driven:
+            return chasing
+        u = torch.rand(1, episodes, 2, generator=generator)
+        return torch.cat([chasing, (u * 2 - 1).to(dtype)])
+
+    score = env.score(reward_sums(env, act))
     return score.mean().item(), score.std().item() / math.sqrt(episodes)
 
 
@@ -80,11 +80,9 @@ def _evasion(env, prey: _Prey, kind: str, generator, width: float | None) -> Ten
     its own reward is mostly food, and a prey that sits on food is easy to catch. With `width`,
     contacts are smoothed by a sigmoid.
     """
-    obs, total = env.reset(), 0.0
     reach = env.spec.sizes[0] + env.spec.sizes[3]
-    for _ in range(env.episode_length):
-        act = torch.cat([chase(env, kind, generator), prey(obs[-1])[:, None]], dim=1)
-        obs, _, _ = env.step(act)
+    total = 0.0
+    for _ in play(env, lambda obs: torch.cat([chase(env, kind, generator), prey(obs[-1])[None]])):
         pos = env.state()[:, :4, :2]
         gap = (pos[:, :3] - pos[:, 3:]).square().sum(-1).clamp(min=1e-12).sqrt()
         contact = (gap < reach).float() if width is None else torch.sigmoid((reach - gap) / width)

@@ -1,38 +1,64 @@
 """Behaviour policies: small actors, one per agent, that collect data. Loading, not training.
 
-They are trained by `dom2_fast.algos.matd3` and shipped in `dom2_fast/assets`, whose README holds
+They are trained by `training.py` and shipped in `dom2_fast/assets`, whose README holds
 the commands.
 """
 
 import zipfile
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from dom2_fast.envs.particle.prey import ASSETS
 from dom2_fast.errors import Dom2Error
 from dom2_fast.files import atomic_write
 
-ASSETS = Path(__file__).resolve().parents[1] / "assets"
+
+def forward(layers: Iterable[tuple[Tensor, Tensor]], x: Tensor) -> Tensor:
+    """G ReLU networks side by side, the last layer linear: [G, B, in] -> [G, B, out].
+
+    Args:
+        layers: (weight [G, in, out], bias [G, 1, out]) of each layer.
+    """
+    for i, (weight, bias) in enumerate(layers):
+        x = torch.baddbmm(bias, x.relu() if i else x, weight)
+    return x
 
 
 class BehaviourPolicy:
     """Deterministic actors of all agents, evaluated as one batched product per layer.
 
     Args:
-        layers: (weight [G, in, out], bias [G, 1, out]) of each layer; ReLU between, tanh last.
+        layers: see `forward`; a tanh follows.
     """
 
     def __init__(self, layers: list[tuple[Tensor, Tensor]]):
         self.layers = layers
 
-    def __call__(self, obs: list[Tensor]) -> Tensor:
-        """Actions [E, G, 2] in [-1, 1] for observations, one [E, obs_i] per agent."""
-        x = torch.stack(obs)  # [G, E, obs]
-        for i, (weight, bias) in enumerate(self.layers):
-            x = torch.baddbmm(bias, x.relu() if i else x, weight)
-        return x.tanh().transpose(0, 1)
+    def __call__(self, obs: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Actions [G, E, 2] in [-1, 1] for observations [G, E, obs]; nothing is drawn."""
+        return forward(self.layers, obs).tanh()
+
+    @property
+    def obs_dims(self) -> list[int]:
+        """Observation width of each agent."""
+        groups, width, _ = self.layers[0][0].shape
+        return [width] * groups
+
+
+def noisy(policy: BehaviourPolicy, noise: float):
+    """The policy with Gaussian noise of that standard deviation, clipped to [-1, 1]."""
+
+    def act(obs: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        mean = policy(obs)
+        G, E, A = mean.shape
+        drawn = torch.randn(E, G, A, generator=generator).transpose(0, 1)
+        return (mean + noise * drawn).clamp(-1, 1)
+
+    return act
 
 
 def asset(task: str) -> Path:

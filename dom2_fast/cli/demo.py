@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from dom2_fast.cli import tables
-from dom2_fast.errors import Dom2Error
+from dom2_fast.errors import Dom2Error, whole_number
 from dom2_fast.files import atomic_write
 
 TASK, QUALITY = "simple_spread", "medium"
@@ -49,40 +49,45 @@ def demo(
     from dom2_fast import algos
     from dom2_fast.behaviours.collect import collect
     from dom2_fast.report import write_report
-    from dom2_fast.runs import evaluation as evaluate
-    from dom2_fast.runs import train
+    from dom2_fast.runs import evaluation
+    from dom2_fast.runs.scoring import evaluate_run
+    from dom2_fast.runs.train import train
 
-    if threads < 1:
-        raise Dom2Error(f"threads is {threads}, it must be at least 1")
-    torch.set_num_threads(threads)
+    torch.set_num_threads(whole_number("threads", threads))
     out = Path(out)
     clock = _Clock()
     with _replacing(out):
         clock.say(f"collecting {episodes:,} episodes of {TASK}, {QUALITY}")
         data = collect(TASK, QUALITY, episodes=episodes, seed=seed, out=out / "data")
-        scores: dict = {"dataset_mean": _brief(evaluate.dataset_scores(data, TASK))}
+        scores: dict = {"dataset_mean": _brief(evaluation.dataset_scores(data, TASK))}
         for name, steps in (("bc", bc_steps), ("dom2", dom2_steps)):
             clock.say(f"training {name}, {steps:,} updates of {data.num_agents} agents")
             config = algos.algorithm(name).config_class(seed=seed)
-            result = train.train(
-                config, out / "data", out / name, steps, progress=sys.stderr.isatty(),
-                eval_every=max(1, steps // 8), eval_episodes=min(200, eval_episodes),
-            )  # fmt: skip
+            result = train(
+                config,
+                out / "data",
+                out / name,
+                steps,
+                progress=sys.stderr.isatty(),
+                eval_every=max(1, steps // 8),
+                eval_episodes=min(200, eval_episodes),
+            )
             if result.interrupted:
                 raise KeyboardInterrupt
             clock.say(f"evaluating {name}, {eval_episodes:,} episodes standard and speed-shifted")
             for shift in (None, "speed"):
-                made = train.evaluate_run(out / name, episodes=eval_episodes, shift=shift)
+                made = evaluate_run(out / name, episodes=eval_episodes, shift=shift)
             scores[name] = {key: _brief(value) for key, value in made["results"].items()}
         with atomic_write(out / "scores.json", "w") as file:
             json.dump(scores, file, indent=1)
             file.write("\n")
         write_report(
-            [out / "dom2", out / "bc"], out / "report.html",
+            [out / "dom2", out / "bc"],
+            out / "report.html",
             title=f"dom2-fast demo: {TASK}, {QUALITY} data",
             reference={"data set": scores["dataset_mean"]["mean"]},
             note=f"{episodes:,} collected episodes; made by make demo.",
-        )  # fmt: skip
+        )
     print(f"\n{_table(scores)}\n")
     print(f"scores: {out / 'scores.json'}\nreport: {out / 'report.html'}")
     print(f"all done in {tables.duration(clock.elapsed())}", flush=True)
@@ -128,9 +133,8 @@ def _replacing(out: Path) -> Iterator[None]:
             f"{', '.join(MADE)}; other files here are left alone.\n"
         )
     old = out / OLD
-    if (
-        old.exists()
-    ):  # the last demo was killed: what it left is unfinished, what it put aside isn't
+    if old.exists():
+        # The last demo was killed: what it left is unfinished, what it put aside isn't.
         _remove(out)
     else:
         old.mkdir()
@@ -159,7 +163,7 @@ def _move(source: Path, target: Path) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """`python -m dom2_fast.cli.demo`, with options for a smaller or longer one."""
-    from dom2_fast.cli import main as cli
+    from dom2_fast.cli.main import guard, parse
     from dom2_fast.config import option_parser
 
     argv = sys.argv[1:] if argv is None else argv
@@ -167,10 +171,10 @@ def main(argv: list[str] | None = None) -> int:
     def action() -> int:
         parser = option_parser(prog="python -m dom2_fast.cli.demo", description=__doc__)
         parser.add_function_arguments(demo, as_group=False)
-        demo(**parser.parse_args(argv).as_dict())
+        demo(**parse(parser, argv, parser.prog))
         return 0
 
-    return cli.guard(action, argv)
+    return guard(action)
 
 
 if __name__ == "__main__":

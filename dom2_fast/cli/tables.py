@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from dom2_fast.report.load import SETTINGS
+from dom2_fast.runs.folder import setting_title
 
 
 def scores(results: Mapping[str, Mapping[str, dict]]) -> str:
@@ -21,7 +21,7 @@ def scores(results: Mapping[str, Mapping[str, dict]]) -> str:
             rows.append(
                 [
                     name,
-                    SETTINGS.get(setting, setting),
+                    setting_title(setting),
                     f"{result['mean']:.1f}",
                     f"{low:.1f} to {high:.1f}",
                     _number(result.get("iqm")),

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import torch
 
 from dom2_fast import ops
+from dom2_fast.data.formats.omar import FILES, file_of
 from dom2_fast.errors import Dom2Error
-
-_FIELDS = ("obs", "acs", "rews", "next_obs", "dones")
 
 
 class ReplayBuffer:
@@ -48,11 +45,16 @@ class ReplayBuffer:
     def _lists(self) -> list[list[np.ndarray]]:
         """The arrays in the order of `sample`'s result."""
         if self.is_mamujoco:
-            return [self.state_buffs, self.obs_buffs, self.ac_buffs, self.rew_buffs,
-                    self.next_state_buffs, self.next_obs_buffs, self.done_buffs]  # fmt: skip
-        return [
-            self.obs_buffs, self.ac_buffs, self.rew_buffs, self.next_obs_buffs, self.done_buffs
-        ]  # fmt: skip
+            return [
+                self.state_buffs,
+                self.obs_buffs,
+                self.ac_buffs,
+                self.rew_buffs,
+                self.next_state_buffs,
+                self.next_obs_buffs,
+                self.done_buffs,
+            ]
+        return [self.obs_buffs, self.ac_buffs, self.rew_buffs, self.next_obs_buffs, self.done_buffs]
 
     def sample(self, N, to_gpu=False):
         """(obs, acs, rews, next_obs, dones), each a list of float32 tensors [N, ...] per agent.
@@ -93,13 +95,13 @@ class ReplayBuffer:
         With is_mamujoco states_<i>.npy and next_states_<i>.npy, too. Raises Dom2Error for missing
         files and for shapes that don't fit, before anything is changed.
         """
-        names = list(_FIELDS)
+        names = list(FILES.values())
         if self.is_mamujoco:
             names = ["states", *names[:3], "next_states", *names[3:]]
         arrays, rows = [], None
         for name, buffers in zip(names, self._lists(), strict=True):
             for i, buffer in enumerate(buffers):
-                path = Path(dir) / f"{name}_{i}.npy"
+                path = file_of(dir, name, i)
                 if not path.is_file():
                     raise Dom2Error(f"{path} is missing; a batch has {names} of every agent")
                 array = np.load(path, mmap_mode="r")

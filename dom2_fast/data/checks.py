@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dom2_fast.errors import Dom2Error
+from dom2_fast.errors import Dom2Error, whole_number
 
 CHUNK = 1 << 16  # rows scanned at a time: a few MB
 ACTION_SLACK = 1e-5  # clipped actions that went through float32 and back
@@ -20,11 +20,10 @@ def positive_int(value, name: str, most: int | None = None) -> int | None:
     """`value` if it is None or an int in [1, most]."""
     if value is None:
         return None
-    if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or value < 1:
-        raise Dom2Error(f"{name} must be an integer >= 1, not {value!r}")
+    value = whole_number(name, value)
     if most is not None and value > most:
         raise Dom2Error(f"{name} is {value}, but the data set has {most}")
-    return int(value)
+    return value
 
 
 def open_npy(path: Path) -> np.ndarray:
@@ -47,23 +46,24 @@ def open_npy(path: Path) -> np.ndarray:
 
 
 def shapes(arrays: dict[str, list[np.ndarray]]) -> dict[str, list[np.ndarray]]:
-    """Checks dims, dtypes and lengths; flattens rewards and dones that were kept as [N, 1]."""
+    """Checks dims, dtypes and lengths; flattens rewards and flags that were kept as [N, 1]."""
     rows = len(arrays["obs"][0]) if arrays["obs"][0].ndim else 0
     out: dict[str, list[np.ndarray]] = {}
     for name, per_agent in arrays.items():
         out[name] = []
         for i, a in enumerate(per_agent):
             what = f"{name} of agent {i}"
-            allowed = a.dtype.kind in ("biuf" if name == "done" else "f")
+            flag = name in ("done", "truncation")
+            allowed = a.dtype.kind in ("biuf" if flag else "f")
             if not allowed or a.dtype.itemsize > 8 or a.dtype == np.float16:
                 raise Dom2Error(
                     f"{what} has dtype {a.dtype}, accepted are float32 and float64"
-                    + (" (and bool or integers)" if name == "done" else "")
+                    + (" (and bool or integers)" if flag else "")
                     + ": convert the file with numpy's astype"
                 )
             if not a.dtype.isnative:
                 a = a.astype(a.dtype.newbyteorder("="))
-            if name in ("reward", "done"):
+            if flag or name == "reward":
                 if a.ndim == 2 and a.shape[1] == 1:
                     a = a.reshape(-1)
                 if a.ndim != 1:
@@ -76,7 +76,7 @@ def shapes(arrays: dict[str, list[np.ndarray]]) -> dict[str, list[np.ndarray]]:
                     "hold the same transitions; copy the data set again"
                 )
             out[name].append(np.ascontiguousarray(a))
-    for i, (obs, after) in enumerate(zip(out["obs"], out["next_obs"], strict=True)):
+    for i, (obs, after) in enumerate(zip(out["obs"], out.get("next_obs", out["obs"]), strict=True)):
         if obs.shape != after.shape:
             raise Dom2Error(
                 f"obs and next_obs of agent {i} have shapes {list(obs.shape)} and "
@@ -112,11 +112,39 @@ def starts(rows: int, episode_length: int, lengths=None) -> np.ndarray:
     return np.arange(0, rows + 1, length, dtype=np.int64)
 
 
+def breaks(first: np.ndarray, rows) -> None:
+    """Every row where another recording begins is the first of an episode."""
+    for row in rows:
+        if row not in first:
+            inside = int(np.searchsorted(first, row)) - 1
+            raise Dom2Error(
+                f"episode {inside}, rows {first[inside]} to {first[inside + 1] - 1}, goes on "
+                f"beyond row {row}, where another recording begins: give the right "
+                "episode_length, or the lengths of all episodes"
+            )
+
+
+def too_short(arrays: dict[str, list[np.ndarray]], first: np.ndarray, task: str) -> None:
+    """Episodes cut by their task's name must not go on where they were cut.
+
+    After a real end another episode starts, elsewhere: of the rows' next_obs at the cuts hardly any
+    is the following row's obs. Where obs stand still the data can't tell.
+    """
+    cut = first[1:-1]
+    after, follow = arrays["next_obs"][0][cut - 1], arrays["obs"][0][cut]
+    moves = (after != arrays["obs"][0][cut - 1]).any(1)
+    goes_on = moves & (after == follow).all(1)
+    if goes_on.sum() * 4 > len(cut):
+        raise Dom2Error(
+            f"episodes of {task} have {first[1]} steps, but at {goes_on.sum()} of {len(cut)} such "
+            "cuts the data goes on (next_obs is the following obs): its episodes are longer. Give "
+            "their episode_length (--episode-length), or lengths"
+        )
+
+
 def values(arrays: dict[str, list[np.ndarray]], first: np.ndarray, check_next_obs: bool) -> None:
     """Finite everywhere, actions in [-1, 1], next_obs equal to the following obs in an episode."""
-    rows = int(first[-1])
-    boundary = np.zeros(rows + 1, bool)
-    boundary[first] = True
+    rows, boundary = int(first[-1]), _boundary(first)
     for i in range(len(arrays["obs"])):
         for begin in range(0, rows, CHUNK):
             end = min(begin + CHUNK, rows)
@@ -131,6 +159,21 @@ def values(arrays: dict[str, list[np.ndarray]], first: np.ndarray, check_next_ob
                 )
             if check_next_obs:
                 _next_obs(arrays["obs"][i], arrays["next_obs"][i], boundary, i, begin, end)
+
+
+def next_obs(obs: list[np.ndarray], after: list[np.ndarray], first: np.ndarray) -> None:
+    """next_obs equal to the following obs in an episode, the part of `values` for it alone."""
+    rows, boundary = int(first[-1]), _boundary(first)
+    for i in range(len(obs)):
+        for begin in range(0, rows, CHUNK):
+            _next_obs(obs[i], after[i], boundary, i, begin, min(begin + CHUNK, rows))
+
+
+def _boundary(first: np.ndarray) -> np.ndarray:
+    """bool [N + 1]: where an episode begins, and the end."""
+    out = np.zeros(int(first[-1]) + 1, bool)
+    out[first] = True
+    return out
 
 
 def _finite(chunk: np.ndarray, name: str, agent: int, begin: int) -> None:

@@ -8,10 +8,18 @@ weight x length (see `sampler`). Every algorithm can use every reweighting.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
 
 import torch
 
+from dom2_fast.data.weights import (
+    Quantiles,
+    Rank,
+    Reweighting,
+    Softmax,
+    Thresholds,
+    TopK,
+    Uniform,
+)
 from dom2_fast.errors import Dom2Error
 
 _REPLAY = ("quantiles", (0.5, 0.75, 0.875, 0.875))
@@ -35,139 +43,13 @@ PRESETS: dict[tuple[str, str], tuple[str, tuple[float, ...]]] = {
 }  # fmt: skip
 
 
-class Reweighting:
-    """Base of the reweightings below; `str()` of one is what `parse` reads."""
+def check(rule: Reweighting, returns: torch.Tensor) -> list[str]:
+    """What to tell the user about weights of such returns [agents, n_traj]; [] is nothing.
 
-    kind = ""
-
-    def __call__(self, returns: torch.Tensor) -> torch.Tensor:
-        """returns: [agents, n_traj], finite. Gives float64 weights >= 0 of the same shape."""
-        returns = torch.as_tensor(returns, dtype=torch.float64)
-        if returns.ndim != 2 or returns.size(1) == 0:
-            raise Dom2Error(f"returns must be [agents, trajectories], not {list(returns.shape)}")
-        if not bool(returns.isfinite().all()):
-            raise Dom2Error("returns hold NaN or infinite values: check the rewards")
-        return torch.stack([self._row(row) for row in returns])
-
-    def _row(self, returns: torch.Tensor) -> torch.Tensor:  # [n_traj] -> [n_traj]
-        raise TypeError(f"{type(self).__name__} defines no weights")
-
-    def __str__(self) -> str:
-        flat: list[float] = []
-        for value in asdict(self).values():  # every reweighting is a dataclass
-            flat += value if isinstance(value, tuple) else [value]
-        return self.kind + (":" + ",".join(f"{v:g}" for v in flat) if flat else "")
-
-
-@dataclass(frozen=True)
-class Uniform(Reweighting):
-    """w = 1: every transition is equally likely."""
-
-    kind = "uniform"
-
-    def _row(self, returns):
-        return torch.ones_like(returns)
-
-
-@dataclass(frozen=True)
-class Thresholds(Reweighting):
-    """w(T) = 1 + #{r in R : return(T) > r}, strictly; a value given twice counts twice.
-
-    Source: DOM2 (arXiv 2307.01472), its data reweighting: one extra copy of every trajectory above
-    each threshold.
+    Raises:
+        Dom2Error: the weights are levels that no trajectory of any agent exceeds.
     """
-
-    values: tuple[float, ...]
-    kind = "thresholds"
-
-    def _row(self, returns):
-        levels = torch.tensor(self.values, dtype=torch.float64)
-        return 1.0 + (returns[:, None] > levels).sum(1)
-
-
-@dataclass(frozen=True)
-class Quantiles(Reweighting):
-    """The same with thresholds at quantiles in [0, 1] of each agent's own returns.
-
-    Source: as `Thresholds`; the first author's later code uses quantiles for mixed data.
-    """
-
-    values: tuple[float, ...]
-    kind = "quantiles"
-
-    def __post_init__(self):
-        if any(not 0.0 <= q <= 1.0 for q in self.values):
-            raise Dom2Error(f"quantiles must be in [0, 1], given {list(self.values)}")
-
-    def _row(self, returns):
-        levels = torch.quantile(returns, torch.tensor(self.values, dtype=torch.float64))
-        return 1.0 + (returns[:, None] > levels).sum(1)
-
-
-@dataclass(frozen=True)
-class Softmax(Reweighting):
-    """w ∝ exp(R / temperature), R scaled to [0, 1] by the agent's smallest and largest return.
-
-    The mean weight is 1. Source: return weighting of Hong et al. 2023, "Harnessing Mixed Offline
-    Reinforcement Learning Datasets via Trajectory Weighting" (arXiv 2306.13085).
-    """
-
-    temperature: float = 0.1
-    kind = "softmax"
-
-    def __post_init__(self):
-        if not self.temperature > 0.0:
-            raise Dom2Error(f"softmax needs a temperature > 0, not {self.temperature}")
-
-    def _row(self, returns):
-        span = returns.max() - returns.min()
-        scaled = (returns - returns.min()) / (span if span > 0.0 else 1.0)
-        return torch.softmax(scaled / self.temperature, 0) * len(returns)
-
-
-@dataclass(frozen=True)
-class Rank(Reweighting):
-    """w = (n / rank)^power, rank 1 is the best; equal returns share their mean rank.
-
-    Source: rank-based prioritisation of Schaul et al. 2016 (arXiv 1511.05952), with returns in the
-    place of TD errors; its power 0.7 is the default.
-    """
-
-    power: float = 0.7
-    kind = "rank"
-
-    def __post_init__(self):
-        if not self.power >= 0.0:
-            raise Dom2Error(f"rank needs a power >= 0, not {self.power}")
-
-    def _row(self, returns):
-        _, group, count = torch.unique(-returns, return_inverse=True, return_counts=True)
-        last = count.cumsum(0)  # ranks of a group of equals: last - count + 1 .. last
-        rank = (last - (count - 1) / 2.0)[group]
-        return (len(returns) / rank) ** self.power
-
-
-@dataclass(frozen=True)
-class TopK(Reweighting):
-    """w = 1 for the k best trajectories, 0 for the others; among equals the earlier ones win.
-
-    k >= 1 is a number of trajectories, k < 1 a share. Source: "%BC" of Chen et al. 2021 (Decision
-    Transformer, arXiv 2106.01345).
-    """
-
-    k: float = 0.1
-    kind = "top_k"
-
-    def __post_init__(self):
-        if not self.k > 0 or (self.k >= 1 and self.k != int(self.k)):
-            raise Dom2Error(f"top_k needs a share in (0, 1) or a whole number >= 1, not {self.k}")
-
-    def _row(self, returns):
-        n = len(returns)
-        count = min(n, max(1, round(self.k * n)) if self.k < 1 else int(self.k))
-        weights = torch.zeros_like(returns)
-        weights[torch.argsort(returns, descending=True, stable=True)[:count]] = 1.0
-        return weights
+    return rule.check(torch.as_tensor(returns, dtype=torch.float64))
 
 
 def uniform() -> Uniform:
@@ -206,8 +88,7 @@ def preset(task: str, quality: str) -> Reweighting:
     return parse(kind + (":" + ",".join(map(str, values)) if values else ""))
 
 
-_KINDS = {"uniform": uniform, "thresholds": thresholds, "quantiles": quantiles,
-          "softmax": softmax, "rank": rank, "top_k": top_k}  # fmt: skip
+_KINDS = {f.__name__: f for f in (uniform, thresholds, quantiles, softmax, rank, top_k)}
 _FORMS = (
     "preset, preset:TASK/QUALITY, uniform, thresholds:200,250,300, quantiles:0.5,0.75, "
     "softmax:0.1, rank:0.7, top_k:0.1 or top_k:500"

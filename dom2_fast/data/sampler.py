@@ -7,6 +7,7 @@ uniformly. The drawing itself is `ops.sample_transitions`.
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 
 import torch
@@ -44,7 +45,11 @@ class TrajectorySampler:
         device: of the batches. On a GPU the transitions are copied there once, as `dtype`, and
             drawing is one launch; the rows drawn are the same as on the CPU.
     Raises:
-        Dom2Error: weights of a wrong shape, negative, not finite, or all zero for an agent.
+        Dom2Error: weights of a wrong shape, negative, not finite, or all zero for an agent; levels
+            that no trajectory of any agent exceeds.
+    Warns:
+        of levels that no trajectory exceeds and of weights that are all the same, see
+        `reweight.check`.
     """
 
     def __init__(
@@ -69,7 +74,9 @@ class TrajectorySampler:
         self.generator = torch.Generator().manual_seed(seed)
         tables = (*ops.alias_table(self.weights * data.lengths), data.starts)
         self._tables = [t.to(device) for t in tables]
-        self._fields = [getattr(data, f)[i] for f in FIELDS for i in range(self.agents)]
+        fields = [getattr(data, f)[i] for f in FIELDS for i in range(self.agents)]
+        # Flags may be bool or integers in a file; what is drawn is floating point.
+        self._fields = [t if t.is_floating_point() else t.float() for t in fields]
         if torch.device(device).type != "cpu":  # the CPU reads the mapped files as they are
             self._fields = [t.to(device, dtype) for t in self._fields]
         self._drawer = ops.drawer(self._fields, *self._tables)
@@ -78,7 +85,10 @@ class TrajectorySampler:
         data = self.data
         if not isinstance(weights, torch.Tensor):
             rule = reweight.parse(weights, data.task, data.quality)
-            weights = rule(data.returns[: self.agents])
+            returns = data.returns[: self.agents]
+            weights = rule(returns)  # first: it refuses returns that aren't finite
+            for message in reweight.check(rule, returns):
+                warnings.warn(message, stacklevel=3)
         expected = (self.agents, data.num_trajectories)
         if tuple(weights.shape) != expected:
             raise Dom2Error(f"weights are {list(weights.shape)}, expected {list(expected)}")
@@ -95,9 +105,12 @@ class TrajectorySampler:
             outs, index = self._drawer.draw(self.batch_size, rng)
         else:
             outs, index = ops.sample_transitions(
-                self._fields, *self._tables, self.batch_size, rng,
+                self._fields,
+                *self._tables,
+                self.batch_size,
+                rng,
                 check=False,  # the tables are made above, the data set has checked its own starts
-            )  # fmt: skip
+            )
         if self.dtype != torch.float32:  # what the op gives
             outs = [self._cast(out) for out in outs]
         return Batch(*outs, index=index)

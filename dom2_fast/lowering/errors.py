@@ -1,7 +1,7 @@
 """The error for a network that a step program can't express."""
 
+from dom2_fast import activations
 from dom2_fast.errors import Dom2Error
-from dom2_fast.ops import activations
 
 SUPPORTED = (
     f"Linear, {', '.join(module.__name__ for module in activations.MODULES)}, LayerNorm, Dropout "

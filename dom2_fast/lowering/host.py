@@ -13,8 +13,8 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 
+from dom2_fast import activations
 from dom2_fast.lowering.errors import LoweringError
-from dom2_fast.ops import activations
 
 EXAMPLE_BATCH = 3
 

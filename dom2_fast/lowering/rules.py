@@ -12,12 +12,12 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
+from dom2_fast import activations
+from dom2_fast.activations import Act
 from dom2_fast.lowering import expr, host
 from dom2_fast.lowering.errors import LoweringError
 from dom2_fast.lowering.expr import Activation, Drop, Input, Join, Norm, Rows, whole
 from dom2_fast.lowering.host import BATCH, Host
-from dom2_fast.ops import activations
-from dom2_fast.ops.activations import Act
 
 MODULE_ACTS, FUNCTION_ACTS = activations.MODULES, activations.SPELLINGS
 BINARY = {

@@ -140,7 +140,7 @@ def _fused(name: str, like: torch.Tensor):
     """The native op that gives a loss with its gradients; None where it is composed of others."""
     if _NATIVE is None:
         backend.warn_if_missing()
-    return getattr(_NATIVE, name, None) if like.is_cpu else None
+    return getattr(_NATIVE, name) if _NATIVE is not None and like.is_cpu else None
 
 
 def _wanted(*values) -> bool:

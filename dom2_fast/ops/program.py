@@ -18,8 +18,8 @@ from enum import IntEnum
 
 import torch
 
+from dom2_fast.activations import Act
 from dom2_fast.errors import Dom2Error
-from dom2_fast.ops.activations import Act
 
 X, COND = 0, 1  # buffer ids of the two inputs
 VERSION = 1

@@ -11,7 +11,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from dom2_fast.ops import activations, philox
+from dom2_fast import activations
+from dom2_fast.ops import philox
 from dom2_fast.ops.program import COND, Op, Slice, StepProgram, X
 
 

@@ -10,7 +10,8 @@ import re
 
 import numpy as np
 
-from dom2_fast.report.load import SETTINGS, Run
+from dom2_fast.report.load import Run
+from dom2_fast.runs.folder import setting_title, settings_in_order
 
 # Stand-ins that matplotlib draws with; each becomes a CSS variable of the page afterwards.
 _INK, _MUTED, _GRID, _PAGE = "#010101", "#020202", "#030303", "#040404"
@@ -22,7 +23,7 @@ _VARIABLES |= {color: f"--s{index}" for index, color in enumerate(_SERIES)}
 _MARKERS = "osD^vPX*"
 _DASHES = ["-", (0, (5, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2))]
 
-STAGES = ("sample", "critic", "actor", "target")
+_STAGE = "seconds/"  # what the logged time of a stage begins with
 
 
 def style(index: int) -> tuple[str, str, object]:
@@ -46,9 +47,15 @@ def learning_curves(runs: list[Run], panels: list[tuple[str, str]]) -> str:
                 steps, values = _smooth(steps, values)
             sparse = len(steps) <= 40
             ax.plot(
-                steps, values, color=color, linestyle=dash, linewidth=1.7, label=run.name,
-                marker=marker if sparse else "", markersize=4,
-            )  # fmt: skip
+                steps,
+                values,
+                color=color,
+                linestyle=dash,
+                linewidth=1.7,
+                label=run.name,
+                marker=marker if sparse else "",
+                markersize=4,
+            )
         ax.set_title(title, loc="left", fontsize=10, color=_INK, pad=8)
         ax.set_xlabel("gradient step", fontsize=8.5)
         ax.margins(x=0.02)
@@ -69,8 +76,7 @@ def series(run: Run, key: str) -> tuple[np.ndarray, np.ndarray]:
 
 def score_intervals(runs: list[Run], reference: dict[str, float]) -> str:
     """A forest plot: mean with its 95 % interval and the IQM, one panel for each setting."""
-    settings = [key for key in SETTINGS if any(key in run.results for run in runs)]
-    settings += sorted({key for run in runs for key in run.results} - set(SETTINGS))
+    settings = settings_in_order(key for run in runs for key in run.results)
     figure, axes = _figure(
         10.4, 1.0 + 0.46 * max(2, len(runs)), 1, len(settings), sharex=True, sharey=True
     )
@@ -86,16 +92,27 @@ def score_intervals(runs: list[Run], reference: dict[str, float]) -> str:
             if result.get("iqm") is not None:
                 ax.plot(result["iqm"], index, "|", color=color, markersize=15, markeredgewidth=1.4)
             ax.annotate(
-                f"{result['mean']:.1f}", (result["mean"], index), (0, 10), fontsize=8.5,
-                textcoords="offset points", ha="center", color=_INK,
-            )  # fmt: skip
+                f"{result['mean']:.1f}",
+                (result["mean"], index),
+                (0, 10),
+                fontsize=8.5,
+                textcoords="offset points",
+                ha="center",
+                color=_INK,
+            )
         for label, value in reference.items():
             ax.axvline(value, color=_MUTED, linewidth=1.1, linestyle=(0, (4, 3)), zorder=0)
             ax.annotate(
-                f"{label} {value:.1f}", (value, 1.0), (3, -3), fontsize=8, color=_MUTED,
-                xycoords=("data", "axes fraction"), textcoords="offset points", va="top",
-            )  # fmt: skip
-        ax.set_title(SETTINGS.get(setting, setting), loc="left", fontsize=10, color=_INK, pad=8)
+                f"{label} {value:.1f}",
+                (value, 1.0),
+                (3, -3),
+                fontsize=8,
+                color=_MUTED,
+                xycoords=("data", "axes fraction"),
+                textcoords="offset points",
+                va="top",
+            )
+        ax.set_title(setting_title(setting), loc="left", fontsize=10, color=_INK, pad=8)
         ax.set_xlabel("episode return", fontsize=8.5)
         ax.set_yticks(range(len(runs)), [run.name for run in runs])
         ax.set_ylim(len(runs) - 0.45, -0.75 - (0.35 if reference else 0))
@@ -106,35 +123,54 @@ def score_intervals(runs: list[Run], reference: dict[str, float]) -> str:
 
 def stage_times(runs: list[Run]) -> str:
     """Milliseconds of one update by stage, a stacked bar for each run."""
+    names = stages(runs)
     figure, (ax,) = _figure(10.4, 0.95 + 0.42 * len(runs), 1, 1)
     totals = []
     for index, run in enumerate(runs):
         left = 0.0
-        for color, stage in zip((0, 1, 2, 3), STAGES, strict=True):
-            value = stage_milliseconds(run).get(stage, 0.0)
+        times = stage_milliseconds(run)
+        for color, stage in enumerate(names):
+            value = times.get(stage, 0.0)
             ax.barh(
-                index, value, left=left, height=0.56, color=_SERIES[color], edgecolor=_PAGE,
-                linewidth=1.2, label=stage if not index else None,
-            )  # fmt: skip
+                index,
+                value,
+                left=left,
+                height=0.56,
+                color=style(color)[0],
+                edgecolor=_PAGE,
+                linewidth=1.2,
+                label=stage if not index else None,
+            )
             left += value
         totals.append(left)
         ax.annotate(
-            f"{left:.2f} ms", (left, index), (5, 0), textcoords="offset points", va="center",
-            fontsize=8.5, color=_INK,
-        )  # fmt: skip
+            f"{left:.2f} ms",
+            (left, index),
+            (5, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=8.5,
+            color=_INK,
+        )
     ax.set_yticks(range(len(runs)), [run.name for run in runs])
     ax.set_ylim(len(runs) - 0.5, -0.5)
     ax.set_xlim(0, 1.12 * max(totals, default=1.0) or 1.0)
     ax.set_xlabel("milliseconds per update (all agents)", fontsize=8.5)
     ax.grid(axis="y", visible=False)
-    return _svg(figure, "Time of one update by stage: " + ", ".join(STAGES))
+    return _svg(figure, "Time of one update by stage: " + ", ".join(names))
+
+
+def stages(runs: list[Run]) -> list[str]:
+    """The stages of an update that some run logged the time of, in the order they are logged."""
+    keys = dict.fromkeys(key for run in runs for row in run.metrics for key in row)
+    return [key.removeprefix(_STAGE) for key in keys if key.startswith(_STAGE)]
 
 
 def stage_milliseconds(run: Run) -> dict[str, float]:
     """The median time of each stage of one update, in milliseconds; empty where none was logged."""
     found = {}
-    for stage in STAGES:
-        values = series(run, f"seconds/{stage}")[1]  # seconds per update
+    for stage in stages([run]):
+        values = series(run, _STAGE + stage)[1]  # seconds per update
         if len(values):
             found[stage] = 1e3 * float(np.median(values))
     return found

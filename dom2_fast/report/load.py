@@ -11,13 +11,7 @@ import numpy as np
 
 from dom2_fast import config
 from dom2_fast.errors import Dom2Error
-
-# Entries of scores.json's "results", as people call them.
-SETTINGS = {
-    "standard": "standard",
-    "shift_speed": "speed shift",
-    "shift_landmarks": "landmarks removed",
-}
+from dom2_fast.runs.folder import CONFIG, METRICS, ROLLOUT, SCORES
 
 
 @dataclass
@@ -58,18 +52,18 @@ def load_runs(paths: list) -> list[Run]:
 def _load_run(path: Path, name: str) -> Run:
     if not path.is_dir():
         raise Dom2Error(f"no run folder {path}: give the --out folder of a `dom2-fast train`")
-    if not (path / "config.yaml").is_file():
+    if not (path / CONFIG).is_file():
         raise Dom2Error(
-            f"{path} holds no config.yaml, so it is no run: give the --out folder of a "
+            f"{path} holds no {CONFIG}, so it is no run: give the --out folder of a "
             f"`dom2-fast train`"
         )
     return Run(
         name=name,
         path=path,
-        config=config.load(path / "config.yaml"),
-        metrics=read_metrics(path / "metrics.jsonl"),
-        scores=_read_scores(path / "scores.json"),
-        rollout=_read_rollout(path / "rollout.npz"),
+        config=config.load(path / CONFIG),
+        metrics=read_metrics(path / METRICS),
+        scores=_read_scores(path / SCORES),
+        rollout=_read_rollout(path / ROLLOUT),
     )
 
 

@@ -2,34 +2,33 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from html import escape
 from importlib import resources
 from pathlib import Path
 
 from dom2_fast.errors import Dom2Error
 from dom2_fast.files import atomic_write
 from dom2_fast.ops import machine
-from dom2_fast.report import figures, pieces
-from dom2_fast.report.load import SETTINGS, Run, load_runs
-from dom2_fast.report.scene import scene
+from dom2_fast.report import figures
+from dom2_fast.report.load import Run, load_runs
+from dom2_fast.report.panels import panels
+from dom2_fast.report.scene import playable, scene
+from dom2_fast.runs.folder import setting_title, settings_in_order
 
 # Tells a report that may be replaced from a file of the user's.
 _GENERATOR = "<meta name='generator' content='dom2-fast'>"
 
-# What is drawn of metrics.jsonl, in this order, where some run has it.
-PANELS = [
-    ("eval/return", "evaluation return"),
-    ("loss/bc", "denoising loss"),
-    ("loss/critic", "critic loss"),
-    ("loss/td", "temporal-difference loss"),
-    ("loss/cql", "CQL penalty"),
-    ("loss/actor", "actor loss"),
-    ("q/data", "Q of the data's actions"),
-    ("q/policy", "Q of the policy's actions"),
-    ("q/uniform", "Q of uniform actions"),
-]
+# The plots' markers, as shapes in a square of 16.
+_SHAPES = {
+    "o": "<circle cx='8' cy='8' r='5.5'/>",
+    "s": "<rect x='3' y='3' width='10' height='10'/>",
+    "D": "<path d='M8 1.5 14.5 8 8 14.5 1.5 8z'/>",
+    "^": "<path d='M8 2 14.5 13.5h-13z'/>",
+    "v": "<path d='M8 14 1.5 2.5h13z'/>",
+    "P": "<path d='M6 2h4v4h4v4h-4v4H6v-4H2V6h4z'/>",
+    "X": "<path d='m4 1.5 4 4 4-4L14.5 4l-4 4 4 4-2.5 2.5-4-4-4 4L1.5 12l4-4-4-4z'/>",
+    "*": "<path d='m8 1 2 5h5l-4 3.5 1.5 5.5L8 12l-4.5 3L5 9.5 1 6h5z'/>",
+}
 
 
 def write_report(
@@ -69,101 +68,89 @@ def write_report(
 
 def render(runs: list[Run], *, title: str, reference: dict[str, float], note: str = "") -> str:
     """The whole page as text."""
+    from markupsafe import Markup
+
     tasks = sorted({run.env for run in runs})
-    about = f"{len(runs)} run{'s' * (len(runs) != 1)} on {', '.join(tasks)}"
-    parts = [
-        _summary(runs, reference),
-        _intervals(runs, reference),
-        _rollouts(runs),
-        _curves(runs),
-        _times(runs),
-        _settings(runs),
-        _made(runs),
-    ]
-    here = resources.files("dom2_fast.report")
-    return (
-        "<!doctype html>\n<html lang='en'>\n<head>\n<meta charset='utf-8'>\n"
-        f"{_GENERATOR}\n<meta name='viewport' content='width=device-width, initial-scale=1'>\n"
-        f"<title>{escape(title)}</title>\n<style>\n{here.joinpath('style.css').read_text('utf-8')}"
-        f"</style>\n</head>\n<body>\n<header><h1>{escape(title)}</h1>"
-        f"<p class='note'>{escape(about)}. {escape(note)}</p></header>\n<main>\n"
-        + "\n".join(part for part in parts if part)
-        + "\n</main>\n<footer>Made by <code>dom2-fast report</code>.</footer>\n"
-        f"<script>\n{here.joinpath('rollout.js').read_text('utf-8')}</script>\n</body>\n</html>\n"
+    scores = _scores(runs)
+    curves = panels(runs)
+    timed = [run for run in runs if any(figures.stage_milliseconds(run).values())]
+    page = _template().render(
+        generator=Markup(_GENERATOR),
+        css=Markup(_text("style.css")),
+        script=Markup(_text("rollout.js")),
+        title=title,
+        about=f"{len(runs)} run{'s' * (len(runs) != 1)} on {', '.join(tasks)}",
+        note=note,
+        runs=runs,
+        scores=scores,
+        verdicts=_verdicts(scores, reference),
+        intervals=Markup(figures.score_intervals(runs, reference)) if scores else "",
+        scenes=_scenes(runs),
+        curves=Markup(figures.learning_curves(runs, curves)) if curves else "",
+        times=Markup(figures.stage_times(timed)) if timed else "",
+        stages=figures.stages(timed),
+        settings=_settings(runs),
+        made=_made(runs),
     )
+    return page.lstrip() + "\n"
 
 
-def _summary(runs: list[Run], reference: dict[str, float]) -> str:
-    settings = _settings_evaluated(runs)
-    if not settings:
-        return pieces.section(
-            "Scores", "", "None of these runs has been evaluated: `dom2-fast evaluate RUN` does it."
-        )
-    rows = []
-    for setting in settings:
-        rows.append(
-            f"<tr class='group'><th colspan='7' scope='rowgroup'>"
-            f"{escape(SETTINGS.get(setting, setting).capitalize())}</th></tr>"
-        )
-        having = [
-            (index, run, run.results[setting])
-            for index, run in enumerate(runs)
-            if setting in run.results
+def _template():
+    from jinja2 import Environment, StrictUndefined
+    from markupsafe import Markup
+
+    environment = Environment(
+        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined
+    )
+    environment.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
+    environment.filters["number"] = _number
+    environment.globals["marker"] = lambda index: Markup(_SHAPES[figures.style(index)[1]])
+    return environment.from_string(_text("page.html.jinja"))
+
+
+def _text(name: str) -> str:
+    return resources.files("dom2_fast.report").joinpath(name).read_text("utf-8")
+
+
+def _number(value, digits: int = 1) -> str:
+    return "\N{EN DASH}" if value is None else f"{value:,.{digits}f}".replace("-", "\N{MINUS SIGN}")
+
+
+def _scores(runs: list[Run]) -> list[dict]:
+    """For each setting that was evaluated its title, and a row for each run."""
+    groups = []
+    for setting in settings_in_order(key for run in runs for key in run.results):
+        having = [(index, run) for index, run in enumerate(runs) if setting in run.results]
+        best = max(run.results[setting]["mean"] for _, run in having)
+        optional = dict.fromkeys(("iqm", "normalised", "normalised_ci95", "episodes"))
+        rows = [
+            {
+                "index": index,
+                "name": run.name,
+                "step": (run.scores or {}).get("step"),
+                "result": optional | run.results[setting],
+                "best": len(having) > 1 and run.results[setting]["mean"] == best,
+            }
+            for index, run in having
         ]
-        best = max(result["mean"] for _, _, result in having)
-        for index, run, result in having:
-            mark = " class='best'" if len(having) > 1 and result["mean"] == best else ""
-            cells = [
-                pieces.interval(result["ci95"]),
-                pieces.number(result.get("iqm")),
-                pieces.number(result.get("normalised"))
-                + pieces.small(result.get("normalised_ci95")),
-                pieces.number(result.get("episodes"), 0),
-                pieces.number((run.scores or {}).get("step"), 0),
-            ]
-            rows.append(
-                f"<tr{mark}><td>{pieces.key(index)}{escape(run.name)}</td>"
-                f"<td class='number'>{pieces.number(result['mean'])}</td>"
-                + "".join(f"<td class='number'>{cell}</td>" for cell in cells)
-                + "</tr>"
-            )
-    heads = [
-        "Run",
-        "Mean return",
-        "95 % interval",
-        "IQM",
-        "Normalised",
-        "Episodes",
-        "Trained steps",
-    ]
-    head = "".join(
-        f"<th scope='col'{' class=number' if i else ''}>{name}</th>" for i, name in enumerate(heads)
-    )
-    table = (
-        f"<div class='scroll'><table><thead><tr>{head}</tr></thead>"
-        f"<tbody>{''.join(rows)}</tbody></table></div>"
-    )
-    verdicts = "".join(f"<p>{escape(line)}</p>" for line in _verdicts(runs, settings, reference))
-    return pieces.section("Scores", verdicts + table)
+        groups.append({"title": setting_title(setting), "rows": rows})
+    return groups
 
 
-def _verdicts(runs: list[Run], settings: list[str], reference: dict[str, float]) -> list[str]:
+def _verdicts(scores: list[dict], reference: dict[str, float]) -> list[str]:
     """One sentence for each setting: the best run, and whether its interval stands apart."""
     lines = []
-    for setting in settings:
-        ranked = sorted(
-            (run for run in runs if setting in run.results),
-            key=lambda run: -run.results[setting]["mean"],
-        )
+    for group in scores:
+        ranked = sorted(group["rows"], key=lambda row: -row["result"]["mean"])
         if len(ranked) < 2:
             continue
         first, second = ranked[:2]
-        apart = first.results[setting]["ci95"][0] > second.results[setting]["ci95"][1]
+        apart = first["result"]["ci95"][0] > second["result"]["ci95"][1]
         lines.append(
-            f"{SETTINGS.get(setting, setting).capitalize()}: {first.name} has the highest mean, "
-            f"{first.results[setting]['mean']:.1f}; its 95 % interval "
-            f"{'lies above that' if apart else 'overlaps the one'} of {second.name} "
-            f"({second.results[setting]['mean']:.1f})."
+            f"{group['title'].capitalize()}: {first['name']} has the highest mean, "
+            f"{first['result']['mean']:.1f}; its 95 % interval "
+            f"{'lies above that' if apart else 'overlaps the one'} of {second['name']} "
+            f"({second['result']['mean']:.1f})."
         )
     if reference:
         values = ", ".join(f"{name} {value:.1f}" for name, value in reference.items())
@@ -171,132 +158,38 @@ def _verdicts(runs: list[Run], settings: list[str], reference: dict[str, float])
     return lines
 
 
-def _intervals(runs: list[Run], reference: dict[str, float]) -> str:
-    if not _settings_evaluated(runs):
-        return ""
-    return pieces.section(
-        "Score intervals",
-        pieces.plot(figures.score_intervals(runs, reference)),
-        "Mean return of an episode (marker), its 95 % bootstrap interval (bar) and the mean of the "
-        "middle half of the episodes, IQM (tick).",
-    )
+def _scenes(runs: list[Run]) -> list[dict]:
+    scenes = [scene(run) | {"index": i} for i, run in enumerate(runs) if playable(run)]
+    reach = max((made["reach"] for made in scenes), default=0)
+    return [made | {"reach": reach} for made in scenes]  # one scale, so that the pictures compare
 
 
-def _rollouts(runs: list[Run]) -> str:
-    scenes = [scene(run) | {"index": i} for i, run in enumerate(runs) if run.rollout is not None]
-    if not scenes:
-        return ""
-    reach = max(made["reach"] for made in scenes)  # one scale, so that the pictures compare
-    scenes = [made | {"reach": reach} for made in scenes]
-    boxes = "".join(_scene_box(i, made) for i, made in enumerate(scenes))
-    # "<" can't end the script element this way, whatever a run is called.
-    data = json.dumps(scenes, separators=(",", ":")).replace("<", "\\u003c")
-    controls = (
-        "<div class='controls'><button id='rollout-play' type='button'>Play</button>"
-        "<input id='rollout-step' type='range' min='0' value='0' step='1' aria-label='step'>"
-        "<output id='rollout-readout'></output></div>"
-    )
-    return pieces.section(
-        "A recorded episode",
-        f"<div class='scenes'>{boxes}</div>{controls}"
-        f"<script type='application/json' id='rollout-data'>{data}</script>"
-        "<noscript>The animation needs JavaScript.</noscript>",
-        "The thin square is where everything starts, from -1 to 1 each way.",
-    )
-
-
-def _scene_box(number: int, made: dict) -> str:
-    name = escape(made["name"])
-    return (
-        f"<figure class='scene'><canvas id='scene-{number}' role='img' "
-        f"aria-label='{name}: recorded episode'></canvas><figcaption>{pieces.key(made['index'])}"
-        f"<b>{name}</b> <span class='note'>{escape(made['caption'])}</span></figcaption></figure>"
-    )
-
-
-def _curves(runs: list[Run]) -> str:
-    panels = [
-        (key, title)
-        for key, title in PANELS
-        if any(len(figures.series(run, key)[0]) > 1 for run in runs)
-    ]
-    if not panels:
-        return ""
-    return pieces.section(
-        "Learning curves",
-        _legend(runs) + pieces.plot(figures.learning_curves(runs, panels)),
-        "Long curves are drawn twice: faint as logged, and averaged over sixtieths of the run.",
-    )
-
-
-def _times(runs: list[Run]) -> str:
-    timed = [run for run in runs if any(figures.stage_milliseconds(run).values())]
-    if not timed:
-        return ""
-    legend = "".join(
-        f"<span>{pieces.swatch(index)}{stage}</span>" for index, stage in enumerate(figures.STAGES)
-    )
-    return pieces.section(
-        "Time of one update",
-        f"<div class='legend'>{legend}</div>" + pieces.plot(figures.stage_times(timed)),
-        "Median over the run: drawing the batch, the critics, the policies, the target networks.",
-    )
-
-
-def _settings(runs: list[Run]) -> str:
-    flat = [pieces.flatten(run.config) for run in runs]
-    keys = list(dict.fromkeys(key for settings in flat for key in settings))
-    differing = [key for key in keys if len({repr(settings.get(key)) for settings in flat}) > 1]
-    parts = []
+def _settings(runs: list[Run]) -> dict:
+    """Every run's settings with dotted names, all the names, and those in which runs differ."""
+    of_runs = [_flat(run.config) for run in runs]
+    names = list(dict.fromkeys(name for own in of_runs for name in own))
+    differing = [name for name in names if len({repr(own.get(name)) for own in of_runs}) > 1]
+    note = ""
     if len(runs) > 1:
-        if differing:
-            parts.append(_settings_table(runs, flat, differing))
-            note = "Where the runs' settings differ."
-        else:
+        note = "Where the runs' settings differ."
+        if not differing:
             note = "All settings of these runs are the same."
-    else:
-        note = ""
-    everything = _settings_table(runs, flat, keys)
-    parts.append(f"<details><summary>All {len(keys)} settings</summary>{everything}</details>")
-    return pieces.section("Settings", "".join(parts), note)
+    return {"of_runs": of_runs, "all": names, "differing": differing, "note": note}
 
 
-def _settings_table(runs: list[Run], flat: list[dict], keys: list[str]) -> str:
-    head = "".join(
-        f"<th scope='col'>{pieces.key(i)}{escape(run.name)}</th>" for i, run in enumerate(runs)
-    )
-    rows = "".join(
-        f"<tr><th scope='row' class='mono'>{escape(key)}</th>"
-        + "".join(
-            f"<td class='mono'>{escape(str(settings[key])) if key in settings else '&ndash;'}</td>"
-            for settings in flat
-        )
-        + "</tr>"
-        for key in keys
-    )
-    return (
-        f"<div class='scroll'><table class='settings'><thead><tr><th scope='col'>Setting</th>{head}"
-        f"</tr></thead><tbody>{rows}</tbody></table></div>"
-    )
+def _flat(values: Mapping, prefix: str = "") -> dict:
+    flat = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
 
 
-def _made(runs: list[Run]) -> str:
-    items = dict(machine.describe())
-    items["runs"] = ", ".join(str(run.path) for run in runs)
-    items["data"] = ", ".join(
-        dict.fromkeys(str((run.scores or {}).get("data") or run.config.get("data")) for run in runs)
-    )
-    rows = "".join(f"<dt>{escape(k)}</dt><dd>{escape(str(v))}</dd>" for k, v in items.items())
-    return pieces.section(
-        "Where and when", f"<dl>{rows}</dl>", "The machine that wrote this report."
-    )
-
-
-def _settings_evaluated(runs: list[Run]) -> list[str]:
-    found = {key for run in runs for key in run.results}
-    return [key for key in SETTINGS if key in found] + sorted(found - set(SETTINGS))
-
-
-def _legend(runs: list[Run]) -> str:
-    keys = "".join(f"<span>{pieces.key(i)}{escape(run.name)}</span>" for i, run in enumerate(runs))
-    return f"<div class='legend'>{keys}</div>"
+def _made(runs: list[Run]) -> dict[str, str]:
+    data = [str((run.scores or {}).get("data") or run.config.get("data")) for run in runs]
+    return dict(machine.describe()) | {
+        "runs": ", ".join(str(run.path) for run in runs),
+        "data": ", ".join(dict.fromkeys(data)),
+    }

@@ -17,6 +17,14 @@ _MOVING = ("agent", "predator", "prey")
 _SOLID = ("obstacle", "food")
 
 
+_ARRAYS = ("states", "sizes", "kinds")
+
+
+def playable(run: Run) -> bool:
+    """Whether the run recorded an episode as the particle tasks do; another's isn't played back."""
+    return run.rollout is not None and all(key in run.rollout for key in _ARRAYS)
+
+
 def scene(run: Run) -> dict:
     """What `rollout.js` draws: entities (kind, size, colour, label), positions per step, the reach.
 
@@ -24,7 +32,7 @@ def scene(run: Run) -> dict:
         Dom2Error: the recorded episode lacks an array, or shapes don't fit each other.
     """
     rollout = run.rollout
-    missing = [key for key in ("states", "sizes", "kinds") if key not in rollout]
+    missing = [key for key in _ARRAYS if key not in rollout]
     if missing:
         raise Dom2Error(
             f"{run.path / 'rollout.npz'} lacks {', '.join(missing)}: run "

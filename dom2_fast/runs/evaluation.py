@@ -1,89 +1,163 @@
-"""Scores of policies: many episodes at once in the batched environment, and their statistics.
+"""Scores of policies: many episodes at once in any environment, and their statistics.
 
-All policies meet the same starts (one fixed seed). Scores are raw returns as OMAR reports them, and
-normalised ones, 100 (S - random) / (expert - random), with the published constants. This module
-doesn't know how policies are trained.
+All policies meet the same starts (one fixed seed). Scores are raw returns as the environment
+reports them and, where it is registered with constants, normalised ones,
+100 (S - random) / (expert - random). This module doesn't know how policies are trained, and of an
+environment only what `envs.Env` says.
 """
 
 from __future__ import annotations
 
-import json
+import math
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import torch
 
 from dom2_fast import envs
-from dom2_fast.errors import Dom2Error
-from dom2_fast.files import atomic_write
+from dom2_fast.errors import Dom2Error, whole_number
 
 SEED = 2_000_000_000  # far from the small seeds that data is collected with
+BATCH = 16_384  # episodes played at once at most, where the caller doesn't say
 RESAMPLES = 9_999
-SCORES, ROLLOUT = "scores.json", "rollout.npz"
 
-Policies = Callable[..., torch.Tensor]  # (list of obs [E, obs_i], generator) -> act [E, G, A]
+# Anything with .act(obs, generator=None), or a function of that signature: observations [G, E, O]
+# (a list of [E, O_i] where the agents' widths differ) -> actions [G, E, A]
+Policies = Callable[..., torch.Tensor]
+random_policies = envs.random_policies
 
 
 @torch.no_grad()
 def evaluate(
     policies: Policies,
-    env: str,
+    env: str | Callable | envs.EnvSpec,
     episodes: int = 500,
     shift: str | None = None,
     seed: int = SEED,
-    v_min: float | None = None,
-    prey: str = "bundled",
     record: bool = False,
+    num_envs: int | None = None,
+    **options,
 ) -> dict:
-    """Plays `episodes` episodes at once.
+    """Plays `episodes` episodes, at most `num_envs` at once, each to its end.
+
+    The episodes are divided into chunks of one size: as few as `num_envs` allows, played one after
+    the other, surplus episodes of the last dropped. Chunk k's starts and noise are those of
+    seed + k. So scores don't depend on `num_envs` where one chunk holds all episodes; another
+    number of chunks plays other starts, with the same distribution.
 
     Args:
-        policies: called with the list of observations `[episodes, obs_i]` of the driven agents and
-            a `torch.Generator`, gives actions `[episodes, agents, act_dim]`. `agent.policies` of
-            every algorithm is one.
-        env: a task of `envs.TASKS`.
-        shift, v_min, prey: see `envs.make`.
+        policies: called with the observations of the driven agents, `[G, E, O]` (a list of
+            `[E, O_i]` where widths differ), and `generator=`, a `torch.Generator`; gives actions
+            `[G, E, A]`. `agent.policies` of every algorithm is one, a `FrozenPolicy` too: an object
+            with `act`, or a function.
+        env: a name (`envs.names()`), "module:function", or a function that makes an `Env` or a
+            PettingZoo `ParallelEnv`; see `envs.resolve`.
+        shift: one of the environment's shifts, or None.
         seed: of the starts and of the policies' noise; keep the default to compare policies.
-        record: also return the first episode's states.
+        record: also return the first episode, where the environment has a `recording()`.
+        num_envs: None: `BATCH`, or `envs.ADAPTED` where the environment comes one copy at a time.
+            The particle tasks take up to 4 kB per copy, so that BATCH of them take 60 MB, beside
+            what the policies need.
+        options: of the shift (such as `v_min`) and of the environment (such as `prey`).
     Returns:
-        the statistics of `statistics`, plus `shift`, `v_min` (if any), `seed` and, with `record`,
-        `rollout` (see `save_rollout`).
+        the statistics of `statistics`, plus `shift` and its options, `seed`, `num_envs` (episodes
+        in a chunk), `options` (the environment's, where any was given) and, with `record`,
+        `rollout` (see `scoring.save_rollout`).
     Raises:
-        Dom2Error: an unknown task or shift; a policy of other observation widths.
+        Dom2Error: an unknown environment, shift or option; policies of other widths; all before
+            anything is played. Actions of another shape than [G, E, A]; scores that aren't finite.
     """
-    if not isinstance(episodes, int) or episodes < 1:
-        raise Dom2Error(f"episodes must be an integer >= 1, not {episodes!r}")
-    world = envs.make(env, num_envs=episodes, seed=seed, shift=shift, v_min=v_min, prey=prey)
-    expected = getattr(policies, "obs_dims", None)
-    if expected is not None and list(expected) != list(world.obs_dims):
-        raise Dom2Error(
-            f"these policies take observations of widths {list(expected)}, {env} gives "
-            f"{list(world.obs_dims)}: they were trained for another environment"
-        )
-    generator = torch.Generator().manual_seed(seed)
-    obs = world.reset()
-    sums = torch.zeros(episodes, world.num_agents, dtype=torch.float64)
-    states = [world.state()[0]]
-    for _ in range(world.episode_length):
-        obs, reward, _done = world.step(policies(obs, generator=generator))
-        sums += reward
-        if record:
-            states.append(world.state()[0])
-    result = statistics(envs.episode_score(sums, env), env)
-    result |= {"shift": shift, "seed": seed}
-    if world.v_min is not None:
-        result["v_min"] = world.v_min
+    spec = envs.resolve(env)
+    for name, value, least in (("episodes", episodes, 1), ("seed", seed, 0)):
+        whole_number(name, value, least)
+    if num_envs is None:
+        num_envs = BATCH if spec.batched else envs.ADAPTED
+    whole_number("num_envs", num_envs, 1)
+    chunks = math.ceil(episodes / num_envs)
+    size = math.ceil(episodes / chunks)
+    world = spec.make(size, seed=seed, shift=shift, **options)
+    try:
+        _check_fits(policies, world, spec.name)
+        frames: list[dict] = []
+        if not hasattr(world, "recording"):
+            record = False
+        scores = []
+        for chunk in range(chunks):
+            film = frames if record and chunk == 0 else None
+            scores.append(_play_chunk(policies, world, seed + chunk, film))
+    finally:
+        getattr(world, "close", lambda: None)()
+    result = statistics(torch.cat(scores)[:episodes], spec.name)
+    result |= {"shift": shift, "seed": seed, "num_envs": size}
+    of_shift = spec.shift_options(shift, options)
+    result |= of_shift
+    given = {k: v for k, v in options.items() if v is not None and k not in of_shift}
+    if given:
+        result["options"] = {k: _plain(v) for k, v in given.items()}
     if record:
         result["rollout"] = {
-            "task": env,
+            **frames[0],
+            "task": spec.name,
             "shift": shift or "",
-            "states": torch.stack(states).double().numpy(),  # [T + 1, entities, 4]
-            "sizes": np.array(world.spec.sizes),
-            "kinds": np.array(world.spec.kinds),
+            "states": np.stack([frame["states"] for frame in frames]),  # [T + 1, entities, 4]
             "return": float(result["returns"][0]),
         }
     return result
+
+
+def _plain(value):
+    """What JSON can hold, else the value's name."""
+    return value if isinstance(value, bool | int | float | str | list | tuple) else str(value)
+
+
+def _play_chunk(policies: Policies, world: envs.Env, seed: int, frames: list | None):
+    """Scores [E] of one episode of every copy; with `frames`, the first copy's moments go there."""
+    generator = torch.Generator().manual_seed(seed)
+    choose = getattr(policies, "act", policies)
+
+    def act(obs: envs.Obs) -> torch.Tensor:
+        if frames == []:
+            frames.append(_checked(world.recording()))
+        return choose(obs, generator=generator)
+
+    def film(step: envs.Step) -> None:
+        if frames is not None and bool(step.alive[0]):
+            frames.append(world.recording())
+
+    return world.score(envs.reward_sums(world, act, seed, film))
+
+
+def _checked(frame: dict) -> dict:
+    lacks = [key for key in ("states", "sizes", "kinds") if key not in frame]
+    if lacks:
+        raise Dom2Error(
+            f"recording() gave {', '.join(frame) or 'nothing'}; it must give states, sizes and "
+            f"kinds (see dom2_fast.envs.Env), or not be there; it lacks {', '.join(lacks)}"
+        )
+    return frame
+
+
+def _check_fits(policies: Policies, world: envs.Env, name: str) -> None:
+    """Refuses policies that say other widths than the environment has."""
+    if not callable(getattr(policies, "act", policies)):
+        raise Dom2Error(
+            f"policies have act(obs, generator=None) or are a function of that signature, got "
+            f"{type(policies).__name__}"
+        )
+    taken = getattr(policies, "obs_dims", None)
+    if taken is None and getattr(policies, "groups", None) and hasattr(policies, "obs_dim"):
+        taken = [policies.obs_dim] * policies.groups
+    if taken is not None and list(taken) != list(world.obs_dims):
+        raise Dom2Error(
+            f"these policies take observations of widths {list(taken)}, {name} gives "
+            f"{list(world.obs_dims)}: they were trained for another environment"
+        )
+    given = getattr(policies, "act_dim", None)
+    if isinstance(given, int) and given != world.act_dim:
+        raise Dom2Error(
+            f"these policies give actions of width {given}, {name} takes {world.act_dim}: they "
+            "were trained for another environment"
+        )
 
 
 def statistics(scores: torch.Tensor, env: str | None = None, seed: int = 0) -> dict:
@@ -91,7 +165,7 @@ def statistics(scores: torch.Tensor, env: str | None = None, seed: int = 0) -> d
 
     Args:
         scores: one score per episode.
-        env: adds `normalised` and `normalised_ci95` where the task has published constants.
+        env: adds `normalised` and `normalised_ci95` where it is registered with constants.
         seed: of the bootstrap.
     """
     values = torch.as_tensor(scores, dtype=torch.float64).numpy()
@@ -119,9 +193,14 @@ def bootstrap_interval(values: np.ndarray, seed: int = 0) -> tuple[float, float]
     from scipy import stats
 
     interval = stats.bootstrap(
-        (values,), np.mean, n_resamples=RESAMPLES, method="percentile", vectorized=True,
-        batch=max(1, 2**21 // len(values)), rng=np.random.default_rng(seed),
-    ).confidence_interval  # fmt: skip
+        (values,),
+        np.mean,
+        n_resamples=RESAMPLES,
+        method="percentile",
+        vectorized=True,
+        batch=max(1, 2**21 // len(values)),
+        rng=np.random.default_rng(seed),
+    ).confidence_interval
     return float(interval.low), float(interval.high)
 
 
@@ -133,56 +212,16 @@ def interquartile_mean(values: np.ndarray) -> float:
 
 
 def dataset_scores(data, env: str | None = None) -> dict:
-    """The same statistics of a data set's own episodes: what its behaviour policy scored."""
+    """The same statistics of a data set's own episodes: what its behaviour policy scored.
+
+    Args:
+        data: a `TrajectoryDataset`.
+        env: whose rule of scoring counts; None: the data set's own. Where `env` isn't registered,
+            an episode's score is the mean over the agents.
+    """
     env = env or data.task
     if env is None:
         raise Dom2Error("this data set doesn't say its task: give env=...")
-    return statistics(envs.episode_score(data.returns.T, env), env)
-
-
-def random_policies(agents: int, act_dim: int = 2) -> Policies:
-    """Uniform actions in [-1, 1]: the "random" of the normalised score."""
-
-    def act(obs: list[torch.Tensor], generator: torch.Generator | None = None) -> torch.Tensor:
-        return 2 * torch.rand(len(obs[0]), agents, act_dim, generator=generator) - 1
-
-    return act
-
-
-def setting_name(shift: str | None) -> str:
-    """Key of a result in scores.json: "standard", "shift_speed", "shift_landmarks"."""
-    return "standard" if shift is None else f"shift_{shift}"
-
-
-def save_scores(folder, header: dict, results: dict[str, dict]) -> dict:
-    """Merges results into the folder's scores.json, atomically; gives what is in it then.
-
-    Args:
-        header: `algo`, `env`, `data`, `step` of the evaluated run. Results of another step, data
-            set or environment that are in the file already are dropped: they are of other policies.
-        results: setting name -> statistics.
-    Raises:
-        Dom2Error: the file there can't be read; no space is left.
-    """
-    path = Path(folder) / SCORES
-    kept = {}
-    if path.exists():
-        try:
-            before = json.loads(path.read_text(encoding="utf-8"))
-            if all(before.get(key) == value for key, value in header.items()):
-                kept = dict(before["results"])
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise Dom2Error(f"{path} can't be read ({error}): move it away") from error
-    clean = {name: {k: v for k, v in r.items() if k != "rollout"} for name, r in results.items()}
-    scores = {"format": 1, **header, "results": {**kept, **clean}}
-    with atomic_write(path, "w") as file:
-        json.dump(scores, file, indent=1)
-        file.write("\n")
-    return scores
-
-
-def save_rollout(folder, rollout: dict) -> None:
-    """Writes rollout.npz: `states [T + 1, entities, 4]` (position, velocity; agents then
-    landmarks), `sizes [entities]`, `kinds [entities]`, `task`, `shift`, `return`."""
-    with atomic_write(Path(folder) / ROLLOUT) as file:
-        np.savez_compressed(file, **rollout)
+    known = env in envs.names() or ":" in env
+    returns = data.returns  # [G, episodes]
+    return statistics(envs.episode_score(returns, env) if known else returns.mean(dim=0), env)

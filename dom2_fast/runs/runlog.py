@@ -1,16 +1,20 @@
-"""A run's numbers: metrics.jsonl, TensorBoard, progress bar. Knows nothing of what they mean."""
+"""A run's numbers: metrics.jsonl, TensorBoard, progress bar. The algorithm says what they are."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
+import time
 from pathlib import Path
 
 import torch
 
 from dom2_fast.files import atomic_write
+from dom2_fast.runs.folder import METRICS, SCORE, TENSORBOARD
+from dom2_fast.runs.run_config import RunConfig
 
-METRICS, TENSORBOARD = "metrics.jsonl", "tb"
+SHOWN = 4  # numbers beside the progress bar: what fits on a line
 
 
 class Meter:
@@ -40,19 +44,46 @@ class Meter:
         return {name: [total, count] for name, (total, count) in self._sums.items()}
 
 
+class Clock:
+    """Seconds per update by stage, and updates per second, since the last lap."""
+
+    def __init__(self, agents):
+        self.agents = agents
+        self.agents.stage.reset()
+        self.step, self.begin = agents.step, time.perf_counter()
+
+    def lap(self) -> dict[str, float]:
+        updates = max(1, self.agents.step - self.step)
+        elapsed = max(time.perf_counter() - self.begin, 1e-9)
+        out = {f"seconds/{s}": t / updates for s, t in self.agents.stage.seconds.items()}
+        self.agents.stage.reset()
+        self.step, self.begin = self.agents.step, time.perf_counter()
+        return {**out, "rate": updates / elapsed}
+
+    @contextlib.contextmanager
+    def paused(self):
+        begin = time.perf_counter()
+        yield
+        self.begin += time.perf_counter() - begin
+
+
 class RunLog:
     """Writes one JSON object per log step, mirrors it to TensorBoard, moves the progress bar.
 
     Args:
         out: the run folder.
-        step: the step the run starts from. Lines of later steps (written after the checkpoint that
-            the run goes on from) are dropped, and so are lines off the `every` schedule (the last
-            line of a run that ended in between), so that the file is that of an uninterrupted run.
+        agents: what is trained. Lines of later steps than theirs (written after the checkpoint
+            that the run goes on from) are dropped, and so are lines off the `log_every` schedule
+            (the last line of a run that ended in between), so that the file is that of an
+            uninterrupted run.
+        run: its options.
+        progress, tensorboard: see `train`.
     """
 
-    def __init__(self, out, step: int, every: int, steps: int, name: str, progress, tensorboard):
+    def __init__(self, out, agents, run: RunConfig, progress: bool, tensorboard: bool):
+        step = agents.step
         self.path = Path(out) / METRICS
-        self._trim(step, every)
+        self._trim(step, run.log_every)
         self._file = self.path.open("a", encoding="utf-8")
         self._board = None
         if tensorboard:
@@ -63,10 +94,16 @@ class RunLog:
         from tqdm import tqdm
 
         self._bar = tqdm(
-            total=steps, initial=step, desc=name, unit="step", disable=not progress,
-            dynamic_ncols=True, smoothing=0.05,
-        )  # fmt: skip
+            total=run.steps,
+            initial=step,
+            desc=agents.name,
+            unit="step",
+            disable=not progress,
+            dynamic_ncols=True,
+            smoothing=0.05,
+        )
         self._last: dict[str, float] = {}
+        self._shown = [SCORE, *agents.metric_names]
         self._postfix: dict[str, str] = {}
 
     def _trim(self, step: int, every: int) -> None:
@@ -98,9 +135,9 @@ class RunLog:
         if self._board is not None:
             for name, value in values.items():
                 self._board.add_scalar(name, value, step)
-        shown = ("loss/critic", "loss/bc", "q/data", "eval/return")
-        self._postfix |= {k: f"{values[k]:.3g}" for k in shown if k in values}
-        self._bar.set_postfix(self._postfix)
+        shown = [name for name in self._shown if name in values or name in self._postfix]
+        self._postfix |= {name: f"{values[name]:.3g}" for name in shown if name in values}
+        self._bar.set_postfix({name: self._postfix[name] for name in shown[:SHOWN]})
 
     def not_finite(self) -> str | None:
         """Name of a number of the last line that is NaN or infinite."""

@@ -8,11 +8,6 @@ the same metrics, bit for bit, as one that was not; only times differ.
 
 from __future__ import annotations
 
-import contextlib
-import errno
-import signal
-import threading
-import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -21,238 +16,137 @@ import torch
 from dom2_fast import algos, checkpoint, envs
 from dom2_fast import config as configs
 from dom2_fast._version import __version__
-from dom2_fast.data.checks import positive_int
 from dom2_fast.data.trajectories import TrajectoryDataset
 from dom2_fast.errors import Dom2Error
-from dom2_fast.files import new_run_dir, refuse_used
-from dom2_fast.runs.runlog import Meter, RunLog
-
-CONFIG = "config.yaml"
+from dom2_fast.files import explain_no_space, new_run_dir, refuse_used
+from dom2_fast.runs import run_config
+from dom2_fast.runs.folder import SCORE
+from dom2_fast.runs.run_config import RunConfig
+from dom2_fast.runs.runlog import Clock, Meter, RunLog
+from dom2_fast.runs.signals import StopSignal
 
 
 @dataclass(frozen=True)
 class TrainResult:
-    """How a run ended: at which step, and whether a signal stopped it early."""
+    """How a run ended: at which step of how many, and whether a signal stopped it early."""
 
     out: Path
     step: int
+    steps: int
     interrupted: bool
     agents: object
 
 
-@dataclass(frozen=True)
-class Schedule:
-    """When a run logs, saves and evaluates, in updates; 0: never."""
-
-    log_every: int = 50
-    save_every: int = 500
-    eval_every: int = 0
-    eval_episodes: int = 100
-
-    def __post_init__(self):
-        for name in ("log_every", "save_every", "eval_episodes"):
-            positive_int(getattr(self, name), name)
-        if self.eval_every:
-            positive_int(self.eval_every, "eval_every")
-
-
 def train(
     config,
-    data_path,
+    run,
     out,
-    steps: int,
+    steps: int | None = None,
     resume: bool = False,
     *,
-    env: str | None = None,
-    episode_length: int | None = None,
-    log_every: int = 50,
-    save_every: int = 500,
-    eval_every: int = 0,
-    eval_episodes: int = 100,
     progress: bool = True,
     tensorboard: bool = True,
+    **options,
 ) -> TrainResult:
-    """Trains until `steps` updates are done in all, into the folder `out`.
+    """Trains until the run's `steps` updates are done in all, into the folder `out`.
 
     Ctrl-C and SIGTERM end the run after the current update, with a checkpoint; a second Ctrl-C
     stops at once. With `resume`, the run goes on from its checkpoint, as if it had never stopped.
 
     Args:
-        config: the algorithm's config dataclass (`DOM2Config`, `BCConfig`). With `resume` None
-            takes the run's own; anything else must equal it.
-        data_path: a data set in OMAR's layout. With `resume` None takes the run's own.
+        config: the algorithm's config dataclass, such as `DOM2Config`. None: the defaults of the
+            run's `algo`, or with `resume` the run's own; there, anything else must equal it.
+        run: a `RunConfig`; or the data set's path, the run's other options being keywords
+            (`steps`, `log_every`, ...: the fields of `RunConfig`). With `resume`, what isn't given
+            is the run's own.
         out: a new or empty folder, or with `resume` the run's.
-        steps: updates in all, those before a resume included.
-        env: the task the policies are for. None: the one the data set names.
-        episode_length: see `TrajectoryDataset.load`.
-        log_every, save_every, eval_every, eval_episodes: see `Schedule`.
+        steps: the option of that name.
         progress: show a progress bar. tensorboard: also log for TensorBoard.
     Raises:
-        Dom2Error: before anything is written: unusable data, settings or folder; `resume` without a
-            run, or with another algorithm, environment, data set or settings. Later: losses that
-            are not finite, no space left (the last checkpoint stays intact).
+        Dom2Error: before anything is written: unusable data, options, settings or folder; `resume`
+            without a run, or with another algorithm, environment, data set or settings. Later:
+            losses that are not finite, no space left (the last checkpoint stays intact).
     """
     out = Path(out)
-    positive_int(steps, "steps")
-    times = Schedule(log_every, save_every, eval_every, eval_episodes)
-    saved = _open_run(out, config, env) if resume else None
-    if saved is None:
-        if config is None or data_path is None:
-            raise Dom2Error("a new run needs a config and a data set")
+    given = _given(run, steps, options)
+    if resume:
+        saved = _open_run(out, config, given)
+        run = run_config.make(_own_options(out, saved) | given | {"algo": saved["algo"]})
+        data = TrajectoryDataset.load(run.data, run.episode_length)
+        dims = _check_env(run, data)
+        agents, meter = _restored(out, saved, data, run)
+    else:
+        run = run_config.make(given)
+        if config is not None:
+            run.algo = algos.of_config(config).name
+        if run.data is None:
+            raise Dom2Error("a new run needs a data set: give its path")
         refuse_used(out, resume_hint=True)  # before the data is read
-    else:
-        data_path = data_path or saved["run"]["data_path"]
-        episode_length = episode_length or saved["run"]["episode_length"]
-        env = saved["env"]
-    data = TrajectoryDataset.load(data_path, episode_length)
-    env = _check_env(env or data.task, data, times)
-    if saved is None:
-        agents = algos.of_config(config)(config, data, env=env)
+        data = TrajectoryDataset.load(run.data, run.episode_length)
+        dims = _check_env(run, data)
+        cls = algos.algorithm(run.algo)
+        agents = cls(cls.config_class() if config is None else config, data, env=run.env)
         meter = Meter()
-    else:
-        if data.fingerprint() != saved["run"]["fingerprint"]:
-            raise Dom2Error(
-                f"the data at {data_path} is not what the run in {out} was started with "
-                f"({saved['run']['data_path']}): give the same data set"
-            )
-        agents = algos.algorithm(saved["algo"]).from_state(saved, data)
-        meter = Meter(saved["run"]["meter"])
-        if steps < agents.step:
-            raise Dom2Error(
-                f"the run in {out} has done {agents.step} steps already: --steps counts all, give "
-                f"at least {agents.step}"
-            )
-    run = {
-        "data_path": str(data_path),
+    _check_trained(agents, dims, run)
+    origin = {
+        "data_path": run.data,
         "fingerprint": data.fingerprint(),
-        "episode_length": episode_length,
+        "episode_length": run.episode_length,
     }
 
     def save() -> None:
         _check_finite(agents, out)
-        run["meter"] = meter.state()
-        checkpoint.save(out / checkpoint.NAME, {**agents.state_dict(), "run": run})
+        origin["meter"] = meter.state()
+        checkpoint.save(out / checkpoint.NAME, {**agents.state_dict(), "run": origin})
 
-    with _explain_no_space(out):
-        if saved is None:
+    with explain_no_space(
+        out,
+        "the last checkpoint there is intact",
+        "free some space, then go on with --resume",
+    ):
+        if not resume:
             new_run_dir(out)
             save()  # from here on the run can be resumed
-        _write_config(out, agents, data, run, steps, times)
-        with (
-            _StopSignal() as stop,
-            RunLog(out, agents.step, times.log_every, steps, agents.name, progress, tensorboard)
-            as log,
-        ):  # fmt: skip
-            _loop(agents, steps, times, meter, log, stop, save)
-    return TrainResult(out, agents.step, stop.received, agents)
+        notes = _notes(agents, data, origin["fingerprint"])
+        run_config.write(out, run, notes, agents.config)
+        with StopSignal() as stop, RunLog(out, agents, run, progress, tensorboard) as log:
+            _loop(agents, run, meter, log, stop, save)
+    return TrainResult(out, agents.step, run.steps, stop.received, agents)
 
 
-def _loop(agents, steps, times: Schedule, meter: Meter, log: RunLog, stop, save) -> None:
-    saved_at = agents.step
-    clock = _Clock(agents)
-    while agents.step < steps and not stop.received:
-        meter.add(agents.update())
-        step = agents.step
-        log.advance()
-        if step % times.log_every == 0:
-            log.write(step, {**meter.mean(), **clock.lap()})
-            meter.reset()
-            if bad := log.not_finite():
-                raise Dom2Error(
-                    f"training diverged: {bad} is not finite at step {step}; lower lr, critic_lr "
-                    f"or eta, or clip more; the checkpoint of step {saved_at} is intact"
-                )
-        if times.eval_every and step % times.eval_every == 0:
-            with clock.paused():
-                log.write(step, _evaluate(agents, times.eval_episodes))
-        if step % times.save_every == 0 and step < steps:
-            with clock.paused():
-                save()
-            saved_at = step
-    if agents.step > saved_at:
-        save()
-    if agents.step % times.log_every and meter.count:
-        # Off schedule, so a resumed run drops this line again; the meter goes on.
-        log.write(agents.step, {**meter.mean(), **clock.lap()})
+def _given(run, steps: int | None, options: dict) -> dict:
+    """The options that a call of `train` names, whichever way."""
+    if isinstance(run, RunConfig):
+        given = asdict(run)
+        named = "a RunConfig"
+    else:
+        given = {} if run is None else {"data": run}
+        named = "a data set"
+    if steps is not None:
+        options = options | {"steps": steps}
+    if (isinstance(run, RunConfig) and options) or given.keys() & options.keys():
+        raise Dom2Error(
+            f"{named} was given, and {', '.join(options)} beside it: leave out one of the two"
+        )
+    return {name: value for name, value in (given | options).items() if value is not None}
 
 
-def _evaluate(agents, episodes: int) -> dict[str, float]:
-    from dom2_fast.runs import evaluation as evaluate
-
-    result = evaluate.evaluate(agents.policies, env=agents.env, episodes=episodes)
-    keys = {"eval/return": result["mean"], "eval/low": result["ci95"][0],
-            "eval/high": result["ci95"][1]}  # fmt: skip
-    if "normalised" in result:
-        keys["eval/normalised"] = result["normalised"]
-    return keys
-
-
-def evaluate_run(
-    run,
-    *,
-    episodes: int = 500,
-    shift: str | None = None,
-    v_min: float | None = None,
-    env: str | None = None,
-    prey: str = "bundled",
-    seed: int | None = None,
-) -> dict:
-    """Evaluates a run's latest checkpoint and writes its scores.json and rollout.npz.
-
-    Results of other settings that are in scores.json already stay there. rollout.npz holds the
-    first episode of the standard setting (of the shifted one if that was evaluated first).
-
-    Args: as of `evaluate.evaluate`; `run` is a run folder.
-    Returns: what is in scores.json then.
-    Raises: Dom2Error: see `checkpoint.load` and `evaluate.evaluate`.
-    """
-    from dom2_fast.runs import evaluation as evaluate
-
-    folder = Path(run)
-    state = checkpoint.load(folder, env=env)
-    agents = algos.algorithm(state["algo"]).from_state(state)
-    env = env or agents.env
-    if env is None:
-        raise Dom2Error(f"the run in {folder} doesn't say its environment: give one (env=...)")
-    result = evaluate.evaluate(
-        agents.policies, env=env, episodes=episodes, shift=shift, v_min=v_min, prey=prey,
-        seed=evaluate.SEED if seed is None else seed, record=True,
-    )  # fmt: skip
-    rollout = result.pop("rollout")
-    data_path = state.get("run", {}).get("data_path")
-    header = {"algo": agents.name, "env": env, "data": data_path, "step": agents.step}
-    scores = evaluate.save_scores(folder, header, {evaluate.setting_name(shift): result})
-    if shift is None or not (folder / evaluate.ROLLOUT).exists():
-        evaluate.save_rollout(folder, rollout)
-    return scores
-
-
-def export_run(run, path):
-    """Writes the policies that a run's latest checkpoint acts with to one file.
-
-    Returns: these policies (`algos.base.Policies`).
-    Raises: Dom2Error: see `checkpoint.load` and `export.export`.
-    """
-    state = checkpoint.load(run)
-    policies = algos.algorithm(state["algo"]).from_state(state).policies
-    policies.policy.export(path)
-    return policies
-
-
-def _open_run(out: Path, config, env) -> dict:
+def _open_run(out: Path, config, given: dict) -> dict:
     """The checkpoint to go on from, checked against what was asked for."""
     if not (out / checkpoint.NAME).exists():
         raise Dom2Error(f"there is no run to resume in {out}: leave out --resume to start one")
-    algo = None if config is None else algos.of_config(config).name
-    saved = checkpoint.load(out, algo=algo, env=env)
+    algo = given.get("algo") if config is None else algos.of_config(config).name
+    saved = checkpoint.load(out, algo=algo, env=given.get("env"))
     if "run" not in saved:
         raise Dom2Error(f"{out / checkpoint.NAME} was saved outside a run: it can't be resumed")
     if config is not None:
-        asked = configs.to_dict(config)
+        # A run of an earlier version lacks settings that have come since: it has their defaults.
+        own = configs.from_dict(type(config), saved["config"], str(out / checkpoint.NAME))
+        own, asked = configs.to_dict(own), configs.to_dict(config)
         differ = [
-            f"{name} = {saved['config'].get(name)!r} (asked for: {value!r})"
+            f"{name} = {own[name]!r} (asked for: {value!r})"
             for name, value in asked.items()
-            if saved["config"].get(name) != value
+            if own[name] != value
         ]
         if differ:
             raise Dom2Error(
@@ -262,107 +156,126 @@ def _open_run(out: Path, config, env) -> dict:
     return saved
 
 
-def _check_env(env: str | None, data: TrajectoryDataset, times: Schedule) -> str | None:
-    if times.eval_every and env is None:
-        raise Dom2Error("this data set doesn't say its task: give env=... to evaluate on the way")
-    if env not in envs.TASKS:
-        if times.eval_every:
-            raise Dom2Error(f"unknown environment {env!r}; accepted: {', '.join(envs.TASKS)}")
-        return env
-    dims = envs.make(env, num_envs=1, prey="external").obs_dims
-    if data.obs_dims != dims[: data.num_agents]:
-        raise Dom2Error(
-            f"the data set's observations have widths {data.obs_dims}, {env} has {dims}: "
-            "give the data set's own environment"
-        )
-    return env
-
-
-def _write_config(out: Path, agents, data, run: dict, steps: int, times: Schedule) -> None:
-    summary = data.summary()
-    content = {
-        "format": 1,
-        "algo": agents.name,
-        "env": agents.env,
-        "data": run["data_path"],
-        "episode_length": run["episode_length"],
-        "quality": data.quality,
-        "trajectories": summary["trajectories"],
-        "transitions": summary["transitions"],
-        "fingerprint": run["fingerprint"],
-        "agents": agents.num_agents,
-        "steps": steps,
-        **asdict(times),
-        "dom2_fast": __version__,
-        "torch": torch.__version__,
-        "config": configs.to_dict(agents.config),
+def _own_options(out: Path, saved: dict) -> dict:
+    """The options a run was started with: of its config.yaml, and of its checkpoint."""
+    told = {
+        "algo": saved["algo"],
+        "env": saved["env"],
+        "data": saved["run"]["data_path"],
+        "episode_length": saved["run"]["episode_length"],
     }
-    configs.save(content, out / CONFIG, "Settings of this run, written by dom2-fast train.")
+    return run_config.of_folder(out)[0] | told
+
+
+def _restored(out: Path, saved: dict, data: TrajectoryDataset, run: RunConfig):
+    """(agents, meter) as they were when the checkpoint was written."""
+    if data.fingerprint() != saved["run"]["fingerprint"]:
+        raise Dom2Error(
+            f"the data at {run.data} is not what the run in {out} was started with "
+            f"({saved['run']['data_path']}): give the same data set"
+        )
+    if run.steps < saved["step"]:
+        raise Dom2Error(
+            f"the run in {out} has done {saved['step']} steps already: --steps counts all, give "
+            f"at least {saved['step']}"
+        )
+    agents = algos.algorithm(saved["algo"]).from_state(saved, data)
+    return agents, Meter(saved["run"]["meter"])
+
+
+def _loop(agents, run: RunConfig, meter: Meter, log: RunLog, stop, save) -> None:
+    saved_at = agents.step
+    clock = Clock(agents)
+    while agents.step < run.steps and not stop.received:
+        meter.add(agents.update())
+        step = agents.step
+        log.advance()
+        if step % run.log_every == 0:
+            log.write(step, {**meter.mean(), **clock.lap()})
+            meter.reset()
+            if bad := log.not_finite():
+                raise Dom2Error(
+                    f"training diverged: {bad} is not finite at step {step}; {agents.advice}; "
+                    f"the checkpoint of step {saved_at} is intact"
+                )
+        if run.eval_every and step % run.eval_every == 0:
+            with clock.paused():
+                log.write(step, _evaluate(agents, run))
+        if step % run.save_every == 0 and step < run.steps:
+            with clock.paused():
+                save()
+            saved_at = step
+    if agents.step > saved_at:
+        save()
+    if agents.step % run.log_every and meter.count:
+        # Off schedule, so a resumed run drops this line again; the meter goes on.
+        log.write(agents.step, {**meter.mean(), **clock.lap()})
+
+
+def _evaluate(agents, run: RunConfig) -> dict[str, float]:
+    from dom2_fast.runs import evaluation
+
+    result = evaluation.evaluate(agents.policies, env=run.env, episodes=run.eval_episodes)
+    low, high = result["ci95"]
+    logged = {SCORE: result["mean"], "eval/low": low, "eval/high": high}
+    if "normalised" in result:
+        logged["eval/normalised"] = result["normalised"]
+    return logged
+
+
+def _check_env(run: RunConfig, data: TrajectoryDataset) -> list[int] | None:
+    """Settles the run's environment; gives its agents' observation widths, None if none is known.
+
+    Raises:
+        Dom2Error: there is none to evaluate in, or the data isn't from there.
+    """
+    run.env = run.env or data.task
+    if run.env is None and run.eval_every:
+        raise Dom2Error("this data set doesn't say its task: give env=... to evaluate on the way")
+    known = run.env is not None and (run.env in envs.names() or ":" in run.env)
+    if not known and not run.eval_every:
+        return None  # one can train on the data of any task
+    world = envs.make(run.env)
+    dims, act_dim = list(world.obs_dims), world.act_dim
+    getattr(world, "close", lambda: None)()
+    both = min(len(dims), data.num_agents)  # data may also hold agents that the environment drives
+    if data.obs_dims[:both] != dims[:both] or data.act_dim != act_dim:
+        raise Dom2Error(
+            f"the data set's observations have widths {data.obs_dims}, {run.env} has {dims}; its "
+            f"actions {data.act_dim} and {act_dim}: give the data set's own environment"
+        )
+    return dims
+
+
+def _check_trained(agents, dims: list[int] | None, run: RunConfig) -> None:
+    """The environment has every agent that is trained, and no other where it is evaluated in."""
+    trained = len(agents.policies.obs_dims)
+    if dims is not None and (trained > len(dims) or (run.eval_every and trained < len(dims))):
+        raise Dom2Error(
+            f"{trained} agents would be trained, {run.env} has {len(dims)}: say how many with "
+            "agents=..., or give the data set's own environment"
+        )
+
+
+def _notes(agents, data: TrajectoryDataset, fingerprint: str) -> run_config.Notes:
+    summary = data.summary()
+    return run_config.Notes(
+        format=1,
+        quality=data.quality,
+        trajectories=summary["trajectories"],
+        transitions=summary["transitions"],
+        fingerprint=fingerprint,
+        agents=agents.num_agents,
+        dom2_fast=__version__,
+        torch=torch.__version__,
+    )
 
 
 def _check_finite(agents, out: Path) -> None:
-    for name, p in agents.net.named_parameters():
-        if not bool(p.isfinite().all()):
-            raise Dom2Error(
-                f"training diverged: {name} is not finite at step {agents.step}; lower lr, "
-                f"critic_lr or eta, or clip more; the last checkpoint in {out} is intact"
-            )
-
-
-class _Clock:
-    """Seconds per update by stage, and updates per second, since the last lap."""
-
-    def __init__(self, agents):
-        self.agents = agents
-        self.agents.stage.reset()
-        self.step, self.begin = agents.step, time.perf_counter()
-
-    def lap(self) -> dict[str, float]:
-        updates = max(1, self.agents.step - self.step)
-        elapsed = max(time.perf_counter() - self.begin, 1e-9)
-        out = {f"seconds/{s}": t / updates for s, t in self.agents.stage.seconds.items()}
-        self.agents.stage.reset()
-        self.step, self.begin = self.agents.step, time.perf_counter()
-        return {**out, "rate": updates / elapsed}
-
-    @contextlib.contextmanager
-    def paused(self):
-        begin = time.perf_counter()
-        yield
-        self.begin += time.perf_counter() - begin
-
-
-class _StopSignal:
-    """Notes SIGINT and SIGTERM instead of dying; a second SIGINT raises KeyboardInterrupt."""
-
-    def __init__(self) -> None:
-        self.received = False
-        self._former: dict = {}
-
-    def _handle(self, number, _frame) -> None:
-        if self.received and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        self.received = True
-
-    def __enter__(self) -> _StopSignal:
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._former[number] = signal.signal(number, self._handle)
-        return self
-
-    def __exit__(self, *_error) -> None:
-        for number, former in self._former.items():
-            signal.signal(number, former)
-
-
-@contextlib.contextmanager
-def _explain_no_space(out: Path):
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        raise Dom2Error(
-            f"no space left while writing to {out}: the last checkpoint there is intact; free some "
-            "space, then go on with --resume"
-        ) from error
+    for part, net in agents.learnt().items():
+        for name, p in net.named_parameters():
+            if not bool(p.isfinite().all()):
+                raise Dom2Error(
+                    f"training diverged: {name} of {part} is not finite at step {agents.step}; "
+                    f"{agents.advice}; the last checkpoint in {out} is intact"
+                )

@@ -31,7 +31,7 @@ def test_one_update_equals_dom2_s_with_eta_zero():
     batch = bc.sampler.sample()
     for agents in (bc, dom2):
         agents.generator.manual_seed(5)
-        agents._actor_step(batch)
+        agents.descend(agents.bc_loss(batch))
     for a, b in zip(bc.net.parameters(), dom2.net.parameters(), strict=True):
         assert torch.equal(a, b)
 
@@ -55,7 +55,7 @@ def test_reweighting_moves_the_policy_to_the_better_episodes():
                                 "steps": 10, "lr": 3e-3, "tau": 0.05}), two_modes())  # fmt: skip
         agents.fit(300)
         obs = [torch.ones(500, 3)] * 2
-        act = agents.policies(obs, generator=torch.Generator().manual_seed(0))
+        act = agents.policies.act(obs, generator=torch.Generator().manual_seed(0))
         shares[weights[:7]] = float((act[..., 0] > 0).float().mean())
     assert 0.3 < shares["uniform"] < 0.7
     assert shares["thresho"] > 0.8  # 10 copies against 1: a share of 10 / 11

@@ -53,19 +53,19 @@ def test_critic_update_equals_the_plain_one(in_float64):
     data = dataset(trajectories=6, obs_dims=(5, 5, 5), dtype=np.float64)
     agents = DOM2(small(zeta=0.7, gamma=0.9, grad_clip=0.5, normalise_reward=False), data)
     with torch.no_grad():  # targets that differ from the critics
-        for p in agents.target_critic.parameters():
+        for p in agents.critics.target_net.parameters():
             p.add_(0.1 * torch.randn(p.shape))
     batch = agents.sampler.sample()
     x_T = torch.randn(3, 8, 2)
     proposed = torch.rand(3, 8, 4, 2) * 2 - 1
     with_noise(agents.target_policy, x_T)
     target = agents.td_target(batch)
-    loss, _ = agents.critic_loss(batch, target, proposed)
-    critics, targets = agents.critic.unstack(), agents.target_critic.unstack()
+    loss = agents.critic_loss(batch, target, proposed).loss
+    critics, targets = agents.critics.net.unstack(), agents.critics.target_net.unstack()
     nets = agents.target_net.unstack()
-    agents.critic_optimiser.zero_grad()
+    agents.critics.optimiser.zero_grad()
     loss.sum().backward()
-    ours = grads(agents.critic)
+    ours = grads(agents.critics.net)
     for j in range(3):
         next_act = plain.dpm_solver_1(nets[j], batch.next_obs[j], x_T[j], 3)
         y = plain.td_target(
@@ -88,12 +88,15 @@ def test_policy_s_q_term_equals_the_plain_one(in_float64):
     batch = agents.sampler.sample()
     x_T = torch.randn(3, 8, 2)
     with_noise(agents.policy, x_T)
-    nets, critics = agents.net.unstack(), agents.critic.unstack()
+    nets, critics = agents.net.unstack(), agents.critics.net.unstack()
     q_data = torch.stack(
         [critics[j](batch.act[j], batch.obs[j]).squeeze(1).detach() for j in range(3)]
     )
-    act = agents.policy.sample(batch.obs, generator=agents.generator)
-    loss, _ = agents.q_loss(act, batch.obs, q_data)
+    agents.bc_loss = lambda batch: torch.zeros(3)
+    losses = []
+    agents.descend = losses.append
+    agents._policy_step(batch, q_data)
+    (loss,) = losses
     loss.sum().backward()
     ours = grads(agents.net)
     for j in range(3):
@@ -102,7 +105,7 @@ def test_policy_s_q_term_equals_the_plain_one(in_float64):
         value.backward()
         for name, p in nets[j].named_parameters():
             torch.testing.assert_close(ours[name][j], p.grad, **SAME_FORMULA_64)
-    assert all(p.grad is None for p in agents.critic.parameters())
+    assert all(p.grad is None for p in agents.critics.net.parameters())
 
 
 def test_one_step_q_term_equals_the_plain_one(in_float64):
@@ -144,7 +147,8 @@ def test_one_step_training_moves_the_policy_towards_better_actions():
     def value(agents):
         with torch.no_grad():
             generator = torch.Generator().manual_seed(0)
-            return with_q.q1(agents.policy.sample(batch.obs, generator=generator), batch.obs).mean()
+            act = agents.policy.sample(batch.obs, generator=generator)
+            return with_q.critics.q1(act, batch.obs).mean()
 
     assert value(with_q) > value(without)
 
@@ -154,8 +158,8 @@ def test_whole_update_equals_plain_adam_steps(in_float64):
     data = dataset(trajectories=6, obs_dims=(5, 5), dtype=np.float64)
     config = small(lr=0.01, critic_lr=0.02, grad_clip=0.3, tau=0.25, normalise_reward=False)
     agents, twin = DOM2(config, data), DOM2(config, data)
-    critics, nets = agents.critic.unstack(), agents.net.unstack()
-    targets, old_nets = agents.target_critic.unstack(), agents.target_net.unstack()
+    critics, nets = agents.critics.net.unstack(), agents.net.unstack()
+    targets, old_nets = agents.critics.target_net.unstack(), agents.target_net.unstack()
     c_adam = [torch.optim.Adam(c.parameters(), lr=0.02) for c in critics]
     p_adam = [torch.optim.Adam(n.parameters(), lr=0.01) for n in nets]
     for _ in range(2):
@@ -199,8 +203,8 @@ def test_whole_update_equals_plain_adam_steps(in_float64):
                     for p, q in zip(a.parameters(), b.parameters(), strict=True):
                         p.copy_(0.25 * q + 0.75 * p)
     for stacked, modules in (
-        (agents.critic, critics), (agents.net, nets),
-        (agents.target_critic, targets), (agents.target_net, old_nets),
+        (agents.critics.net, critics), (agents.net, nets),
+        (agents.critics.target_net, targets), (agents.target_net, old_nets),
     ):  # fmt: skip
         for name, p in stacked.template.named_parameters():
             expected = torch.stack([m.get_parameter(name) for m in modules])
@@ -216,7 +220,7 @@ def test_kernels_and_reference_update_alike(network, q_action):
     for run in ("native", "reference"):
         config = small(network=network, q_action=q_action, batch_size=40, backend=run, q_warmup=0)
         agents = DOM2(config, dataset(trajectories=6, obs_dims=(5, 5)))
-        made.append((agents.fit(1), grads(agents.net), grads(agents.critic)))
+        made.append((agents.fit(1), grads(agents.net), grads(agents.critics.net)))
     (losses, *got), (expected, *want) = made
     # As in ops/test_whole_update: ten layers of rounding, and normalisation by E |Q|.
     assert losses == pytest.approx(expected, rel=10 * NETWORK32, abs=10 * NETWORK32)
@@ -237,14 +241,14 @@ def test_importance_corrected_logsumexp_by_hand():
     """Q = 0 everywhere: log sum over M actions of exp(0) / 0.5^A = log M + A log 2."""
     agents = DOM2(small(zeta=1.0, normalise_reward=False), dataset())
     with torch.no_grad():
-        for p in agents.critic.parameters():
+        for p in agents.critics.net.parameters():
             p.zero_()
     batch = agents.sampler.sample()
     target = torch.zeros(2, 8)
-    loss, parts = agents.critic_loss(batch, target, torch.rand(2, 8, 4, 2))
+    critic = agents.critic_loss(batch, target, torch.rand(2, 8, 4, 2))
     expected = math.log(4) + 2 * math.log(2)
-    assert parts["cql"].tolist() == pytest.approx([expected] * 4, rel=1e-6)
-    assert loss.tolist() == pytest.approx([expected] * 4, rel=1e-6)
+    assert critic.cql.tolist() == pytest.approx([expected] * 4, rel=1e-6)
+    assert critic.loss.tolist() == pytest.approx([expected] * 4, rel=1e-6)
 
 
 def test_agents_do_not_influence_each_other():
@@ -266,7 +270,8 @@ def test_agents_do_not_influence_each_other():
 
 
 def pairs(first, second, part):
-    return zip(getattr(first, part).parameters(), getattr(second, part).parameters(), strict=True)
+    first, second = (agents._parts()[part].parameters() for agents in (first, second))
+    return zip(first, second, strict=True)
 
 
 def bandit(seed=0) -> TrajectoryDataset:
@@ -290,8 +295,8 @@ def test_q_term_prefers_the_paying_mode_and_bc_alone_does_not():
                   critic_lr=3e-3, zeta=0.1, tau=0.05), bandit()
         )  # fmt: skip
         agents.fit(300)
-        act = agents.policies(obs, generator=torch.Generator().manual_seed(0))
-        shares[eta] = (act[..., 0] > 0).float().mean(0)
+        act = agents.policies.act(obs, generator=torch.Generator().manual_seed(0))
+        shares[eta] = (act[..., 0] > 0).float().mean(1)
     assert bool((shares[0.0] < 0.75).all())
     assert bool((shares[1.0] > 0.9).all())
 
@@ -314,9 +319,10 @@ def test_normalised_rewards_and_no_terminal_masking():
     batch = agents.sampler.sample()
     for j in range(2):
         reward = data.reward[j].double()
-        assert float(agents.reward_shift[j]) == pytest.approx(float(reward.mean()), abs=1e-6)
+        shift, scale = agents.critics.reward_shift[j], agents.critics.reward_sd[j]
+        assert float(shift) == pytest.approx(float(reward.mean()), abs=1e-6)
         sd = float(reward.std(unbiased=False))
-        assert float(agents.reward_sd[j]) == pytest.approx(sd, rel=1e-5)
+        assert float(scale) == pytest.approx(sd, rel=1e-5)
     torch.testing.assert_close(masked.td_target(batch), 2.0 * batch.reward)
     assert not torch.allclose(plain_agents.td_target(batch), batch.reward)
 
@@ -342,15 +348,15 @@ def test_acting_without_target_leaves_dropout_out_and_follows_updates():
     obs = [torch.randn(1000, agents.obs_dim) for _ in range(agents.num_agents)]
 
     def act():
-        return policies(obs, torch.Generator().manual_seed(1))
+        return policies.act(torch.stack(obs), torch.Generator().manual_seed(1))
 
     agents.net.eval()
     want = agents.policy.act(torch.stack(obs), generator=torch.Generator().manual_seed(1))
     agents.net.train()
-    assert torch.equal(act(), want.transpose(0, 1))
+    assert torch.equal(act(), want)
     assert agents.net.training
     agents.update()
-    assert not torch.equal(act(), want.transpose(0, 1))
+    assert not torch.equal(act(), want)
 
 
 def test_policy_actions_in_the_cql_term_and_rare_policy_updates():
@@ -371,10 +377,10 @@ def test_save_and_load_give_the_same_agents(tmp_path):
     acting = DOM2.load(tmp_path / "a.pt")
     obs = [torch.rand(7, 3) for _ in range(2)]
     ours, theirs = (
-        a.policies(obs, generator=torch.Generator().manual_seed(1)) for a in (agents, acting)
+        a.policies.act(obs, generator=torch.Generator().manual_seed(1)) for a in (agents, acting)
     )
     assert torch.equal(ours, theirs)
-    assert ours.shape == (7, 2, 2)
+    assert ours.shape == (2, 7, 2)
     assert float(ours.abs().max()) <= 1.0
     with pytest.raises(Dom2Error, match="without data"):
         acting.fit(1)
@@ -404,8 +410,8 @@ def test_best_of_several_candidates_by_the_agent_s_own_critic():
     obs = [torch.rand(50, 3) for _ in range(2)]
     q = []
     for agents in (one, many):
-        act = agents.policies(obs, generator=torch.Generator().manual_seed(0))
-        q.append(one.q1(act.transpose(0, 1).contiguous(), torch.stack(obs)).mean((1, 2)))
+        act = agents.policies.act(obs, generator=torch.Generator().manual_seed(0))
+        q.append(one.critics.q1(act, torch.stack(obs)).mean((1, 2)))
     assert bool((q[1] > q[0]).all())
 
 

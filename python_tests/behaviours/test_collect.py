@@ -5,6 +5,7 @@ import math
 import pytest
 import tolerances
 import torch
+from small_envs import Line
 
 from dom2_fast import envs
 from dom2_fast.behaviours.collect import QUALITIES, collect
@@ -48,7 +49,8 @@ def test_written_data_are_consistent_episodes(tmp_path):
         assert data.obs[i].dtype == data.reward[i].dtype == torch.float32
         obs, nxt = data.obs[i].view(30, 25, -1), data.next_obs[i].view(30, 25, -1)
         assert torch.equal(obs[:, 1:], nxt[:, :-1])
-        assert not data.done[i].any() and data.act[i].abs().max() <= 1
+        assert not data.done[i].any() and data.truncation[i].view(30, 25).sum(0)[-1] == 30
+        assert data.act[i].abs().max() <= 1
 
 
 def test_recorded_actions_replayed_give_the_recorded_data():
@@ -59,16 +61,16 @@ def test_recorded_actions_replayed_give_the_recorded_data():
     first = [o.view(20, 25, -1)[:, 0] for o in data.obs]
     state[:, :4, :2] = torch.stack([o[:, 2:4] for o in first], dim=1)
     state[:, 4:, :2] = first[0][:, 4:8].view(20, 2, 2) + first[0][:, None, 2:4]
-    env.reset(state)
+    env.reset(state=state)
     for t in range(5):
-        act = torch.stack([a.view(20, 25, 2)[:, t] for a in data.act], dim=1)
+        act = torch.stack([a.view(20, 25, 2)[:, t] for a in data.act])
         obs, reward, _ = env.step(act)
         for i in range(4):
             # Landmarks were recovered to one rounding; contacts amplify it by up to 1e3 a step.
             recorded = data.next_obs[i].view(20, 25, -1)[:, t]
             calm = (obs[i] - recorded).abs().amax(-1) < tolerances.REPLAY32
             assert calm.float().mean() > 0.8
-    assert reward.shape == (20, 4)
+    assert reward.shape == (4, 20)
 
 
 @pytest.mark.parametrize("task", envs.TASKS)
@@ -85,12 +87,39 @@ def test_replay_shares_episodes_among_all_snapshots():
     assert collect("simple_spread", "medium-replay", 1, seed=0).num_trajectories == 1
 
 
+def test_any_environment_gives_random_data_with_its_own_episode_lengths(tmp_path):
+    data = collect("small_envs:Counting", "random", 4, seed=1, out=tmp_path / "d", widths=(1, 2))
+    assert data.task == "small_envs:Counting" and data.obs_dims == [1, 2]
+    assert data.lengths.tolist() == [1, 2, 3, 1]
+    assert data.obs[1][:, 0].tolist() == [0, 0, 1, 0, 1, 2, 0]
+    assert data.reward[1].flatten().tolist() == [2.0] * 7  # no NaN of a copy that had ended
+    assert data.done[0].flatten().tolist() == [1, 0, 1, 0, 0, 1, 1]  # all before episode_length
+    assert (tmp_path / "d" / "lengths.npy").exists()
+    assert not data.truncation[0].any()
+    cut = collect(Line, "random", 3, length=4)  # truncated, so not terminal
+    assert cut.lengths.tolist() == [4, 4, 4] and not cut.done[0].any()
+    assert cut.truncation[1].tolist() == [0, 0, 0, 1] * 3
+    assert collect(Line, "random", 2, length=2, terminate=True).done[0].sum() == 2
+    with pytest.raises(Dom2Error, match="only quality 'random'"):
+        collect(Line, "medium", 3)
+    with pytest.raises(Dom2Error, match="has no prey"):
+        collect(Line, "random", 3, prey="mine.npz")
+
+
+def test_more_episodes_than_are_held_at_once(monkeypatch):
+    monkeypatch.setattr(envs, "ADAPTED", 2)
+    data = collect(Line, "random", 5, seed=3)
+    assert data.num_trajectories == 5
+    starts = data.obs[0].view(5, 4, 2)[:, 0, 0]
+    assert len(set(starts.tolist())) == 5
+
+
 def test_nothing_of_a_users_is_overwritten(tmp_path):
     (tmp_path / "mine.txt").write_text("keep")
     with pytest.raises(Dom2Error, match="already holds"):
         collect("simple_spread", "random", 2, out=tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["mine.txt"]
-    with pytest.raises(Dom2Error, match="already holds"):
+    with pytest.raises(Dom2Error, match="is a file"):
         collect("simple_spread", "random", 2, out=tmp_path / "mine.txt")
     empty = tmp_path / "empty"
     empty.mkdir()

@@ -9,7 +9,7 @@ import tolerances
 import torch
 
 from dom2_fast import envs
-from dom2_fast.behaviours import matd3
+from dom2_fast.behaviours import matd3, training
 from dom2_fast.behaviours import shipped as behaviours
 from dom2_fast.behaviours.matd3 import MATD3, GroupMLP, MATD3Config
 from dom2_fast.errors import Dom2Error
@@ -99,8 +99,8 @@ class Target:
     def __init__(self, num_envs):
         self.num_envs = num_envs
 
-    def reset(self):
-        return [torch.zeros(self.num_envs, 3)] * 2
+    def reset(self, seed=None):
+        return torch.zeros(2, self.num_envs, 3)
 
     def step(self, act):
         reward = -(act - 0.5).square().sum(-1)
@@ -109,9 +109,20 @@ class Target:
 
 def test_it_learns_a_task_with_a_known_answer():
     config = MATD3Config(
-        num_envs=16, steps=600, stop_after=0, warmup=20, capacity=10_000, batch_size=128, hidden=16,
-        critic_hidden=32, actor_lr=5e-3, critic_lr=5e-3, gamma=0.0, reward_scale=1.0, action_l2=0.0,
-    )  # fmt: skip
+        num_envs=16,
+        steps=600,
+        stop_after=0,
+        warmup=20,
+        capacity=10_000,
+        batch_size=128,
+        hidden=16,
+        critic_hidden=32,
+        actor_lr=5e-3,
+        critic_lr=5e-3,
+        gamma=0.0,
+        reward_scale=1.0,
+        action_l2=0.0,
+    )
     env = Target(16)
     agent = MATD3(env, config)
     before = agent.policy()(env.reset())
@@ -137,13 +148,13 @@ def test_wrong_settings_are_explained():
 
 
 def test_driver_cuts_out_behaviours():
-    policies, record = matd3.train_behaviours(
+    policies, record = training.train_behaviours(
         "simple_spread", MATD3Config(**SMALL), medium=(-1e9, 1e9), snapshots=2, every=10, episodes=5
     )
     assert sorted(policies) == ["expert", "medium", "replay_0", "replay_1"]
     assert [step for step, _ in record["curve"]] == [10, 20, 30]
     with pytest.raises(Dom2Error, match="no snapshot"):
-        matd3.train_behaviours(
+        training.train_behaviours(
             "simple_spread", MATD3Config(**SMALL), medium=(1e9, 2e9), every=10, episodes=5
         )
 
@@ -151,7 +162,7 @@ def test_driver_cuts_out_behaviours():
 def test_command_refuses_to_overwrite(tmp_path):
     out = tmp_path / "behaviour.npz"
     out.write_text("mine")
-    command = [sys.executable, "-m", "dom2_fast.behaviours.matd3", "--out", str(out)]
+    command = [sys.executable, "-m", "dom2_fast.behaviours.training", "--out", str(out)]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 2 and "exists" in done.stderr
     assert out.read_text() == "mine"

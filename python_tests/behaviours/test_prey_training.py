@@ -24,13 +24,13 @@ def test_chasers_run_at_the_prey():
     env = make("simple_tag", 4, seed=0)
     env.reset()
     state, generator = env.state(), torch.Generator().manual_seed(0)
-    act = prey_training.chase(env, "greedy", generator)
+    act = prey_training.chase(env, "greedy", generator).transpose(0, 1)  # [E, 3, 2]
     gap = state[:, 3:, :2][:, :1] - state[:, :3, :2]
     assert act.abs().amax(-1).allclose(torch.ones(4, 3))
     cosine = torch.cosine_similarity(act, gap, dim=-1)
     assert cosine.allclose(torch.ones(4, 3))
     # At rest there is nothing to lead.
-    assert torch.equal(prey_training.chase(env, "lead", generator), act)
+    assert torch.equal(prey_training.chase(env, "lead", generator), act.transpose(0, 1))
 
 
 def test_a_few_iterations_give_a_file_that_plays(tmp_path):

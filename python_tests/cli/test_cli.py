@@ -7,7 +7,9 @@ import sys
 import pytest
 
 from dom2_fast import __version__
+from dom2_fast.algos import ALGORITHMS
 from dom2_fast.cli import main as cli
+from dom2_fast.cli.train import OPTION_NAMES
 
 TINY = ["--hidden", "8", "--batch-size", "16", "--denoising-steps", "2", "--quiet"]
 TINY_DOM2 = [*TINY, "--critic-hidden", "8"]
@@ -71,16 +73,33 @@ def test_every_command_has_help(capsys, command):
     assert code == 0 and out.startswith(f"usage: dom2-fast {command}")
 
 
-@pytest.mark.parametrize("algo", ["dom2", "bc"])
+@pytest.mark.parametrize("algo", ALGORITHMS)
 def test_every_setting_of_an_algorithm_is_an_option_with_its_source(capsys, algo):
     from dom2_fast import algos, config
 
     text = " ".join(run(capsys, "train", "--algo", algo, "--help")[1].split())
     for field in config.fields(algos.algorithm(algo).config_class):
-        for option in cli.OPTION_NAMES.get(field.name, (config.option_name(field.name),)):
+        for option in OPTION_NAMES.get(field.name, (config.option_name(field.name),)):
             assert option in text
         assert field.help, f"{field.name} has no description"
-    assert "weight of the Q term" in text or algo == "bc"
+    assert f"more options: {', '.join(ALGORITHMS)}" in text
+
+
+@pytest.mark.parametrize("algo", ALGORITHMS)
+def test_every_algorithm_is_trained_by_the_same_command(capsys, work, tmp_path, algo):
+    out = str(tmp_path / "r")
+    command = f"train --algo {algo} --data {work / 'data'} --out {out} --steps 2"
+    more = "--batch-size 16 --hidden 8 --reweight uniform --quiet"
+    for argv in (
+        [*command.split(), *more.split()],
+        ["train", "--resume", "--out", out, "--steps", "3", "--quiet"],
+        ["evaluate", out, "--episodes", "2"],
+        ["export", out, "--out", str(tmp_path / "p.safetensors")],
+        ["report", out, "--out", str(tmp_path / "page.html")],
+    ):
+        code, _, err = run(capsys, *argv)
+        assert code == 0, (argv, err)
+    assert algo in (tmp_path / "page.html").read_text()
 
 
 def test_collect_says_what_it_made(capsys, tmp_path, monkeypatch):
@@ -109,9 +128,18 @@ def test_a_run_s_config_starts_another_run_and_options_go_before_it(capsys, work
 
     out = tmp_path / "again"
     code, shown, err = run(
-        capsys, "train", "--config", str(work / "dom2" / "config.yaml"), "--out", str(out),
-        "--steps", "2", "--critic_lr", "1e-4", "--quiet",
-    )  # fmt: skip
+        capsys,
+        "train",
+        "--config",
+        str(work / "dom2" / "config.yaml"),
+        "--out",
+        str(out),
+        "--steps",
+        "2",
+        "--critic_lr",
+        "1e-4",
+        "--quiet",
+    )
     assert code == 0, err
     assert "dom2: 2 steps done" in shown
     old, new = (config.load(folder / "config.yaml") for folder in (work / "dom2", out))
@@ -140,9 +168,18 @@ def test_resume_needs_nothing_but_the_folder(capsys, work, tmp_path):
 
 def test_evaluate_writes_scores_and_prints_them(capsys, work):
     code, out, err = run(
-        capsys, "evaluate", str(work / "bc"), "--episodes", "8", "--shift", "speed",
-        "--v-min", "0.4", "--threads", "1",
-    )  # fmt: skip
+        capsys,
+        "evaluate",
+        str(work / "bc"),
+        "--episodes",
+        "8",
+        "--shift",
+        "speed",
+        "--v-min",
+        "0.4",
+        "--threads",
+        "1",
+    )
     assert code == 0, err
     assert "speed shift" in out and "standard" in out and "95 % interval" in out
     scores = json.loads((work / "bc" / "scores.json").read_text())
@@ -200,7 +237,10 @@ def test_report_of_real_runs(capsys, work, tmp_path):
         ("train --data {work}/data --out {tmp}/r --eta much", "'eta': expected float, got much"),
         ("train --data {work}/data --out {tmp}/r --solver heun", "heun"),
         ("train --data {work}/data --out {tmp}/r --steps 0", "steps"),
-        ("train --data {work}/data --out {tmp}/r --threads 0", "at least 1"),
+        (
+            "train --data {work}/data --out {tmp}/r --threads 0",
+            "--threads must be a whole number of at least 1, not 0",
+        ),
         ("train --data {work}/data --out {tmp}/r --env simple_tag", "simple_tag"),
         ("train --out {tmp}/r --config {tmp}/absent.yaml", "no settings file"),
         ("evaluate {tmp}/absent", "checkpoint"),
@@ -236,9 +276,15 @@ def test_wrong_yaml_is_one_line(capsys, work, tmp_path, yaml, message):
     file = tmp_path / "c.yaml"
     file.write_text(yaml)
     text = fails(
-        capsys, "train", "--config", str(file), "--data", str(work / "data"),
-        "--out", str(tmp_path / "r"),
-    )  # fmt: skip
+        capsys,
+        "train",
+        "--config",
+        str(file),
+        "--data",
+        str(work / "data"),
+        "--out",
+        str(tmp_path / "r"),
+    )
     assert message in text
     assert not (tmp_path / "r").exists()
 
@@ -250,21 +296,21 @@ def test_a_cut_off_checkpoint_is_one_line(capsys, work, tmp_path):
 
 
 def test_traceback_on_request_ctrl_c_and_full_disk(capsys, monkeypatch):
-    from dom2_fast.cli import commands
+    from dom2_fast.cli import doctor
     from dom2_fast.errors import Dom2Error
 
     def stop(error):
-        def command(*_args):
+        def command(**_options):
             raise error
 
         return command
 
-    monkeypatch.setattr(commands, "run", stop(KeyboardInterrupt()))
+    monkeypatch.setattr(doctor, "run", stop(KeyboardInterrupt()))
     code, _, err = run(capsys, "doctor")
     assert code == 130 and err == "dom2-fast: stopped by Ctrl-C\n"
-    monkeypatch.setattr(commands, "run", stop(OSError(28, "No space left on device", "a/b")))
+    monkeypatch.setattr(doctor, "run", stop(OSError(28, "No space left on device", "a/b")))
     assert fails(capsys, "doctor") == "No space left on device: a/b"
-    monkeypatch.setattr(commands, "run", stop(Dom2Error("two\nlines")))
+    monkeypatch.setattr(doctor, "run", stop(Dom2Error("two\nlines")))
     assert fails(capsys, "doctor") == "two lines"
     monkeypatch.setenv("DOM2_FAST_TRACEBACK", "1")
     with pytest.raises(Dom2Error):
@@ -274,23 +320,23 @@ def test_traceback_on_request_ctrl_c_and_full_disk(capsys, monkeypatch):
 def test_warnings_are_one_line(capsys, monkeypatch):
     import warnings
 
-    from dom2_fast.cli import commands
+    from dom2_fast.cli import doctor
 
-    def warn(*_args):
+    def warn(**_options):
         warnings.warn("something\nis slow", RuntimeWarning, stacklevel=1)
         return 0
 
-    monkeypatch.setattr(commands, "run", warn)
+    monkeypatch.setattr(doctor, "run", warn)
     with warnings.catch_warnings():
         warnings.simplefilter("always")
         assert run(capsys, "doctor")[2] == "dom2-fast: warning: something is slow\n"
 
 
 def test_bench_outside_a_checkout_explains(capsys, tmp_path, monkeypatch):
-    from dom2_fast.cli import commands
+    from dom2_fast.cli import bench
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(commands, "__file__", str(tmp_path / "dom2_fast" / "commands.py"))
+    monkeypatch.setattr(bench, "__file__", str(tmp_path / "dom2_fast" / "cli" / "bench.py"))
     assert "source tree" in fails(capsys, "bench")
 
 

@@ -65,9 +65,16 @@ def test_one_agent_s_weights_ignore_the_others():
 
 @pytest.mark.parametrize(
     "text",
-    ["uniform", "thresholds:200,250.5", "quantiles:0.5,0.875,0.875", "softmax:0.3", "rank:1",
-     "top_k:0.1", "top_k:500"],
-)  # fmt: skip
+    [
+        "uniform",
+        "thresholds:200,250.5",
+        "quantiles:0.5,0.875,0.875",
+        "softmax:0.3",
+        "rank:1",
+        "top_k:0.1",
+        "top_k:500",
+    ],
+)
 def test_text_round_trip(text):
     assert str(reweight.parse(text)) == text
     assert reweight.parse(reweight.parse(text)) == reweight.parse(text)
@@ -121,3 +128,28 @@ def test_bad_returns():
         reweight.uniform()(torch.zeros(3))
     with pytest.raises(Dom2Error, match="NaN or infinite"):
         reweight.uniform()(torch.tensor([[1.0, float("nan")]]))
+
+
+def test_levels_that_nobody_exceeds():
+    with pytest.raises(Dom2Error, match=r"40,50.*returns go from 10 to 40 over 4 trajectories"):
+        reweight.check(reweight.thresholds([40, 50]), RETURNS)  # 40 isn't above 40
+    messages = reweight.check(reweight.thresholds([15, 40]), RETURNS)
+    assert len(messages) == 1 and "level(s) 40 of weights thresholds:15,40" in messages[0]
+    assert reweight.check(reweight.thresholds([15]), RETURNS) == []
+
+
+def test_weights_that_make_no_difference():
+    messages = reweight.check(reweight.thresholds([5]), RETURNS)  # everybody is above
+    assert "every agent" in messages[0] and "from 10 to 40" in messages[0]
+    one = torch.tensor([[10.0, 20.0], [1.0, 2.0]])
+    assert "all trajectories of agent 1," in reweight.check(reweight.thresholds([15]), one)[0]
+    assert "top_k:9" in reweight.check(reweight.top_k(9), RETURNS)[0]
+    three = torch.tensor([[1.0, 20.0], [1.0, 2.0], [1.0, 2.0]])
+    assert "agents 1, 2," in reweight.check(reweight.thresholds([15]), three)[0]
+
+
+def test_nothing_to_say():
+    equal = torch.full((2, 3), 7.0)
+    for rule in ("uniform", "rank", "softmax", "quantiles:0.5", "top_k:0.3"):
+        assert reweight.check(reweight.parse(rule), RETURNS) == []
+        assert reweight.check(reweight.parse(rule), equal) == []

@@ -9,8 +9,9 @@ import pytest
 import torch
 from small_data import arrays, dataset
 
-from dom2_fast.data import trajectories
-from dom2_fast.data.trajectories import FIELDS, TrajectoryDataset, save_array
+from dom2_fast.data.formats import omar
+from dom2_fast.data.formats.omar import save_array
+from dom2_fast.data.trajectories import FIELDS, TrajectoryDataset
 from dom2_fast.errors import Dom2Error
 
 
@@ -41,7 +42,7 @@ def test_loading_maps_the_files_and_never_changes_them(folder):
     assert (folder / "obs_0.npy").read_bytes() == before
 
 
-def test_works_without_meta_and_cuts_every_25_steps(tmp_path):
+def test_task_and_quality_come_from_the_path_without_meta(tmp_path):
     made = dataset(trajectories=2, length=25)
     path = made.write(tmp_path / "simple_tag" / "medium-replay" / "seed_3_data")
     (path / "meta.json").unlink()
@@ -76,6 +77,12 @@ def test_first_agents_only_and_different_widths(tmp_path):
     assert TrajectoryDataset.load(path, agents=2).obs_dims == [4, 4]
     with pytest.raises(Dom2Error, match="has 3"):
         TrajectoryDataset.load(path, agents=4)
+
+
+def test_the_other_byte_order_is_read(folder):
+    before = np.load(folder / "obs_0.npy")
+    np.save(folder / "obs_0.npy", before.astype(">f4"))
+    assert np.array_equal(TrajectoryDataset.load(folder).obs[0], before)
 
 
 def test_rewards_kept_as_columns_are_read(folder):
@@ -166,6 +173,13 @@ BAD_FOLDERS = {
         r"next_obs of agent 0 in row 6 is not the obs of row 7",
     ),
     "meta": (lambda f: (f / "meta.json").write_text("{"), r"meta.json can't be read"),
+    "meta list": (lambda f: (f / "meta.json").write_text("[]"), r"must hold one JSON object"),
+    "lengths": (lambda f: np.save(f / "lengths.npy", np.ones(20)), r"list of integers"),
+    "empty": (
+        lambda f: [np.save(p, np.load(p)[:0]) for p in f.glob("*.npy")],
+        r"the data set is empty",
+    ),
+    "archive": (lambda f: np.savez((f / "rews_0.npy").open("wb"), a=1), r"is an archive"),
 }
 
 
@@ -191,7 +205,7 @@ def test_values_are_checked_beyond_the_first_chunk(tmp_path, monkeypatch):
     ("options", "message"),
     [
         ({"episode_length": 7}, r"20 rows are not whole episodes of 7 steps \(6 left over\)"),
-        ({"episode_length": 0}, r"episode_length must be an integer >= 1"),
+        ({"episode_length": 0}, r"episode_length must be a whole number of at least 1"),
         ({"episode_length": 10}, r"next_obs of agent 0 in row 4 .*episode_length"),
         ({"lengths": [10, 9]}, r"add up to the 20 rows"),
         ({"lengths": [20, 0]}, r"must be >= 1"),
@@ -206,7 +220,7 @@ def test_wrong_paths(tmp_path):
     with pytest.raises(Dom2Error, match="no data set at"):
         TrajectoryDataset.load(tmp_path / "nowhere")
     with pytest.raises(Dom2Error, match=r"holds no obs_0.npy"):
-        TrajectoryDataset.load(tmp_path)
+        TrajectoryDataset.load(tmp_path, format="omar")
 
 
 def test_write_refuses_a_used_folder(folder):
@@ -224,7 +238,7 @@ def test_write_without_space_leaves_nothing(tmp_path, monkeypatch):
         calls.append(path)
         save_array("/dev/full" if len(calls) == 4 else path, array)
 
-    monkeypatch.setattr(trajectories, "save_array", onto_a_full_disk)
+    monkeypatch.setattr(omar, "save_array", onto_a_full_disk)
     with pytest.raises(Dom2Error, match="no space left"):
         dataset().write(tmp_path / "d")
     assert len(calls) == 4

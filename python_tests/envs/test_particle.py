@@ -28,16 +28,21 @@ def state_of(task, **at):
 
 def uniform(env, generator):
     u = torch.rand(env.num_envs, env.num_agents, 2, generator=generator, dtype=torch.float64)
-    return (u * 2 - 1).to(env.dtype)
+    return (u * 2 - 1).to(env.dtype).transpose(0, 1)  # [G, E, 2]
+
+
+def joined(obs):
+    """All agents' observations side by side, [E, sum of widths]."""
+    return torch.cat(list(obs), -1)
 
 
 def play(env, steps=25, seed=0):
     """All observations, rewards and the last state of random play."""
     generator = torch.Generator().manual_seed(seed)
-    seen = [torch.cat(env.reset(), -1)]
+    seen = [joined(env.reset())]
     for _ in range(steps):
         obs, reward, _ = env.step(uniform(env, generator))
-        seen += [torch.cat(obs, -1), reward]
+        seen += [joined(obs), reward.T]
     return torch.cat(seen, -1), env.state()
 
 
@@ -49,11 +54,11 @@ def test_recorded_episodes_are_reproduced(task, reference_dir):
     )
     env = envs.make(task, num_envs=len(init), dtype=torch.float64, prey="external")
     tol = dict(rtol=0, atol=tolerances.RECORDED_EPISODE)
-    torch.testing.assert_close(torch.cat(env.reset(init), -1), obs[:, 0], **tol)
+    torch.testing.assert_close(joined(env.reset(state=init)), obs[:, 0], **tol)
     for t in range(25):
-        seen, reward, done = env.step(act[:, t])
-        torch.testing.assert_close(torch.cat(seen, -1), obs[:, t + 1], **tol)
-        torch.testing.assert_close(reward, rew[:, t], **tol)
+        seen, reward, done = env.step(act[:, t].transpose(0, 1))
+        torch.testing.assert_close(joined(seen), obs[:, t + 1], **tol)
+        torch.testing.assert_close(reward.T, rew[:, t], **tol)
         assert done.tolist() == [t == 24] * len(init)
 
 
@@ -73,8 +78,8 @@ def test_spread_step_by_hand():
     env = envs.make("simple_spread", dtype=torch.float64)
     # Agents 0 and 1 at rest, 4 apart; agent 0 pushed with (1, -0.5); landmark 3 half a unit from 1.
     state = state_of("simple_spread", e0=(0, 0), e1=(4, 0), e3=(4, 0.5))
-    env.reset(state)
-    act = torch.zeros(1, 3, 2, dtype=torch.float64)
+    env.reset(state=state)
+    act = torch.zeros(3, 1, 2, dtype=torch.float64)
     act[0, 0] = torch.tensor([1.0, -0.5])
     obs, reward, _ = env.step(act)
     # v = 5 u * 0.1, then x = v * 0.1
@@ -83,21 +88,21 @@ def test_spread_step_by_hand():
     torch.testing.assert_close(obs[0][0, 4:6], torch.tensor([3.95, 0.525], dtype=torch.float64))
     assert obs[0][0, -4:].eq(0).all()
     far = [1 / (x - 70) for x in (90, 100)]  # the other two landmarks, from agent 2 at 70
-    torch.testing.assert_close(reward, torch.full((1, 3), 2 + sum(far), dtype=torch.float64))
+    torch.testing.assert_close(reward, torch.full((3, 1), 2 + sum(far), dtype=torch.float64))
 
 
 def test_velocity_is_damped_before_the_force_acts():
     env = envs.make("simple_spread", dtype=torch.float64)
-    env.reset(state_of("simple_spread", e0=(0, 0, 2.0, 0)))
-    obs, _, _ = env.step(torch.zeros(1, 3, 2))
+    env.reset(state=state_of("simple_spread", e0=(0, 0, 2.0, 0)))
+    obs, _, _ = env.step(torch.zeros(3, 1, 2))
     expected = torch.tensor([1.5, 0, 0.15, 0], dtype=torch.float64)
     torch.testing.assert_close(obs[0][0, :4], expected)
 
 
 def test_contact_pushes_both_agents_apart():
     env = envs.make("simple_spread", dtype=torch.float64)
-    env.reset(state_of("simple_spread", e0=(0, 0), e1=(0.2, 0)))
-    obs, _, _ = env.step(torch.zeros(1, 3, 2))
+    env.reset(state=state_of("simple_spread", e0=(0, 0), e1=(0.2, 0)))
+    obs, _, _ = env.step(torch.zeros(3, 1, 2))
     # 100 * log(1 + exp((0.3 - 0.2) / k)) * k is 10 to 1e-42; times dt it is the velocity.
     torch.testing.assert_close(obs[0][0, 0], torch.tensor(-1.0, dtype=torch.float64))
     torch.testing.assert_close(obs[1][0, 0], torch.tensor(1.0, dtype=torch.float64))
@@ -106,30 +111,30 @@ def test_contact_pushes_both_agents_apart():
 def test_each_colliding_agent_pays_for_it():
     env = envs.make("simple_spread", dtype=torch.float64)
     # Moving towards each other at 0.0001 of distance, agents 0 and 1 overlap after the step.
-    env.reset(state_of("simple_spread", e0=(0, 0, 1.0, 0), e1=(0.2999, 0, -1.0, 0)))
-    paid = env.step(torch.zeros(1, 3, 2))[1]
-    assert paid[0, 2] - paid[0, 0] == 5 and paid[0, 0] == paid[0, 1]
+    env.reset(state=state_of("simple_spread", e0=(0, 0, 1.0, 0), e1=(0.2999, 0, -1.0, 0)))
+    paid = env.step(torch.zeros(3, 1, 2))[1]
+    assert paid[2, 0] - paid[0, 0] == 5 and paid[0, 0] == paid[1, 0]
     # At rest the contact has pushed them apart before the reward is counted.
-    env.reset(state_of("simple_spread", e0=(0, 0), e1=(0.29, 0)))
-    free = env.step(torch.zeros(1, 3, 2))[1]
-    assert free[0, 0] == free[0, 2]
+    env.reset(state=state_of("simple_spread", e0=(0, 0), e1=(0.29, 0)))
+    free = env.step(torch.zeros(3, 1, 2))[1]
+    assert free[0, 0] == free[2, 0]
 
 
 def test_agents_in_one_place_stay_finite():
     env = envs.make("simple_spread", dtype=torch.float64)
-    env.reset(state_of("simple_spread", e0=(0, 0), e1=(0, 0), e3=(0, 0)))
-    obs, reward, _ = env.step(torch.zeros(1, 3, 2))
-    assert torch.cat(obs, -1).isfinite().all() and reward.isfinite().all()
-    assert reward[0, 0] < reward[0, 2]
+    env.reset(state=state_of("simple_spread", e0=(0, 0), e1=(0, 0), e3=(0, 0)))
+    obs, reward, _ = env.step(torch.zeros(3, 1, 2))
+    assert joined(obs).isfinite().all() and reward.isfinite().all()
+    assert reward[0, 0] < reward[2, 0]
 
 
 def test_predators_and_prey_by_hand():
     env = envs.make("simple_tag", dtype=torch.float64, prey="external")
     assert env.obs_dims == [16, 16, 16, 14] and env.num_agents == 4
-    env.reset(state_of("simple_tag", e0=(0, 0), e1=(0, 3), e2=(0, 4), e3=(0.5, 0), e4=(5, 5)))
-    act = torch.zeros(1, 4, 2, dtype=torch.float64)
+    env.reset(state=state_of("simple_tag", e0=(0, 0), e1=(0, 3), e2=(0, 4), e3=(0.5, 0), e4=(5, 5)))
+    act = torch.zeros(4, 1, 2, dtype=torch.float64)
     act[0, 0, 0] = 1.0
-    act[0, 3, 0] = -1.0
+    act[3, 0, 0] = -1.0
     obs, reward, _ = env.step(act)
     # Forces are 9 and 16; speeds 0.9 and 1.6, the latter cut to 1.3.
     torch.testing.assert_close(obs[0][0, 0], torch.tensor(0.9, dtype=torch.float64))
@@ -138,7 +143,7 @@ def test_predators_and_prey_by_hand():
     gap = 0.37 - 0.09  # further than 0.125: no contact
     dist = gap + math.hypot(0.37, 3) + math.hypot(0.37, 4)
     shared = torch.tensor(-0.1 * dist, dtype=torch.float64)
-    torch.testing.assert_close(reward[0], torch.stack([shared, shared, shared, -shared]))
+    torch.testing.assert_close(reward[:, 0], torch.stack([shared, shared, shared, -shared]))
 
 
 @pytest.mark.parametrize("task", envs.TASKS)
@@ -156,13 +161,24 @@ def test_state_round_trip(task):
     play(env, steps=7)
     state = env.state()
     other = envs.make(task, 4, seed=9, dtype=torch.float64, prey="external")
-    seen = other.reset(state)
+    seen = other.reset(state=state)
     assert [tuple(o.shape) for o in seen] == [(4, d) for d in other.obs_dims]
     act = uniform(env, torch.Generator().manual_seed(2))
     for a, b in zip(env.step(act)[0], other.step(act)[0], strict=True):
         assert torch.equal(a, b)
     state.zero_()  # a copy: changing it changes nothing
     assert env.state().abs().sum() > 0
+
+
+@pytest.mark.parametrize("task", envs.TASKS)
+def test_reset_with_a_seed_starts_as_a_new_environment_does(task):
+    env = envs.make(task, 5, seed=3, shift="speed")
+    play(env, steps=2)
+    again, speeds = env.reset(seed=8), env.max_speed
+    other = envs.make(task, 5, seed=8, shift="speed")
+    assert torch.equal(again, other.reset()) and torch.equal(speeds, other.max_speed)
+    assert again.shape == (3, 5, env.obs_dims[0]) and again.is_contiguous()
+    assert not torch.equal(env.reset(), again)
 
 
 def test_dtypes_start_from_the_same_draw():
@@ -191,23 +207,24 @@ def test_six_landmarks_reward_and_removed_landmarks():
         state[0, 3 + i, :2] = torch.tensor([x, 0])
     plain = envs.make("spread_6_landmarks", dtype=torch.float64)
     shifted = envs.make("spread_6_landmarks", dtype=torch.float64, shift="landmarks")
-    still = torch.zeros(1, 3, 2)
-    assert torch.equal(torch.cat(plain.reset(state), -1), torch.cat(shifted.reset(state), -1))
+    still = torch.zeros(3, 1, 2)
+    assert torch.equal(plain.reset(state=state), shifted.reset(state=state))
     assert plain.obs_dims == [24, 24, 24]
-    assert plain.step(still)[1].tolist() == [[6.0] * 3]  # 1 / 0.5 for each agent
+    assert plain.step(still)[1].T.tolist() == [[6.0] * 3]  # 1 / 0.5 for each agent
     assert shifted.removed_landmarks == (0, 2, 4)
-    assert shifted.step(still)[1].tolist() == [[3.0] * 3]  # 1 / 1.0, the nearer ones are gone
-    one = envs.make("spread_6_landmarks", dtype=torch.float64, shift="landmarks",
-                    removed_landmarks=(5,))  # fmt: skip
-    one.reset(state)
-    assert one.step(still)[1].tolist() == [[6.0] * 3]
+    assert shifted.step(still)[1].T.tolist() == [[3.0] * 3]  # 1 / 1.0, the nearer ones are gone
+    one = envs.make(
+        "spread_6_landmarks", dtype=torch.float64, shift="landmarks", removed_landmarks=(5,)
+    )
+    one.reset(state=state)
+    assert one.step(still)[1].T.tolist() == [[6.0] * 3]
 
 
 def test_six_landmarks_collision_costs_15():
     env = envs.make("spread_6_landmarks", dtype=torch.float64)
-    env.reset(state_of("spread_6_landmarks", e0=(0, 0, 1.0, 0), e1=(0.1999, 0, -1.0, 0)))
-    reward = env.step(torch.zeros(1, 3, 2))[1]
-    assert reward[0, 2] - reward[0, 0] == 15 and reward[0, 0] == reward[0, 1]
+    env.reset(state=state_of("spread_6_landmarks", e0=(0, 0, 1.0, 0), e1=(0.1999, 0, -1.0, 0)))
+    reward = env.step(torch.zeros(3, 1, 2))[1]
+    assert reward[2, 0] - reward[0, 0] == 15 and reward[0, 0] == reward[1, 0]
 
 
 @pytest.mark.parametrize("task", envs.TASKS)
@@ -220,7 +237,7 @@ def test_speed_shift_caps_each_agent_anew(task):
     assert first[:, :chasers].mean().item() == pytest.approx(0.6, abs=0.04)
     if env.spec.prey:
         assert (first[:, 3] == 1.3).all()
-    act = torch.ones(300, env.num_agents, 2)
+    act = torch.ones(env.num_agents, 300, 2)
     for _ in range(10):
         env.step(act)
     speed = env.state()[:, : env.spec.agents, 2:].norm(dim=-1)
@@ -239,49 +256,65 @@ def test_physics_is_differentiable():
     start = state_of("simple_spread", e0=(0, 0), e1=(0.31, 0.05), e3=(0.3, 0.4)).repeat(2, 1, 1)
 
     def loss(act):
-        env.reset(start)
+        env.reset(state=start)
         return sum(env.step(act)[1].sum() for _ in range(3))
 
-    act = torch.full((2, 3, 2), 0.3, dtype=torch.float64, requires_grad=True)
+    act = torch.full((3, 2, 2), 0.3, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(loss, act)
 
 
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
-        (dict(task="simple_tagg"), "simple_spread, simple_tag, simple_world, spread_6_landmarks"),
-        (dict(task="simple_spread", num_envs=0), "at least 1"),
-        (dict(task="simple_spread", dtype=torch.int64), "floating"),
-        (dict(task="simple_spread", shift="wind"), "'speed', 'landmarks'"),
-        (dict(task="simple_spread", shift="landmarks"), "spread_6_landmarks only"),
-        (dict(task="simple_spread", v_min=0.3), "shift='speed'"),
-        (dict(task="simple_spread", shift="speed", v_min=0.0), "above 0"),
-        (dict(task="spread_6_landmarks", shift="landmarks", removed_landmarks=(6,)), "0 to 5"),
-        (dict(task="spread_6_landmarks", shift="landmarks", removed_landmarks=tuple(range(6))),
-         "not all"),
-        (dict(task="simple_spread", prey="somewhere.npz"), "has no prey"),
+        (dict(name="simple_tagg"), "simple_spread, simple_tag, simple_world, spread_6_landmarks"),
+        (dict(name="simple_spread", num_envs=0), "at least 1"),
+        (dict(name="simple_spread", dtype=torch.int64), "floating"),
+        (dict(name="simple_spread", shift="wind"), "accepted: None, 'speed'$"),
+        (dict(name="simple_spread", shift="landmarks"), "spread_6_landmarks has it"),
+        (dict(name="simple_spread", v_min=0.3), "shift='speed'"),
+        (dict(name="simple_spread", shift="speed", v_min=0.0), "above 0"),
+        (dict(name="spread_6_landmarks", shift="landmarks", removed_landmarks=(6,)), "0 to 5"),
+        (
+            dict(name="spread_6_landmarks", shift="landmarks", removed_landmarks=tuple(range(6))),
+            "not all",
+        ),
+        (dict(name="simple_spread", prey="somewhere.npz"), "has no prey"),
     ],
-)  # fmt: skip
+)
 def test_wrong_settings_are_explained(kwargs, message):
     with pytest.raises(Dom2Error, match=message):
         envs.make(**kwargs)
 
 
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        (dict(shift="wind"), "unknown shift 'wind'"),
+        (dict(shift="landmarks"), "for spread_6_landmarks only"),
+        (dict(v_min=0.3), "v_min belongs to shift='speed'"),
+        (dict(removed_landmarks=(1,)), "removed_landmarks belongs to shift='landmarks'"),
+    ],
+)
+def test_the_class_itself_refuses_what_the_registry_would(kwargs, message):
+    with pytest.raises(Dom2Error, match=message):
+        envs.ParticleEnv("simple_spread", **kwargs)
+
+
 def test_wrong_calls_are_explained_and_change_nothing():
     env = envs.make("simple_spread", 2)
     with pytest.raises(Dom2Error, match="reset"):
-        env.step(torch.zeros(2, 3, 2))
+        env.step(torch.zeros(3, 2, 2))
     with pytest.raises(Dom2Error, match=r"\[2, 6, 4\]"):
-        env.reset(torch.zeros(2, 5, 4))
+        env.reset(state=torch.zeros(2, 5, 4))
     with pytest.raises(Dom2Error, match="NaN or infinite"):
-        env.reset(torch.full((2, 6, 4), torch.nan))
+        env.reset(state=torch.full((2, 6, 4), torch.nan))
     env.reset()
     before = env.state()
     for act, message in (
-        (torch.zeros(2, 4, 2), r"\[2, 3, 2\]"),
-        (torch.full((2, 3, 2), torch.nan), "NaN"),
-        (torch.full((2, 3, 2), torch.inf), "magnitude inf"),
-        (torch.full((2, 3, 2), 1.5), "clip"),
+        (torch.zeros(2, 3, 2), r"\[3, 2, 2\]"),
+        (torch.full((3, 2, 2), torch.nan), "NaN"),
+        (torch.full((3, 2, 2), torch.inf), "magnitude inf"),
+        (torch.full((3, 2, 2), 1.5), "clip"),
     ):
         with pytest.raises(Dom2Error, match=message):
             env.step(act)
@@ -289,10 +322,10 @@ def test_wrong_calls_are_explained_and_change_nothing():
 
 
 def test_episode_score_and_normalisation():
-    sums = torch.tensor([[3.0, 6.0, 9.0], [0.0, 0.0, 3.0]])
+    sums = torch.tensor([[3.0, 0.0], [6.0, 0.0], [9.0, 3.0]])  # [G, E]
     assert envs.episode_score(sums, "simple_spread").tolist() == [6.0, 1.0]
     assert envs.episode_score(sums, "simple_tag").tolist() == [3.0, 0.0]
-    four = torch.cat([sums, sums[:, :1]], dim=1)
+    four = torch.cat([sums, sums[:1]])
     assert envs.episode_score(four, "simple_world").tolist() == [3.0, 0.0]
     with pytest.raises(Dom2Error, match="reward sums"):
         envs.episode_score(four, "simple_spread")

@@ -46,8 +46,8 @@ def test_one_physics_two_faces(task):
         seen, rewards, terminated, truncated, _ = face.step(
             dict(zip(NAMES[task], act, strict=True))
         )
-        expected, reward, _ = batched.step(torch.from_numpy(act)[None])
-        assert list(rewards.values()) == reward[0].tolist()
+        expected, reward, _ = batched.step(torch.from_numpy(act)[:, None])
+        assert list(rewards.values()) == reward[:, 0].tolist()
         assert not any(terminated.values())
         assert set(truncated.values()) == {t == 24}
     assert face.agents == []

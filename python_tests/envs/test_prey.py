@@ -69,11 +69,11 @@ def test_reference_prey_drives_the_last_agent(task, reference_dir):
     assert len(a) == inside.num_agents == 3 and len(b) == outside.num_agents == 4
     generator = torch.Generator().manual_seed(0)
     for _ in range(25):
-        act = torch.rand(5, 3, 2, generator=generator, dtype=torch.float64) * 2 - 1
+        act = torch.rand(3, 5, 2, generator=generator, dtype=torch.float64) * 2 - 1
         a, reward_a, _ = inside.step(act)
-        b, reward_b, _ = outside.step(torch.cat([act, prey(b[-1])[:, None]], dim=1))
-        assert torch.equal(torch.cat(a, -1), torch.cat(b[:3], -1))
-        assert torch.equal(reward_a, reward_b[:, :3])
+        b, reward_b, _ = outside.step(torch.cat([act, prey(b[-1])[None]]))
+        assert torch.equal(a, torch.stack(b[:3]))
+        assert torch.equal(reward_a, reward_b[:3])
 
 
 @pytest.mark.parametrize("task", TASKS)

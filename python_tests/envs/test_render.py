@@ -57,7 +57,7 @@ def test_trail_and_far_away_entities():
     states = []
     for _ in range(6):
         states.append(env.state()[0].numpy())
-        env.step(torch.full((1, 3, 2), 0.5))
+        env.step(torch.full((3, 1, 2), 0.5))
     now = env.state()[0].numpy()
     plain = render.draw_state("simple_spread", now)
     trail = render.draw_state("simple_spread", now, trail=np.stack(states))

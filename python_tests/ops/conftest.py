@@ -23,13 +23,8 @@ def simt():
         return "the emulated CUDA executors are not built: make simt"
     torch.ops.load_library(SIMT)
     _register.register("dom2_fast_simt")
-    native = torch.ops.dom2_fast_simt
-    names = ["denoise", "denoise_backward", "pack_weights", "run_program", "run_program_backward",
-             "sample_transitions"]  # fmt: skip
-    return types.SimpleNamespace(
-        **{name: getattr(native, name) for name in names},
-        alias_table=torch.ops.dom2_fast.alias_table,
-    )
+    native = {name: getattr(torch.ops.dom2_fast_simt, name) for name in _register.OPS}
+    return types.SimpleNamespace(**native | {"alias_table": torch.ops.dom2_fast.alias_table})
 
 
 def on_cuda(function):
@@ -62,20 +57,34 @@ def choose(name, monkeypatch):
         if isinstance(emulated, str):
             pytest.skip(emulated)
         monkeypatch.setattr(ops, "_NATIVE", emulated)
+        # As on a GPU, losses are composed: the tensors lie on the CPU, where they'd be one op.
+        monkeypatch.setattr(ops, "_fused", lambda name, like: None)
     elif name == "cuda":
-        if not (torch.cuda.is_available() and backend.cuda_built()):
-            pytest.skip("no GPU, or the extension was built without CUDA")
-        for function in ("denoise", "run_program", "sample_transitions", "pack_weights",
-                         "denoising_loss", "conservative_loss", "chain_value"):  # fmt: skip
-            monkeypatch.setattr(ops, function, on_cuda(getattr(ops, function)))
+        for name in _register.OPS:  # those with a function of their own; backward ops have none
+            if name != "alias_table" and hasattr(ops, name):
+                monkeypatch.setattr(ops, name, on_cuda(getattr(ops, name)))
 
 
-CUDA = ["simt", "cuda"]
+# Cases for a GPU are collected where there is one.
+CUDA = ["simt", *(["cuda"] if torch.cuda.is_available() and backend.cuda_built() else [])]
 
 
-@pytest.fixture(params=[*(backend.isas_runnable() or ["none"]), *CUDA])
+NATIVE = backend.isas_runnable() or ["none"]
+
+
+@pytest.fixture(params=[*NATIVE, *CUDA])
 def executor(request, monkeypatch):
     """Runs the test on every executor; gives its name."""
+    yield from _on(request, monkeypatch)
+
+
+@pytest.fixture(params=NATIVE)
+def native_executor(request, monkeypatch):
+    """Runs the test on each instruction set of the CPU: where losses are ops of their own."""
+    yield from _on(request, monkeypatch)
+
+
+def _on(request, monkeypatch):
     name = request.param
     before = backend.isa_active()
     choose(name, monkeypatch)

@@ -69,6 +69,16 @@ class Problem:
         return Problem(self.program, leaf(self.x), leaf(self.cond), leaf(self.table), weights)
 
     @property
+    def net(self):
+        """The network, as the functions of `ops` take it."""
+        return self.cond, self.weights, self.table, self.program
+
+    @property
+    def words(self):
+        """The network, as the native ops take it."""
+        return self.cond, self.weights, self.table, self.program.encode()
+
+    @property
     def leaves(self):
         return [t for t in (self.x, self.cond, self.table, *self.weights) if t is not None]
 

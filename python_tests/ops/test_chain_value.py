@@ -21,9 +21,12 @@ def chain(solver, critic, **how):
         weights, table = weights_and_table_of_critic[:-1], weights_and_table_of_critic[-1]
         kept = None if how.get("noise") is None else how["noise"].to(q.table.dtype)
         mean, values = op.chain_value(
-            x_T if x_T is None else q.x, q.cond, q.weights, q.table, q.program, solver,
-            critic=(weights, table, critic.program), **{**how, "noise": kept},
-        )  # fmt: skip
+            x_T if x_T is None else q.x,
+            *q.net,
+            solver,
+            critic=(weights, table, critic.program),
+            **{**how, "noise": kept},
+        )
         return mean, [values]
 
     return run
@@ -39,21 +42,22 @@ def check_chain(p, steps, critic=None, leaves=weights_and_table, *, x_T=True, **
     check(run, p, [*rater.weights, rater.table], leaves, x_T=x_T or None)
 
 
-@pytest.mark.parametrize("batch", [0, 1, 2, 9, 17, 129])
-@pytest.mark.parametrize("groups, steps", [(1, 1), (3, 5)])
-def test_chain_value(executor, groups, steps, batch):
+@pytest.mark.parametrize(
+    "groups, steps, batch", [(1, 1, 0), (3, 5, 1), (1, 1, 2), (3, 5, 9), (1, 5, 17), (3, 5, 129)]
+)
+def test_chain_value(native_executor, groups, steps, batch):
     check_chain(problem(mlp(3, 5, 37), groups, batch, steps=steps), steps)
 
 
 @pytest.mark.parametrize("given, batch", [(29, 29), (4, 44), (2, 160)])
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
-def test_chain_value_of_every_instruction(executor, given, batch, dropout):
+def test_chain_value_of_every_instruction(native_executor, given, batch, dropout):
     p = problem(everything(1, 5, 21, dropout=dropout), 2, batch, steps=3, given_cond=given)
     critic = everything(1, 5, 13, dropout=dropout)
     check_chain(p, 3, critic, rng=RNG, critic_rng=RNG + 1)
 
 
-def test_chain_value_with_drawn_noise_clipping_and_the_step_before(executor):
+def test_chain_value_with_drawn_noise_clipping_and_the_step_before(native_executor):
     p = problem(mlp(3, 5, 37), 2, 40, steps=4)
     solver = solver_table(4, clip=1.1, noise=0.3, previous=-0.2)
     bounds = {"out_low": -0.5, "out_high": 0.5, "solver": solver}
@@ -62,20 +66,26 @@ def test_chain_value_with_drawn_noise_clipping_and_the_step_before(executor):
     check_chain(p, 4, noise=draw(4, 2, 40, 3), **bounds)
 
 
-def test_chain_value_without_rows(executor):
+def test_chain_value_without_conditions(native_executor):
     check_chain(problem(mlp(2, 0, 20), 2, 9, steps=2), 2)
 
 
-def test_chain_value_differentiates_its_inputs_too(executor):
+def test_chain_value_differentiates_its_inputs_too(native_executor):
     p = problem(mlp(2, 4, 20), 2, 9, steps=2)
     check_chain(p, 2, leaves=lambda q: [q.x, q.cond, *q.weights])
+
+
+def test_chain_value_composed(cuda_executor):
+    """Where it is no op of its own, `denoise` and `run_program` compose it."""
+    p = problem(everything(1, 5, 21, dropout=0.3), 2, 12, steps=3, given_cond=4)
+    check_chain(p, 3, everything(1, 5, 13, dropout=0.3), rng=RNG, critic_rng=RNG + 1)
 
 
 @needs_extension
 def test_chain_value_draws_what_denoise_draws():
     p = problem(mlp(2, 4, 24), 2, 150, steps=5).to(torch.float32, requires_grad=False)
     r = problem(mlp(2, 4, 24, out=1), 2, 1).to(torch.float32, requires_grad=False)
-    args = p.cond, p.weights, p.table, p.program, solver_table(5)
+    args = *p.net, solver_table(5)
     act = ops.denoise(None, *args, batch=150, rng=RNG)
     q = ops.run_program(act, p.cond, r.weights, r.table, r.program).squeeze(-1)
     critic = (r.weights, r.table, r.program)
@@ -123,9 +133,14 @@ def test_bad_arguments_of_chain_value_are_named(change, words):
     r = problem(program, 2, 1).to(torch.float32, requires_grad=False)
     weights, table = change.pop("critic_weights", r.weights), change.pop("critic_table", r.table)
     args = dict(
-        x_T=p.x, cond=p.cond, weights=p.weights, table=p.table, program=p.program,
-        solver=solver_table(3), critic=(weights, table, program),
-    )  # fmt: skip
+        x_T=p.x,
+        cond=p.cond,
+        weights=p.weights,
+        table=p.table,
+        program=p.program,
+        solver=solver_table(3),
+        critic=(weights, table, program),
+    )
     with pytest.raises(RuntimeError) as error:
         ops.chain_value(**{**args, **change})
     assert all(w in str(error.value) for w in words), str(error.value)

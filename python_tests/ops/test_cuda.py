@@ -42,9 +42,14 @@ def test_samples_are_those_of_the_cpu(solver):
 
 def policy_reference(policy):
     return DiffusionPolicy(
-        policy.net, policy.schedule, policy.solver, policy.steps, "reference",
-        policy.act_low, policy.act_high,
-    )  # fmt: skip
+        policy.net,
+        policy.schedule,
+        policy.solver,
+        policy.steps,
+        "reference",
+        policy.act_low,
+        policy.act_high,
+    )
 
 
 @needs_gpu
@@ -141,9 +146,8 @@ def test_training_runs_and_acts_anywhere(algo, config, precision, tmp_path):
     again = algo.load(tmp_path / "checkpoint.pt", dataset(8, 25))
     assert agents.fit(3) == again.fit(3)  # exact resume, on the device
     acting = algo.load(tmp_path / "checkpoint.pt")
-    assert (
-        acting.policies([torch.randn(4, agents.obs_dim)] * agents.num_agents).device.type == "cpu"
-    )
+    obs = torch.randn(agents.num_agents, 4, agents.obs_dim)
+    assert acting.policies.act(obs).device.type == "cpu"
 
 
 def test_training_goes_on_only_where_it_started():

@@ -16,7 +16,7 @@ RNG = torch.tensor([-7_654_321_987_654_321, 5])
 
 
 def run(op, p, solver, **kw):
-    return op(p.x, p.cond, p.weights, p.table, p.program, solver, **kw)
+    return op(p.x, *p.net, solver, **kw)
 
 
 def check(p, solver, *, gradients=True, **kw):
@@ -42,8 +42,10 @@ def check(p, solver, *, gradients=True, **kw):
             assert_as_good_as_torch(n, o, e, f"gradient of {name}")
 
 
-@pytest.mark.parametrize("batch", [0, 1, 2, 7, 9, 17, 129])
-@pytest.mark.parametrize("groups", [1, 3, 4])
+# (groups, batch): every batch that ends a tile of some executor in another way, and every group.
+@pytest.mark.parametrize(
+    "groups, batch", [(1, 0), (3, 1), (4, 2), (1, 7), (3, 9), (4, 17), (1, 129), (3, 129)]
+)
 def test_odd_sizes(executor, groups, batch):
     check(problem(mlp(3, 5, 37), groups, batch, steps=3), solver_table(3))
 
@@ -95,7 +97,7 @@ def check_drawn(p, solver):
         (reference.denoise, torch.float64),
     ):
         q = p.to(dtype)
-        y = op(None, q.cond, q.weights, q.table, q.program, solver, batch=33, rng=RNG)
+        y = op(None, *q.net, solver, batch=33, rng=RNG)
         (g,) = torch.autograd.grad(y.square().sum(), q.weights[0])
         out.append((y, g))
     for native, own, exact in zip(*out, strict=True):
@@ -185,9 +187,13 @@ def test_nan_stays_nan(executor):
 def bad(**change):
     p = problem(mlp(2, 4, 8), 2, 6, steps=3).to(torch.float32, requires_grad=False)
     args = dict(
-        x_T=p.x, cond=p.cond, weights=p.weights, table=p.table, program=p.program,
+        x_T=p.x,
+        cond=p.cond,
+        weights=p.weights,
+        table=p.table,
+        program=p.program,
         solver=solver_table(3),
-    )  # fmt: skip
+    )
     args.update(change)
     return args
 
@@ -248,20 +254,14 @@ def test_a_program_that_would_leave_its_memory_is_refused():
 def test_opcheck():
     p, solver = problem(everything(3, 5, 21, dropout=0.5), 2, 6, steps=3), solver_table(3)
     q = p.to(torch.float32)
-    args = (
-        q.x, q.cond, q.weights, q.table, q.program.encode(), solver, None, RNG, None, [6, 3],
-        -1.0, 1.0, True, 0,
-    )  # fmt: skip
+    args = (q.x, *q.words, solver, None, RNG, None, [6, 3], -1.0, 1.0, True, 0)
     torch.library.opcheck(torch.ops.dom2_fast.denoise.default, args)
     path = torch.ops.dom2_fast.denoise(*args)[1].detach()
+    plain = p.to(torch.float32, requires_grad=False)
     torch.library.opcheck(
         torch.ops.dom2_fast.denoise_backward.default,
-        (
-            torch.ones(2, 6, 3), path, q.cond.detach(), [w.detach() for w in q.weights],
-            q.table.detach(), q.program.encode(), solver, None, RNG, -1.0, 1.0, 0, True, True,
-            True, True,
-        ),
-    )  # fmt: skip
+        (torch.ones(2, 6, 3), path, *plain.words, solver, None, RNG, -1.0, 1.0, 0, *(True,) * 4),
+    )
     torch.library.opcheck(
         torch.ops.dom2_fast.pack_weights.default,
         ([w.detach() for w in q.weights], q.program.encode(), 0),
@@ -272,9 +272,8 @@ def test_opcheck():
 def test_the_saved_path_is_no_differentiable_result():
     p, solver = problem(mlp(2, 4, 8), 1, 3, steps=2).to(torch.float32), solver_table(2)
     out, path = torch.ops.dom2_fast.denoise(
-        p.x, p.cond, p.weights, p.table, p.program.encode(), solver, None, None, None, [3, 2],
-        -1.0, 1.0, True, 0,
-    )  # fmt: skip
+        p.x, *p.words, solver, None, None, None, [3, 2], -1.0, 1.0, True, 0
+    )
     assert out.requires_grad and not path.requires_grad
 
 

@@ -19,24 +19,32 @@ needs_extension = pytest.mark.skipif(
 
 
 def denoising(op, p, target, **kw):
-    loss = op.denoising_loss(p.x, p.cond, p.weights, p.table, p.program, target, **kw)
+    loss = op.denoising_loss(p.x, *p.net, target, **kw)
     return loss, ()
 
 
-@pytest.mark.parametrize("batch", [0, 1, 2, 7, 9, 17, 129, 400])
-@pytest.mark.parametrize("groups", [1, 3])
-def test_denoising_loss(executor, groups, batch):
+@pytest.mark.parametrize(
+    "groups, batch", [(1, 0), (3, 1), (1, 2), (3, 7), (1, 9), (3, 17), (1, 129), (3, 400)]
+)
+def test_denoising_loss(native_executor, groups, batch):
     check(denoising, problem(mlp(3, 5, 37), groups, batch), [draw(groups, batch, 3)])
+
+
+def test_composed_losses(cuda_executor):
+    """Where there is no op for a loss, `run_program` and `denoise` compose it."""
+    p = problem(everything(3, 5, 21, dropout=0.3), 3, 20, given_cond=4)
+    check(denoising, p, [draw(3, 20, 3)], rng=RNG)
+    check_conservative(mlp(2, 7, 33, act=Act.RELU, out=1), 3, 9, 10)
 
 
 @pytest.mark.parametrize("given, batch", [(29, 29), (4, 44), (2, 160)])
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
-def test_denoising_loss_of_every_instruction(executor, given, batch, dropout):
+def test_denoising_loss_of_every_instruction(native_executor, given, batch, dropout):
     p = problem(everything(3, 5, 21, dropout=dropout), 3, batch, given_cond=given)
     check(denoising, p, [draw(3, batch, 3)], rng=RNG)
 
 
-def test_denoising_loss_of_a_program_that_returns_its_input(executor):
+def test_denoising_loss_of_a_program_that_returns_its_input(native_executor):
     for returned in ("x", "cond"):
         b = ProgramBuilder(3, 2)
         program = b.build(getattr(b, returned))
@@ -46,15 +54,14 @@ def test_denoising_loss_of_a_program_that_returns_its_input(executor):
 @pytest.mark.parametrize(
     "leaves", [weights_and_table, lambda q: q.weights, lambda q: [q.x], lambda q: [q.cond]]
 )
-def test_only_the_gradients_that_are_wanted(executor, leaves):
+def test_only_the_gradients_that_are_wanted(native_executor, leaves):
     check(denoising, problem(everything(3, 5, 21), 2, 30), [draw(2, 30, 3)], leaves)
 
 
 def conservative(op, q, target, act, proposed, **kw):
     loss, *others = op.conservative_loss(
-        act, proposed, q.cond, q.weights, q.table, q.program, target,
-        cql_weight=0.3, log_density=-1.4, **kw,
-    )  # fmt: skip
+        act, proposed, *q.net, target, cql_weight=0.3, log_density=-1.4, **kw
+    )
     return loss, others
 
 
@@ -67,32 +74,34 @@ def check_conservative(program, groups, batch, actions, twins=2, leaves=weights_
     check(conservative, p, more, leaves, **kw)
 
 
-@pytest.mark.parametrize("batch", [0, 1, 2, 9, 33, 256])
-@pytest.mark.parametrize("groups, twins", [(1, 1), (3, 2), (2, 3)])
-def test_conservative_loss(executor, groups, twins, batch):
+@pytest.mark.parametrize(
+    "groups, twins, batch",
+    [(1, 1, 0), (3, 2, 1), (2, 3, 2), (1, 1, 9), (3, 2, 33), (2, 3, 33), (3, 2, 256)],
+)
+def test_conservative_loss(native_executor, groups, twins, batch):
     check_conservative(mlp(2, 7, 33, act=Act.RELU, out=1), groups, batch, 10, twins)
 
 
 @pytest.mark.parametrize("actions", [1, 2, 15, 16, 17, 70, 130])
-def test_conservative_loss_for_any_number_of_actions(executor, actions):
+def test_conservative_loss_for_any_number_of_actions(native_executor, actions):
     # 70 and 130: the rows of one observation are a tile of their own.
     check_conservative(mlp(2, 4, 20, out=1), 2, 5, actions)
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
-def test_conservative_loss_of_every_instruction(executor, dropout):
+def test_conservative_loss_of_every_instruction(native_executor, dropout):
     check_conservative(everything(1, 5, 21, dropout=dropout), 2, 30, 6, rng=RNG)
 
 
-def test_conservative_loss_without_rows(executor):
+def test_conservative_loss_without_conditions(native_executor):
     check_conservative(mlp(2, 0, 20, out=1), 2, 9, 4)
 
 
-def test_conservative_loss_differentiates_its_rows_too(executor):
+def test_conservative_loss_differentiates_its_conditions_too(native_executor):
     check_conservative(mlp(2, 4, 20, out=1), 2, 9, 4, leaves=lambda q: q.leaves[1:])
 
 
-def test_non_contiguous_input(executor):
+def test_non_contiguous_input(native_executor):
     p = problem(mlp(3, 5, 37), 2, 9)
     p.x = p.x.transpose(0, 1).contiguous().transpose(0, 1)
     p.weights = [w.transpose(1, 2).contiguous().transpose(1, 2) for w in p.weights]
@@ -103,7 +112,7 @@ def test_non_contiguous_input(executor):
     check(conservative, p, more, weights_and_table)
 
 
-def test_large_values_do_not_overflow(executor):
+def test_large_values_do_not_overflow(native_executor):
     p = problem(mlp(2, 4, 20, out=1), 2, 12)
     p.weights[-1] *= 1000
     check(conservative, p, [draw(2, 12), draw(2, 12, 2), draw(2, 12, 3, 2)], weights_and_table)
@@ -123,9 +132,15 @@ def test_several_threads_sum_in_order(name):
             loss, _ = denoising(ops, p, target, rng=RNG)
         else:
             loss, _ = ops.chain_value(
-                p.x.detach(), p.cond.detach(), p.weights, p.table, p.program, solver_table(3),
-                critic=critic, rng=RNG,
-            )  # fmt: skip
+                p.x.detach(),
+                p.cond.detach(),
+                p.weights,
+                p.table,
+                p.program,
+                solver_table(3),
+                critic=critic,
+                rng=RNG,
+            )
         return [loss.detach(), *torch.autograd.grad(loss.sum(), p.leaves[2:])]
 
     one = gradients()
@@ -142,7 +157,7 @@ def test_the_same_as_composed():
     p = problem(mlp(3, 5, 37), 2, 50).to(torch.float32)
     target = draw(2, 50, 3).float()
     loss, _ = denoising(ops, p, target)
-    out = ops.run_program(p.x, p.cond, p.weights, p.table, p.program)
+    out = ops.run_program(p.x, *p.net)
     want = torch.autograd.grad(reference.mean_square(out, target).sum(), p.leaves)
     for _ in range(2):
         got = torch.autograd.grad(loss.sum(), p.leaves, retain_graph=True)
@@ -183,17 +198,27 @@ def test_bad_arguments_of_denoising_loss_are_named(change, words):
         (dict(target=torch.zeros(1, 5)), ["target", "[1, 5]", "[1, 6]"]),
         (dict(cond=torch.zeros(2, 6, 4)), ["cond", "[2, 6, 4]", "[1, 6, 4]"]),
         (dict(cond=None), ["cond is missing"]),
-        (dict(act=torch.zeros(3, 6, 2), proposed=torch.zeros(3, 6, 4, 2),
-              target=torch.zeros(3, 6)), ["2 critics", "3 groups"]),
+        (
+            dict(
+                act=torch.zeros(3, 6, 2), proposed=torch.zeros(3, 6, 4, 2), target=torch.zeros(3, 6)
+            ),
+            ["2 critics", "3 groups"],
+        ),
     ],
-)  # fmt: skip
+)
 def test_bad_arguments_of_conservative_loss_are_named(change, words):
     p = problem(mlp(2, 4, 8, out=1), 2, 6).to(torch.float32, requires_grad=False)
     args = dict(
-        act=p.x[:1], proposed=torch.zeros(1, 6, 4, 2), cond=p.cond[:1], weights=p.weights,
-        table=p.table, program=p.program, target=torch.zeros(1, 6), cql_weight=1.0,
+        act=p.x[:1],
+        proposed=torch.zeros(1, 6, 4, 2),
+        cond=p.cond[:1],
+        weights=p.weights,
+        table=p.table,
+        program=p.program,
+        target=torch.zeros(1, 6),
+        cql_weight=1.0,
         log_density=0.0,
-    )  # fmt: skip
+    )
     with pytest.raises(RuntimeError) as error:
         ops.conservative_loss(**{**args, **change})
     assert all(w in str(error.value) for w in words), str(error.value)
@@ -213,9 +238,16 @@ def test_conservative_loss_by_hand():
     weights = [torch.ones(1, 1, 1, dtype=torch.float64)]
     act, proposed = torch.tensor([[[0.5]]]), torch.tensor([[[[0.0], [0.0]]]])
     loss, td, cql, q = reference.conservative_loss(
-        act.double(), proposed.double(), None, weights, torch.zeros(1, 1, 0), program,
-        torch.tensor([[0.25]]).double(), cql_weight=2.0, log_density=0.0,
-    )  # fmt: skip
+        act.double(),
+        proposed.double(),
+        None,
+        weights,
+        torch.zeros(1, 1, 0),
+        program,
+        torch.tensor([[0.25]]).double(),
+        cql_weight=2.0,
+        log_density=0.0,
+    )
     log2 = torch.tensor(2.0).double().log()
     torch.testing.assert_close(td, torch.tensor([0.0625]).double())
     torch.testing.assert_close(cql, (log2 - 0.5).view(1))
@@ -234,30 +266,61 @@ def test_reference_gradients():
     )
     assert torch.autograd.gradcheck(
         lambda act, cond, table, *w: reference.conservative_loss(
-            act, draw(2, 3, 4, 2), cond, w, table, p.program, target,
-            cql_weight=0.5, log_density=-0.7,
+            act,
+            draw(2, 3, 4, 2),
+            cond,
+            w,
+            table,
+            p.program,
+            target,
+            cql_weight=0.5,
+            log_density=-0.7,
         )[0],
         (x.requires_grad_(), *p.leaves[1:]),
-    )  # fmt: skip
+    )
 
 
 @needs_extension
 def test_opcheck():
     p = problem(everything(3, 5, 21, dropout=0.5), 2, 6).to(torch.float32)
-    args = (p.x, p.cond, p.weights, p.table, p.program.encode(), torch.zeros(2, 6, 3), RNG, 0)
+    args = (p.x, *p.words, torch.zeros(2, 6, 3), RNG, 0)
     torch.library.opcheck(torch.ops.dom2_fast.denoising_loss.default, (*args, *(True,) * 4))
     p = problem(mlp(2, 5, 21, out=1), 4, 6).to(torch.float32)
     args = (
-        torch.zeros(2, 6, 2), torch.ones(2, 6, 3, 2), p.cond[:2].detach(), p.weights, p.table,
-        p.program.encode(), torch.zeros(2, 6), None, 0.5, -1.0, 0, True, True,
-    )  # fmt: skip
+        torch.zeros(2, 6, 2),
+        torch.ones(2, 6, 3, 2),
+        p.cond[:2].detach(),
+        p.weights,
+        p.table,
+        p.program.encode(),
+        torch.zeros(2, 6),
+        None,
+        0.5,
+        -1.0,
+        0,
+        True,
+        True,
+    )
     torch.library.opcheck(torch.ops.dom2_fast.conservative_loss.default, args)
     q = problem(mlp(2, 5, 21), 4, 6, steps=2).to(torch.float32)
     critic = [w.detach() for w in p.weights], p.table.detach(), p.program.encode(), None
     args = (
-        None, q.cond.detach(), q.weights, q.table, q.program.encode(), solver_table(2), None, RNG,
-        *critic, [6, 2], -1.0, 1.0, 0, True, True,
-    )  # fmt: skip
+        None,
+        q.cond.detach(),
+        q.weights,
+        q.table,
+        q.program.encode(),
+        solver_table(2),
+        None,
+        RNG,
+        *critic,
+        [6, 2],
+        -1.0,
+        1.0,
+        0,
+        True,
+        True,
+    )
     torch.library.opcheck(torch.ops.dom2_fast.chain_value.default, args)
 
 
@@ -271,13 +334,27 @@ def test_compiles_in_one_graph():
         weights, (q_table, *q_weights) = weights[:5], weights[5:]
         one = ops.denoising_loss(x, cond, weights, table, p.program, target.unsqueeze(-1))
         two, _, _, _ = ops.conservative_loss(
-            x.detach(), proposed, cond.detach(), weights, table, p.program, target,
-            cql_weight=0.5, log_density=-1.0,
-        )  # fmt: skip
+            x.detach(),
+            proposed,
+            cond.detach(),
+            weights,
+            table,
+            p.program,
+            target,
+            cql_weight=0.5,
+            log_density=-1.0,
+        )
         three, _ = ops.chain_value(
-            None, cond.detach(), q_weights, q_table, q.program, solver, batch=6, rng=RNG,
+            None,
+            cond.detach(),
+            q_weights,
+            q_table,
+            q.program,
+            solver,
+            batch=6,
+            rng=RNG,
             critic=([w.detach() for w in weights], table.detach(), p.program),
-        )  # fmt: skip
+        )
         return (one + two + three).sum()
 
     compiled = torch.compile(f, fullgraph=True, backend="aot_eager")

@@ -42,9 +42,7 @@ def test_denoising_loss(name):
     p = problem(PROGRAMS[name](), 2, 51).to(torch.float32)
     target = draw(2, 51, 3).float()
     compare(
-        lambda p, precision: ops.denoising_loss(
-            p.x, p.cond, p.weights, p.table, p.program, target, RNG, precision=precision
-        ),
+        lambda p, precision: ops.denoising_loss(p.x, *p.net, target, RNG, precision=precision),
         p,
         target,
     )
@@ -56,12 +54,20 @@ def test_conservative_loss():
     act, proposed = draw(2, 17, 2).float(), draw(2, 17, 10, 2, seed=2).float()
     compare(
         lambda p, precision: ops.conservative_loss(
-            act, proposed, cond, p.weights, p.table, p.program, target,
-            cql_weight=0.3, log_density=-1.4, precision=precision,
+            act,
+            proposed,
+            cond,
+            p.weights,
+            p.table,
+            p.program,
+            target,
+            cql_weight=0.3,
+            log_density=-1.4,
+            precision=precision,
         )[0],
         p,
         target,
-    )  # fmt: skip
+    )
 
 
 @pytest.mark.parametrize("name", PROGRAMS)
@@ -70,9 +76,13 @@ def test_chain_value(name):
     critic = problem(mlp(3, 5, 24, act=Act.RELU, out=1), 2, 51).to(torch.float32, False)
     compare(
         lambda p, precision: ops.chain_value(
-            p.x, p.cond, p.weights, p.table, p.program, solver_table(3),
-            critic=(critic.weights, critic.table, critic.program), rng=RNG, precision=precision,
+            p.x,
+            *p.net,
+            solver_table(3),
+            critic=(critic.weights, critic.table, critic.program),
+            rng=RNG,
+            precision=precision,
         )[0],
         p,
         p.x,
-    )  # fmt: skip
+    )

@@ -20,8 +20,8 @@ def assert_as_good_as_bf16(native, own, exact, what):
 
 def run(op, p, solver, **kw):
     if solver is None:
-        return op.run_program(p.x, p.cond, p.weights, p.table, p.program, **kw)
-    return op.denoise(p.x, p.cond, p.weights, p.table, p.program, solver, **kw)
+        return op.run_program(p.x, *p.net, **kw)
+    return op.denoise(p.x, *p.net, solver, **kw)
 
 
 CASES = {
@@ -55,7 +55,7 @@ def test_packed_weights(executor):
     p, solver = CASES["odd"]()
     p = p.to(torch.float32, requires_grad=False)
     packed = ops.pack_weights(p.weights, p.program, "bf16")
-    args = (p.x, p.cond, p.weights, p.table, p.program, solver)
+    args = (p.x, *p.net, solver)
     again = ops.denoise(*args, packed=packed, precision="bf16")
     assert torch.equal(again, ops.denoise(*args, precision="bf16"))
     with pytest.raises(RuntimeError, match="packed has shape"):

@@ -23,7 +23,7 @@ RNG = torch.tensor([42, 7])
 
 
 def run(op, p, **kw):
-    return op(p.x, p.cond, p.weights, p.table, p.program, **kw)
+    return op(p.x, *p.net, **kw)
 
 
 def check(p, **kw):
@@ -44,8 +44,10 @@ def check(p, **kw):
             assert_as_good_as_torch(n, o, e, name)
 
 
-@pytest.mark.parametrize("batch", [0, 1, 2, 7, 9, 17, 129])
-@pytest.mark.parametrize("groups", [1, 3, 4])
+# (groups, batch): every batch that ends a tile of some executor in another way, and every group.
+@pytest.mark.parametrize(
+    "groups, batch", [(1, 0), (3, 1), (4, 2), (1, 7), (3, 9), (4, 17), (1, 129), (3, 129)]
+)
 def test_critic(executor, groups, batch):
     check(problem(mlp(2, 7, 33, act=Act.RELU, out=1), groups, batch))
 
@@ -182,16 +184,23 @@ def test_bad_arguments_are_named(change, words):
 @needs_extension
 def test_opcheck():
     p = problem(everything(3, 5, 21, dropout=0.5), 2, 6).to(torch.float32)
-    args = (p.x, p.cond, p.weights, p.table, p.program.encode(), RNG, 3, 0)
+    args = (p.x, *p.words, RNG, 3, 0)
     torch.library.opcheck(torch.ops.dom2_fast.run_program.default, args)
     plain = p.to(torch.float32, requires_grad=False)
     torch.library.opcheck(
         torch.ops.dom2_fast.run_program_backward.default,
         (
-            torch.ones(2, 6, 3), plain.x, plain.cond, plain.weights, plain.table,
-            plain.program.encode(), RNG, 0, True, True, True, True,
+            torch.ones(2, 6, 3),
+            plain.x,
+            *plain.words,
+            RNG,
+            0,
+            True,
+            True,
+            True,
+            True,
         ),
-    )  # fmt: skip
+    )
 
 
 @needs_extension

@@ -2,19 +2,16 @@
 
 import pytest
 import torch
-from conftest import simt
+from conftest import choose
 from small_data import dataset
 from tolerances import NETWORK32
 
-from dom2_fast import ops
 from dom2_fast.algos.dom2 import DOM2, DOM2Config
 
 
 @pytest.fixture
 def emulated(monkeypatch):
-    if isinstance(simt(), str):
-        pytest.skip(simt())
-    return lambda: monkeypatch.setattr(ops, "_NATIVE", simt())
+    return lambda: choose("simt", monkeypatch)
 
 
 def train(updates):

@@ -10,6 +10,7 @@ import pytest
 from dom2_fast.errors import Dom2Error
 from dom2_fast.report import figures, write_report
 from dom2_fast.report.load import Run, load_runs, read_metrics
+from dom2_fast.report.panels import panels
 from dom2_fast.report.scene import scene
 
 STAGES = {"seconds/sample": 0.001, "seconds/critic": 0.01, "seconds/actor": 0.02}
@@ -17,9 +18,15 @@ STAGES = {"seconds/sample": 0.001, "seconds/critic": 0.01, "seconds/actor": 0.02
 
 def result(mean, **more):
     return {
-        "mean": mean, "ci95": [mean - 5, mean + 5], "iqm": mean - 1, "std": 20.0, "episodes": 500,
-        "normalised": (mean - 159.8) / 3.57, "normalised_ci95": [1.0, 2.0], **more,
-    }  # fmt: skip
+        "mean": mean,
+        "ci95": [mean - 5, mean + 5],
+        "iqm": mean - 1,
+        "std": 20.0,
+        "episodes": 500,
+        "normalised": (mean - 159.8) / 3.57,
+        "normalised_ci95": [1.0, 2.0],
+        **more,
+    }
 
 
 def make_run(folder, algo="dom2", mean=300.0, eta=1.0, steps=100):
@@ -31,16 +38,23 @@ def make_run(folder, algo="dom2", mean=300.0, eta=1.0, steps=100):
     rows += [{"step": s, "eval/return": mean - 50 + s} for s in (50, 100)]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     scores = {
-        "format": 1, "algo": algo, "env": "simple_spread", "data": "some/data", "step": steps,
+        "format": 1,
+        "algo": algo,
+        "env": "simple_spread",
+        "data": "some/data",
+        "step": steps,
         "results": {"standard": result(mean), "shift_speed": result(mean - 60, v_min=0.3)},
-    }  # fmt: skip
+    }
     (folder / "scores.json").write_text(json.dumps(scores))
     states = np.zeros((26, 6, 4))
     states[:, 0, 0] = np.linspace(-1, 1, 26)
     np.savez(
-        folder / "rollout.npz", states=states, sizes=np.array([0.15] * 3 + [0.05] * 3),
-        kinds=np.array(["agent"] * 3 + ["landmark"] * 3), task="simple_spread",
-    )  # fmt: skip
+        folder / "rollout.npz",
+        states=states,
+        sizes=np.array([0.15] * 3 + [0.05] * 3),
+        kinds=np.array(["agent"] * 3 + ["landmark"] * 3),
+        task="simple_spread",
+    )
     return folder
 
 
@@ -113,9 +127,14 @@ def test_page_needs_no_network_and_its_ids_are_unique(page):
 
 def test_page_has_the_sections_curves_and_settings(page):
     for title in (
-        "Scores", "Score intervals", "A recorded episode", "Learning curves",
-        "Time of one update", "Settings", "Where and when",
-    ):  # fmt: skip
+        "Scores",
+        "Score intervals",
+        "A recorded episode",
+        "Learning curves",
+        "Time of one update",
+        "Settings",
+        "Where and when",
+    ):
         assert title in page.plain
     assert "evaluation return" in page.plain and "denoising loss" in page.plain
     assert "Q of the data's actions" not in page.plain  # logged as null only
@@ -247,3 +266,44 @@ def test_scene_names_prey_and_landscape(tmp_path):
     )
     assert [entity["label"] for entity in made["entities"]] == ["1", "2", "3", "prey", "", "", ""]
     assert made["caption"] == "3 predators, 1 prey, 1 obstacle, 1 food, 1 forest"
+
+
+def logged(folder, algo, rows):
+    """A run of which only the log is looked at."""
+    folder.mkdir()
+    (folder / "config.yaml").write_text(f"algo: {algo}\n")
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return load_runs([folder])[0]
+
+
+def test_what_an_unknown_algorithm_logged_is_drawn_by_its_keys(tmp_path):
+    times = {"rate": 9.0, "seconds/dream": 0.002, "seconds/wake": 0.001}
+    score = {"eval/return": 3.0, "eval/low": 1.0}
+    rows = [{"step": s, "gap/own": 1.0 / s, **score, **times} for s in (1, 2, 3)]
+    run = logged(tmp_path / "r", "sarsa", rows)
+    assert panels([run]) == [("eval/return", "evaluation return"), ("gap/own", "gap/own")]
+    assert figures.stages([run]) == ["dream", "wake"]
+    assert figures.stage_milliseconds(run) == {"dream": 2.0, "wake": 1.0}
+    text = Page(write_report([tmp_path / "r"], tmp_path / "out").read_text()).plain
+    assert "gap/own" in text and "dream" in text and "3.00 ms" in text
+
+
+def test_an_algorithm_names_and_orders_what_it_logs(tmp_path):
+    rows = [{"step": s, "q/data": 1.0, "loss/bc": 2.0} for s in (1, 2)]
+    run = logged(tmp_path / "r", "dom2", rows)
+    assert panels([run]) == [("loss/bc", "denoising loss"), ("q/data", "Q of the data's actions")]
+
+
+def test_scores_and_recordings_of_an_unknown_environment(tmp_path):
+    """Raw scores without normalised ones; a recording that nobody here knows isn't played back."""
+    run = make_run(tmp_path / "a")
+    scores = json.loads((run / "scores.json").read_text())
+    raw = {"mean": -3.5, "ci95": [-4.0, -3.0]}
+    scores |= {"env": "my_module:make_env", "results": {"standard": raw, "shift_ice": raw}}
+    (run / "scores.json").write_text(json.dumps(scores))
+    np.savez(run / "rollout.npz", joints=np.zeros((5, 12)))
+    page = Page(write_report([run], tmp_path / "out").read_text())
+    minus, none = "\N{MINUS SIGN}", "\N{EN DASH}"
+    assert f"{minus}3.5 {minus}4.0 to {minus}3.0 {none} {none} {none} 100" in page.plain
+    assert "Ice shift" in page.plain and "my_module:make_env" in page.plain
+    assert "rollout-data" not in page.scripts and "A recorded episode" not in page.plain

@@ -1,12 +1,14 @@
 """Scores: statistics against scipy and by hand, same starts for all, files, bad input."""
 
-import json
+from typing import ClassVar
 
 import numpy as np
 import pytest
 import torch
+from gymnasium.spaces import Box
 from scipy import stats
 from small_data import arrays
+from small_envs import Counting, Line, own_registry
 from tolerances import BOOTSTRAP
 
 import dom2_fast
@@ -17,14 +19,14 @@ from dom2_fast.runs import evaluation as evaluate
 
 
 def still(obs, generator=None):
-    return torch.zeros(len(obs[0]), len(obs), 2)
+    return torch.zeros(len(obs), len(obs[0]), 2)
 
 
 def test_score_is_the_env_s_own_return_from_the_same_starts():
     result = evaluate.evaluate(still, "simple_spread", episodes=7, seed=5)
     env = envs.make("simple_spread", num_envs=7, seed=5)
     env.reset()
-    total = sum(env.step(torch.zeros(7, 3, 2))[1].double() for _ in range(25)).mean(1)
+    total = sum(env.step(torch.zeros(3, 7, 2))[1].double() for _ in range(25)).mean(0)
     assert result["returns"] == pytest.approx(total.tolist(), abs=1e-3)  # rounded to 4 digits
     assert result["mean"] == pytest.approx(float(total.mean()))
     assert result["normalised"] == pytest.approx(100 * (result["mean"] - 159.8) / (516.8 - 159.8))
@@ -33,11 +35,120 @@ def test_score_is_the_env_s_own_return_from_the_same_starts():
     assert again == result
 
 
-@pytest.mark.parametrize("task", ["simple_spread", "spread_6_landmarks"])
-def test_shifts_and_tasks(task):
-    result = evaluate.evaluate(still, task, episodes=3, shift="speed", v_min=0.4)
-    assert (result["shift"], result["v_min"]) == ("speed", 0.4)
-    assert ("normalised" in result) == (task in envs.NORMALISATION)
+class Chasers:
+    """Three predators at full force towards the prey that they see; an object with `act`."""
+
+    obs_dims: ClassVar = [16] * 3
+    act_dim = 2
+
+    def act(self, obs, generator=None):
+        gap = obs[..., 12:14]
+        return gap / gap.abs().amax(dim=-1, keepdim=True).clamp(min=1e-6)
+
+
+def by_hand(env, act, steps=25):
+    """Scores of one episode of every copy, without the loop under test."""
+    obs, total = env.reset(), 0.0
+    for _ in range(steps):
+        obs, reward, _ = env.step(act(obs))
+        total = total + reward.double()
+    return env.score(total)
+
+
+@pytest.mark.parametrize("shift", [None, "speed"])
+@pytest.mark.parametrize(
+    ("task", "policies"), [("simple_tag", Chasers().act), ("simple_world", still)]
+)
+def test_tag_and_world_against_the_bundled_prey(task, policies, shift):
+    result = evaluate.evaluate(policies, task, episodes=40, shift=shift, seed=3)
+    env = envs.make(task, 40, seed=3, shift=shift)
+    assert result["returns"] == pytest.approx(by_hand(env, policies).tolist(), abs=1e-3)
+    assert ("v_min" in result) == (shift is not None)
+    if shift is not None:
+        assert result["v_min"] == envs.tasks.get(task).v_min
+    assert np.isfinite(result["normalised"])
+    driven = evaluate.evaluate(policies, task, episodes=40, shift=shift, seed=3, prey="bundled")
+    assert driven["returns"] == result["returns"]
+
+
+def test_chasing_pays_at_any_speed():
+    standard = evaluate.evaluate(Chasers(), "simple_tag", episodes=200)
+    slow = evaluate.evaluate(Chasers(), "simple_tag", episodes=200, shift="speed", v_min=0.2)
+    lazy = evaluate.evaluate(still, "simple_tag", episodes=200)
+    assert standard["ci95"][0] > lazy["ci95"][1] and slow["ci95"][0] > lazy["ci95"][1]
+    assert standard["returns"] != slow["returns"] and slow["v_min"] == 0.2
+
+
+def test_removed_landmarks_pay_nothing():
+    def nearest(obs, generator=None):  # each runs at the landmark that it sees closest
+        seen = obs[..., 4:16].unflatten(-1, (6, 2))
+        index = seen.norm(dim=-1).argmin(dim=-1)[..., None, None].expand(*seen.shape[:2], 1, 2)
+        return seen.gather(2, index)[:, :, 0].clamp(-1, 1)
+
+    task = "spread_6_landmarks"
+    results = {
+        removed: evaluate.evaluate(
+            nearest, task, episodes=50, shift="landmarks", removed_landmarks=removed
+        )
+        for removed in (None, (0, 2, 4), (1,))
+    }
+    standard = evaluate.evaluate(nearest, task, episodes=50)
+    assert results[None]["returns"] == results[0, 2, 4]["returns"]
+    assert results[None]["removed_landmarks"] == (0, 2, 4)
+    assert standard["mean"] > results[(1,)]["mean"] > results[None]["mean"]
+    assert "normalised" not in standard
+    env = envs.make(task, 50, seed=evaluate.SEED, shift="landmarks")
+    assert results[None]["returns"] == pytest.approx(by_hand(env, nearest).tolist(), abs=1e-3)
+
+
+def test_chunks_play_the_starts_of_the_following_seeds():
+    random = evaluate.random_policies(3)
+    whole = evaluate.evaluate(random, "simple_spread", episodes=10, seed=5, num_envs=10)
+    assert whole == evaluate.evaluate(random, "simple_spread", episodes=10, seed=5)
+    parts = [
+        evaluate.evaluate(random, "simple_spread", episodes=4, seed=5 + k)["returns"]
+        for k in range(3)
+    ]
+    # 10 episodes, at most 4 at once: three chunks of 4, the last two episodes dropped
+    result = evaluate.evaluate(random, "simple_spread", episodes=10, seed=5, num_envs=4)
+    assert result["returns"] == [score for part in parts for score in part][:10]
+    assert (result["episodes"], result["num_envs"]) == (10, 4)
+
+
+def test_an_episode_that_ended_adds_no_more_reward(monkeypatch):
+    own_registry(monkeypatch)
+    made = []
+
+    def counting(num_envs, seed, **options):
+        made.append(Counting(num_envs, seed, **options))
+        return made[-1]
+
+    act = lambda obs, generator=None: torch.zeros(2, len(obs[0]), 1)  # noqa: E731
+    result = evaluate.evaluate(act, counting, episodes=5, num_envs=3, seed=7)
+    assert result["returns"] == [3, 6, 9, 3, 6]  # NaN afterwards
+    assert made[0].seeds == [7, 7, 8] and made[0].closed and "normalised" not in result
+    gust = {"windy": {"gust": (0.5, "added to every reward")}}
+    envs.register("count", counting, normalisation=(0.0, 12.0, "by hand"), shifts=gust)
+    shifted = evaluate.evaluate(act, "count", episodes=3, shift="windy")
+    assert shifted["returns"] == [4, 8, 12] and shifted["gust"] == 0.5
+    assert shifted["normalised"] == pytest.approx(100 * 8 / 12)
+    assert "options" not in shifted
+    unequal = evaluate.evaluate(act, "count", episodes=3, widths=(1, 2))
+    assert unequal["returns"] == [3, 6, 9] and unequal["options"] == {"widths": (1, 2)}
+    assert "rollout" not in evaluate.evaluate(act, "count", episodes=3, record=True)
+
+
+def test_a_parallel_env_is_evaluated():
+    act = lambda obs, generator=None: torch.full((2, len(obs[0]), 1), -0.5)  # noqa: E731
+    result = evaluate.evaluate(act, lambda: Line(), episodes=5, num_envs=2, seed=1)
+    # -0.5 is 0 in [-1, 3]: nobody moves, so four steps pay four times the start's mean
+    env = envs.from_parallel_env(Line, 2)
+    starts = torch.cat([env.reset(seed=1 + k)[:, :, 0].mean(0) for k in range(3)])[:5]
+    assert result["returns"] == pytest.approx((4 * starts).tolist(), abs=1e-3)
+    with pytest.raises(Dom2Error, match="a1 ended at step 2"):
+        evaluate.evaluate(act, lambda: Line(ends={"a1": 2}), episodes=2)
+    with pytest.raises(Dom2Error, match="differ in action width"):
+        evaluate.evaluate(act, lambda: Line(act={"a1": Box(-1, 1, (3,))}), episodes=2)
 
 
 def test_a_noisy_policy_scores_the_same_twice():
@@ -82,50 +193,61 @@ def test_data_set_scores():
     result = evaluate.dataset_scores(data)
     assert result["returns"] == [25.0, 250.0]  # mean over the agents
     with pytest.raises(Dom2Error, match="task"):
-        evaluate.dataset_scores(TrajectoryDataset.from_arrays(**given))
+        evaluate.dataset_scores(TrajectoryDataset.from_arrays(**given, episode_length=25))
+    unknown = evaluate.dataset_scores(data, env="HalfCheetah-v2")
+    assert unknown["returns"] == [25.0, 250.0] and "normalised" not in unknown
 
 
-def test_bad_input():
-    with pytest.raises(Dom2Error, match="episodes"):
-        evaluate.evaluate(still, "simple_spread", episodes=0)
-    with pytest.raises(Dom2Error, match="simple_spred"):
-        evaluate.evaluate(still, "simple_spred", episodes=2)
+class Other:
+    obs_dims = (18, 18, 18)
+    act_dim = 2
 
-    class Other:
-        obs_dims = (16, 16, 16)
+    def __init__(self, **change):
+        vars(self).update(change)
 
-    with pytest.raises(
-        Dom2Error, match=r"widths \[16, 16, 16\], simple_spread gives \[18, 18, 18\]"
-    ):
-        evaluate.evaluate(Other(), "simple_spread", episodes=2)
+    def act(self, obs, generator=None):
+        raise AssertionError("played")
 
 
-def test_scores_are_merged_for_the_same_policy_only(tmp_path):
-    header = {"algo": "bc", "env": "simple_spread", "data": "d", "step": 10}
-    one, two = evaluate.statistics(torch.ones(3)), evaluate.statistics(torch.zeros(3))
-    evaluate.save_scores(tmp_path, header, {"standard": one})
-    both = evaluate.save_scores(tmp_path, header, {"shift_speed": two})
-    assert json.loads((tmp_path / "scores.json").read_text()) == both
-    assert set(both["results"]) == {"standard", "shift_speed"}
-    assert (both["format"], both["algo"], both["step"]) == (1, "bc", 10)
-    later = evaluate.save_scores(tmp_path, {**header, "step": 20}, {"standard": two})
-    assert set(later["results"]) == {"standard"}
-    (tmp_path / "scores.json").write_text("{")
-    with pytest.raises(Dom2Error, match="can't be read"):
-        evaluate.save_scores(tmp_path, header, {"standard": one})
-    assert (tmp_path / "scores.json").read_text() == "{"
+class OneWidth(Other):
+    obs_dims, groups, obs_dim = None, 3, 16
 
 
-def test_rollout_file(tmp_path):
-    result = evaluate.evaluate(still, "simple_spread", episodes=2, record=True)
-    evaluate.save_rollout(tmp_path, result["rollout"])
-    with np.load(tmp_path / "rollout.npz", allow_pickle=False) as file:
-        assert file["states"].shape == (26, 6, 4)
-        assert file["kinds"].tolist() == ["agent"] * 3 + ["landmark"] * 3
-        assert file["sizes"].tolist() == [0.15] * 3 + [0.05] * 3
-        assert str(file["task"]) == "simple_spread"
-        # nobody pushed, but agents that start in contact drift apart: only landmarks must stay
-        assert np.ptp(file["states"][:, 3:, :2], axis=0).max() == 0.0
+@pytest.mark.parametrize(
+    ("policies", "change", "message"),
+    [
+        (still, dict(episodes=0), "episodes must be"),
+        (still, dict(episodes=True), "episodes must be"),
+        (still, dict(num_envs=0), "num_envs must be"),
+        (still, dict(num_envs=2.0), "num_envs must be"),
+        (still, dict(seed=-1), "seed must be"),
+        (still, dict(env="simple_spred"), "simple_spred"),
+        (still, dict(shift="wind"), "accepted: None, 'speed'"),
+        (still, dict(v_min=0.3), "v_min belongs to shift='speed'"),
+        (still, dict(wind=1), r"no option 'wind'; accepted: num_envs, .*prey"),
+        (Other(obs_dims=[16] * 3), {}, r"\[16, 16, 16\], simple_spread gives \[18, 18, 18\]"),
+        (OneWidth(), {}, r"widths \[16, 16, 16\], simple_spread gives"),
+        (Other(act_dim=6), {}, "actions of width 6, simple_spread takes 2"),
+        (3, {}, "got int"),
+        (lambda obs, generator=None: torch.zeros(2, 3, 2), {}, r"shape \[2, 3, 2\]; \[G, E, A\]"),
+    ],
+)
+def test_bad_input(policies, change, message):
+    with pytest.raises(Dom2Error, match=message):
+        evaluate.evaluate(policies, **({"env": "simple_spread", "episodes": 2} | change))
+
+
+def test_only_what_the_report_can_play_is_recorded():
+    class Told(Counting):
+        def recording(self):
+            return {"places": []}
+
+    def act(obs, generator=None):
+        return torch.zeros(2, len(obs[0]), 1)
+
+    assert "rollout" not in evaluate.evaluate(act, Counting, episodes=3, record=True)
+    with pytest.raises(Dom2Error, match=r"gave places; .* lacks states, sizes, kinds"):
+        evaluate.evaluate(act, Told, episodes=3, record=True)
 
 
 def test_the_public_name_is_the_function():

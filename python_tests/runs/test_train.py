@@ -9,22 +9,24 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from small_data import dataset
 
-from dom2_fast import checkpoint
+from dom2_fast import algos, checkpoint
 from dom2_fast import config as configs
 from dom2_fast.algos.bc import BCConfig
 from dom2_fast.algos.dom2 import DOM2Config
+from dom2_fast.algos.td3_bc import TD3BCConfig
 from dom2_fast.errors import Dom2Error
 from dom2_fast.runs import runlog, train
 
 COMMON = {"weights": "thresholds:0", "batch_size": 4, "hidden": 8, "depth": 1, "steps": 2}
+ACTOR = {name: value for name, value in COMMON.items() if name != "steps"}
 CONFIGS = {
     "dom2": DOM2Config(**COMMON, critic_hidden=8, q_warmup=2, cql_actions=2, actor_every=2),
     "bc": BCConfig(**COMMON),
+    "td3_bc": TD3BCConfig(**ACTOR, critic_hidden=8),
 }
 QUIET = {"progress": False, "tensorboard": False}
 
@@ -33,9 +35,11 @@ QUIET = {"progress": False, "tensorboard": False}
 def data(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data") / "d"
     made = dataset(
-        trajectories=8, length=5, obs_dims=(18,) * 3,
+        trajectories=8,
+        length=5,
+        obs_dims=(18,) * 3,
         meta={"task": "simple_spread", "quality": "medium"},
-    )  # fmt: skip
+    )
     return made.write(folder)
 
 
@@ -91,7 +95,7 @@ def test_killed_between_checkpoints_and_resumed(data, tmp_path, algo, monkeypatc
     """The process dies at step 7; log lines after the checkpoint of step 4 are written again."""
     config, often = CONFIGS[algo], {**QUIET, "log_every": 2, "save_every": 4}
     train.train(config, data, tmp_path / "whole", 10, **often)
-    cls = train.algos.of_config(config)
+    cls = algos.of_config(config)
     update = cls.update
 
     def dying(self):
@@ -125,9 +129,15 @@ def test_a_killed_run_without_any_step_can_be_resumed(data, tmp_path, monkeypatc
 
 def test_what_a_run_folder_holds(data, tmp_path):
     result = train.train(
-        CONFIGS["dom2"], data, tmp_path / "run", 6, progress=False, log_every=2, eval_every=3,
+        CONFIGS["dom2"],
+        data,
+        tmp_path / "run",
+        6,
+        progress=False,
+        log_every=2,
+        eval_every=3,
         eval_episodes=3,
-    )  # fmt: skip
+    )
     assert (result.step, result.interrupted) == (6, False)
     held = {p.name for p in (tmp_path / "run").iterdir()}
     assert held == {"config.yaml", "metrics.jsonl", "tb", "checkpoint.pt"}
@@ -174,9 +184,11 @@ print("interrupted", result.interrupted, result.step)
 def test_signals_leave_a_usable_checkpoint(data, tmp_path, name):
     out = tmp_path / "run"
     process = subprocess.Popen(
-        [sys.executable, "-c", LONG_RUN, str(data), str(out)], stdout=subprocess.PIPE, text=True,
+        [sys.executable, "-c", LONG_RUN, str(data), str(out)],
+        stdout=subprocess.PIPE,
+        text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+    )
     try:
         deadline = time.monotonic() + 60
         log = out / "metrics.jsonl"
@@ -208,11 +220,17 @@ def snapshot(folder) -> dict:
 def test_refusals_change_nothing(data, tmp_path):
     run, other = tmp_path / "run", tmp_path / "other"
     train.train(CONFIGS["bc"], data, run, 2, **QUIET)
-    dataset(trajectories=8, obs_dims=(18,) * 3, seed=1,
-            meta={"task": "simple_spread", "quality": "medium"}).write(other)  # fmt: skip
+    dataset(
+        trajectories=8,
+        obs_dims=(18,) * 3,
+        seed=1,
+        meta={"task": "simple_spread", "quality": "medium"},
+    ).write(other)
     tag = dataset(obs_dims=(16, 16, 16, 14), meta={"task": "simple_tag"}).write(tmp_path / "tag")
+    four = dataset(obs_dims=(18,) * 4, meta={"task": "simple_spread"}).write(tmp_path / "four")
     before = snapshot(tmp_path)
     bc, dom2 = CONFIGS["bc"], CONFIGS["dom2"]
+    two = BCConfig(**COMMON, agents=2)
     changed = BCConfig(**{**COMMON, "lr": 0.5})
     cases = [
         (r"already holds .*--resume", lambda: train.train(bc, data, run, 4, **QUIET)),
@@ -234,6 +252,18 @@ def test_refusals_change_nothing(data, tmp_path):
         (
             r"widths \[16, 16, 16, 14\], simple_spread has \[18, 18, 18\]",
             lambda: train.train(bc, tag, tmp_path / "new", 1, env="simple_spread", **QUIET),
+        ),
+        (
+            r"2 agents would be trained, simple_spread has 3: say how many",
+            lambda: train.train(two, data, tmp_path / "new", 1, eval_every=1, **QUIET),
+        ),
+        (
+            r"4 agents would be trained, simple_spread has 3",
+            lambda: train.train(bc, four, tmp_path / "new", 1, **QUIET),
+        ),
+        (
+            r"unknown environment 'mine'",
+            lambda: train.train(bc, data, tmp_path / "new", 1, env="mine", eval_every=1, **QUIET),
         ),
         (
             r"no thresholds are known for simple_tag/None|task and quality",
@@ -295,23 +325,3 @@ def test_diverging_losses_stop_the_run(data, tmp_path):
     with pytest.raises(Dom2Error, match=r"diverged: .* not finite at step .*checkpoint"):
         train.train(config, data, tmp_path / "run", 50, **QUIET, log_every=1, save_every=100)
     assert checkpoint.load(tmp_path / "run")["step"] == 0
-
-
-def test_evaluate_run_writes_scores_and_rollout(data, tmp_path):
-    run = tmp_path / "run"
-    train.train(CONFIGS["dom2"], data, run, 2, **QUIET)
-    train.evaluate_run(run, episodes=4)
-    scores = train.evaluate_run(run, episodes=4, shift="speed", v_min=0.5)
-    assert json.loads((run / "scores.json").read_text()) == scores
-    assert (scores["algo"], scores["env"], scores["step"]) == ("dom2", "simple_spread", 2)
-    assert set(scores["results"]) == {"standard", "shift_speed"}
-    assert scores["results"]["shift_speed"]["v_min"] == 0.5
-    with np.load(run / "rollout.npz") as rollout:
-        assert rollout["states"].shape == (26, 6, 4)
-        assert str(rollout["shift"]) == ""
-    again = train.evaluate_run(run, episodes=4)
-    assert again["results"]["standard"] == scores["results"]["standard"]
-    with pytest.raises(Dom2Error, match="of environment 'simple_spread', 'simple_tag'"):
-        train.evaluate_run(run, episodes=4, env="simple_tag")
-    with pytest.raises(Dom2Error, match="no checkpoint at"):
-        train.evaluate_run(tmp_path / "nowhere")

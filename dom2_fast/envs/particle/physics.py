@@ -6,22 +6,42 @@ Everything is a torch op over [E, ...], differentiable in the actions, in any fl
 
 import math
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from dom2_fast.envs.particle import tasks
 from dom2_fast.envs.particle.prey import PreyPolicy
-from dom2_fast.errors import Dom2Error
+from dom2_fast.errors import Dom2Error, whole_number
 
 DT = 0.1
 DAMPING = 0.25
 CONTACT_FORCE = 100.0
 CONTACT_MARGIN = 1e-3
 SHIFTS = (None, "speed", "landmarks")
+REMOVED = (0, 2, 4)  # by the shift "landmarks": every second one
 
 
 class ParticleEnv:
-    """E environments of one task. Made by `dom2_fast.envs.make`, which documents the arguments.
+    """E environments of one task, an `envs.Env`. Made by `envs.make`, which checks names.
+
+    Args:
+        task: one of `tasks.TASKS`.
+        num_envs: E.
+        seed: of the environment's own generator; the same seed gives the same episodes.
+        dtype: of the physics, observations and rewards.
+        prey: who drives the prey of simple_tag and simple_world: "bundled" (our network), the path
+            of a network in OMAR's format (`.pt` or `.npz`), or "external" (the caller, as the last
+            agent). Tasks without a prey accept "bundled" and "external" alike.
+        shift: None; "speed" (each agent's maximal speed ~ U(v_min, 1), drawn at each reset; a prey
+            keeps its own); "landmarks" (spread_6_landmarks only: some landmarks stay visible but
+            give no reward).
+        v_min: for shift "speed", in (0, 1]; the task's default is in `tasks.py`.
+        removed_landmarks: for shift "landmarks"; by default `REMOVED`.
+        device: where the tensors live. Starts are drawn on the CPU, so they don't depend on it.
+
+    Raises:
+        Dom2Error: unknown task or shift, a setting out of range, an unusable prey file.
 
     Attributes:
         num_agents: agents that the caller drives (the prey too when `prey="external"`).
@@ -58,13 +78,13 @@ class ParticleEnv:
             (self.spec.v_min if v_min is None else float(v_min)) if shift == "speed" else None
         )
         self.prey = PreyPolicy.open(self.spec, prey, dtype, self.device)
-        driven_here = self.spec.prey and self.prey is not None
-        self.num_agents = self.spec.agents - int(driven_here)
+        self.num_agents = self.spec.agents - int(self.prey is not None)
         self.agent_names = self.spec.agent_names[: self.num_agents]
         self._generator = torch.Generator().manual_seed(int(seed))
         self._build(removed_landmarks)
         self.max_speed = self._cap.expand(num_envs, -1) if self._cap.isfinite().all() else None
-        self.obs_dims = [o.shape[-1] for o in self._observe(*self._blank())[1][: self.num_agents]]
+        self._observe(*self._blank())
+        self.obs_dims = [o.shape[-1] for o in self._driven()]
         self._pos = None
         self.steps = 0
 
@@ -90,7 +110,7 @@ class ParticleEnv:
         self._others = torch.stack([index[index != i] for i in range(n)]).to(self.device)
         self._removed = None
         if self.shift == "landmarks":
-            removed = (0, 2, 4) if removed is None else removed
+            removed = REMOVED if removed is None else removed
             self._removed = torch.zeros(spec.landmarks, dtype=torch.bool, device=self.device)
             self._removed[list(removed)] = True
         self.removed_landmarks = () if self._removed is None else tuple(removed)
@@ -99,14 +119,21 @@ class ParticleEnv:
         zeros = torch.zeros(1, self.spec.entities, 2, dtype=self.dtype, device=self.device)
         return zeros, zeros[:, : self.spec.agents]
 
-    def reset(self, state: Tensor | None = None) -> list[Tensor]:
-        """Start E episodes; returns the observations, one [E, obs_i] per driven agent.
+    def reset(self, seed: int | None = None, state: Tensor | None = None) -> Tensor | list[Tensor]:
+        """Start E episodes.
 
         Args:
+            seed: starts the environment's own generator anew; None: it goes on.
             state: [E, entities, 4] positions and velocities, agents then landmarks, or None to
                 draw the start from the environment's own generator.
+
+        Returns:
+            observations [G, E, obs] of the driven agents; with `prey="external"`, whose width
+            differs, a list of [E, obs_i].
         """
         spec, E = self.spec, self.num_envs
+        if seed is not None:
+            self._generator.manual_seed(int(seed))
         if state is None:
             pos = tasks.initial_positions(spec, E, self._generator).to(self.device, self.dtype)
             vel = pos.new_zeros(E, spec.agents, 2)
@@ -124,7 +151,8 @@ class ParticleEnv:
         if self.shift == "speed":
             self.max_speed = self._draw_speeds()
         self.steps = 0
-        return self._enter(pos, vel)
+        self._observe(pos, vel)
+        return self._driven()
 
     def _draw_speeds(self) -> Tensor:
         """Shift "speed": U(v_min, 1) per agent; a prey keeps its speed, being part of the task."""
@@ -135,19 +163,19 @@ class ParticleEnv:
             speed[:, -1] = self._cap[-1]
         return speed
 
-    def step(self, actions: Tensor) -> tuple[list[Tensor], Tensor, Tensor]:
+    def step(self, actions: Tensor) -> tuple[Tensor | list[Tensor], Tensor, Tensor]:
         """Advance by one step of 0.1 time units.
 
         Args:
-            actions: [E, agents, 2] in [-1, 1], for the driven agents.
+            actions: [G, E, 2] in [-1, 1], for the driven agents.
 
         Returns:
-            obs: list of [E, obs_i]; reward: [E, agents]; done: [E] bool, True from step 25 on
-            (the time limit, never a terminal state: bootstrap from it).
+            obs: as of `reset`; reward: [G, E]; done: [E] bool, True from step 25 on (the time
+            limit, never a terminal state: bootstrap from it).
         """
-        act = self._check_actions(actions)
-        if self.num_agents < self.spec.agents:
-            act = torch.cat([act, self.prey(self._obs[-1])[:, None]], dim=1)
+        act = self._check_actions(actions).transpose(0, 1).contiguous()  # [E, G, 2]
+        if self.prey is not None:
+            act = torch.cat([act, self.prey(self._prey_obs)[:, None]], dim=1)
         vel = self._vel * (1 - DAMPING) + (act * self._gain + self._contact()) * DT
         if self.max_speed is not None:
             speed = vel.square().sum(dim=-1).clamp(min=self._tiny).sqrt()
@@ -156,19 +184,19 @@ class ParticleEnv:
         n = self.spec.agents
         pos = torch.cat([self._pos[:, :n] + vel * DT, self._pos[:, n:]], dim=1)
         self.steps += 1
-        obs = self._enter(pos, vel)
-        reward = tasks.reward(self.spec, self._view)[:, : self.num_agents]
+        self._observe(pos, vel)
+        reward = tasks.reward(self.spec, self._view).T[: self.num_agents]
         done = torch.full((self.num_envs,), self.steps >= self.episode_length, device=self.device)
-        return obs, reward, done
+        return self._driven(), reward, done
 
     def _check_actions(self, actions: Tensor) -> Tensor:
         if self._pos is None:
             raise Dom2Error(f"{self.task}: call reset() before step()")
         actions = torch.as_tensor(actions)
-        expected = (self.num_envs, self.num_agents, self.act_dim)
+        expected = (self.num_agents, self.num_envs, self.act_dim)
         if tuple(actions.shape) != expected:
             raise Dom2Error(
-                f"{self.task}: actions have shape {list(expected)} (environments, driven agents, "
+                f"{self.task}: actions have shape {list(expected)} (driven agents, environments, "
                 f"2), got {list(actions.shape)}"
             )
         act = actions.to(self.device, self.dtype)
@@ -190,17 +218,19 @@ class ParticleEnv:
         penetration = z.clamp(min=0) + torch.log1p(torch.exp(-z.abs()))
         return -(delta * (self._push * penetration / dist)[..., None]).sum(dim=2)
 
-    def _enter(self, pos: Tensor, vel: Tensor) -> list[Tensor]:
+    def _observe(self, pos: Tensor, vel: Tensor) -> None:
         self._pos, self._vel = pos, vel
-        self._view, self._obs = self._observe(pos, vel)
-        return self._obs[: self.num_agents]
-
-    def _observe(self, pos: Tensor, vel: Tensor) -> tuple[tasks.View, list[Tensor]]:
         delta = pos[:, None] - pos[:, : self.spec.agents, None]  # [E, n, N, 2]
         square = delta.square().sum(dim=-1) + self._self_pad
         dist = square.clamp(min=self._tiny).sqrt()
-        view = tasks.View(pos, vel, delta, dist, dist < self._reach, self._others, self._removed)
-        return view, tasks.observations(self.spec, view)
+        hit = dist < self._reach
+        self._view = tasks.View(pos, vel, delta, dist, hit, self._others, self._removed)
+        self._obs, self._prey_obs = tasks.observations(self.spec, self._view)
+
+    def _driven(self) -> Tensor | list[Tensor]:
+        if self._prey_obs is None or self.prey is not None:
+            return self._obs
+        return [*self._obs, self._prey_obs]
 
     def state(self) -> Tensor:
         """A copy of the present state, [E, entities, 4]: what `reset(state=...)` takes."""
@@ -210,10 +240,21 @@ class ParticleEnv:
         vel[:, : self.spec.agents] = self._vel
         return torch.cat([self._pos, vel], dim=-1)
 
+    def score(self, reward_sums: Tensor) -> Tensor:
+        """Scores [E] of episodes from summed rewards [G, E]; see `tasks.score`."""
+        return tasks.score(self.spec, reward_sums)
+
+    def recording(self) -> dict[str, np.ndarray]:
+        """The present moment of the first copy: `states` [entities, 4], `sizes`, `kinds`."""
+        return {
+            "states": self.state()[0].double().cpu().numpy(),
+            "sizes": np.array(self.spec.sizes),
+            "kinds": np.array(self.spec.kinds),
+        }
+
 
 def _check_settings(spec, num_envs, dtype, shift, v_min, removed) -> None:
-    if isinstance(num_envs, bool) or not isinstance(num_envs, int) or num_envs < 1:
-        raise Dom2Error(f"num_envs must be a whole number of at least 1, got {num_envs!r}")
+    whole_number("num_envs", num_envs, 1)
     if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
         raise Dom2Error(f"dtype must be a floating-point torch dtype, got {dtype!r}")
     if shift not in SHIFTS:

@@ -2,7 +2,7 @@
 
 Numbers are those of the public OMAR fork of the multi-agent particle environment, which is where
 the public datasets come from; stock PettingZoo/mpe2 differs in most of them. Stepping the physics
-is `particle.py`.
+is `physics.py`.
 """
 
 from dataclasses import dataclass, field
@@ -14,12 +14,13 @@ from dom2_fast.errors import Dom2Error
 
 EPISODE_LENGTH = 25  # all tasks of OMAR's datasets
 
-# Returns that OMAR (ICLR 2022, arXiv 2111.11188, appendix B.1) normalises with: (random, expert).
+_OMAR = "OMAR (ICLR 2022, arXiv 2111.11188), appendix B.1"
+# Returns that OMAR normalises with: (random, expert, source).
 # spread_6_landmarks has no published pair, so it has no normalised score.
-NORMALISATION: dict[str, tuple[float, float]] = {
-    "simple_spread": (159.8, 516.8),
-    "simple_tag": (-4.1, 185.6),
-    "simple_world": (-6.8, 79.5),
+NORMALISATION: dict[str, tuple[float, float, str]] = {
+    "simple_spread": (159.8, 516.8, _OMAR),
+    "simple_tag": (-4.1, 185.6, _OMAR),
+    "simple_world": (-6.8, 79.5, _OMAR),
 }
 
 
@@ -132,8 +133,23 @@ def reward(task: Task, view: View) -> Tensor:
     return _REWARDS[task.name](view, task.agents)
 
 
-def observations(task: Task, view: View) -> list[Tensor]:
-    """Contiguous observations, one [E, obs_i] per agent, the prey's last."""
+def score(task: Task, reward_sums: Tensor) -> Tensor:
+    """Score [E] of episodes from each agent's summed rewards [G, E], as OMAR reports it.
+
+    The spread tasks average over the agents. In tag and world all predators share their reward, so
+    it is predator 0's; a prey in the last row is ignored.
+    """
+    accepted = {task.agents, task.agents - 1} if task.prey else {task.agents}
+    if reward_sums.ndim != 2 or reward_sums.shape[0] not in accepted:
+        raise Dom2Error(
+            f"{task.name}: reward sums have shape [agents, episodes] with agents one of "
+            f"{sorted(accepted)}, got {list(reward_sums.shape)}"
+        )
+    return reward_sums[0] if task.prey else reward_sums.mean(dim=0)
+
+
+def observations(task: Task, view: View) -> tuple[Tensor, Tensor | None]:
+    """Observations [G, E, obs], contiguous, of all but the prey, and the prey's [E, obs]."""
     n = task.agents
     own = torch.arange(n, device=view.others.device)
     # [E, n, ...] parts in OMAR's order: velocity, position, landmarks, other agents, extras.
@@ -146,7 +162,7 @@ def observations(task: Task, view: View) -> list[Tensor]:
     if not task.prey:
         # Two silent communication channels per other agent: always zero, but the data has them.
         parts.append(view.vel.new_zeros(()).expand(*view.vel.shape[:2], 2 * (n - 1)))
-        return list(torch.cat(parts, dim=-1).transpose(0, 1).contiguous().unbind(0))
+        return torch.cat(parts, dim=-1).transpose(0, 1).contiguous(), None
     after = []
     if task.name == "simple_world":
         forests = [i for i, kind in enumerate(task.kinds) if kind == "forest"]
@@ -154,7 +170,7 @@ def observations(task: Task, view: View) -> list[Tensor]:
     prey_vel = view.vel[:, n - 1 :].expand(-1, n - 1, -1)
     chasers = torch.cat([p[:, :-1] for p in parts] + [prey_vel] + [p[:, :-1] for p in after], -1)
     prey = torch.cat([p[:, -1] for p in parts + after], dim=-1)
-    return [*chasers.transpose(0, 1).contiguous().unbind(0), prey]
+    return chasers.transpose(0, 1).contiguous(), prey
 
 
 def _reward_spread(view: View, n: int) -> Tensor:

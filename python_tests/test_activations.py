@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import nn
 
-from dom2_fast import networks
+from dom2_fast import activations, networks
+from dom2_fast.activations import Act
 from dom2_fast.errors import Dom2Error
-from dom2_fast.ops import activations, backend
-from dom2_fast.ops.activations import Act
+from dom2_fast.ops import backend
 
 
 @pytest.mark.skipif(not backend.available(), reason="no compiled extension")

@@ -1,0 +1,141 @@
+"""What the algorithms with a deterministic actor share: the stacked actors, targets, critics.
+
+The learning rules are in `bc_det.py` and `td3_bc.py`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import cached_property
+
+import torch
+from torch import nn
+
+from dom2_fast import networks
+from dom2_fast.algos.acting import Policies
+from dom2_fast.algos.critics import TwinCritics, critic_nets
+from dom2_fast.algos.offline import OfflineAgents
+from dom2_fast.algos.settings import ActorSettings
+from dom2_fast.algos.updates import adam, descend, frozen_copy, polyak
+from dom2_fast.data.sampler import Batch
+from dom2_fast.data.trajectories import TrajectoryDataset
+from dom2_fast.policies.actors import DeterministicPolicy
+
+SD_FLOOR = 1e-3  # added to the observations' deviations, as in TD3+BC's code
+
+
+class ActorAgents(OfflineAgents):
+    """One deterministic actor per agent. Subclasses define `update`.
+
+    `net` acts, on observations as they are. With `standardise_obs` batches are standardised as they
+    are drawn, and `learner` is the part of `net` behind that, with the same parameters; without,
+    it is `net` itself. `policy` is the learner's.
+    """
+
+    def _build(self) -> None:
+        c = self.config
+        self.net = actor_nets(c, **self.sizes)
+        self.learner = self.net
+        if c.standardise_obs:
+            template = self.net.template
+            if self.sampler is not None:
+                mean, sd = obs_moments(self.sampler.data, self.num_agents)
+                template.mean.copy_(mean)
+                template.sd.copy_(sd)
+            self.learner = networks.StackedModule(template.inner, self.num_agents)
+        self.net.to(self.device)
+        self.policy = actor_policy(c, self.learner)
+        self.actor_optimiser = adam(self.net, c.lr)
+
+    def _draw(self) -> Batch:
+        batch = super()._draw()
+        if not self.config.standardise_obs:
+            return batch
+        with self.stage("sample"):
+            mean, sd = (getattr(self.net.template, k).unsqueeze(1) for k in ("mean", "sd"))
+            obs, next_obs = ((o - mean) / sd for o in (batch.obs, batch.next_obs))
+            return replace(batch, obs=obs, next_obs=next_obs)
+
+    def bc_loss(self, batch: Batch) -> torch.Tensor:
+        """E (pi(o) - a)^2 of every agent, [G]; the mean over rows and action components."""
+        return self.policy.bc_loss(
+            batch.obs, batch.act, generator=self.generator, reduction="group"
+        )
+
+    def descend(self, loss: torch.Tensor) -> None:
+        """One step of the actors down the losses [G]."""
+        descend(loss, self.actor_optimiser, self.config.grad_clip)
+
+    @property
+    def policies(self) -> Policies:
+        return Policies(self.acting_policy)
+
+    @cached_property
+    def acting_policy(self) -> DeterministicPolicy:
+        return actor_policy(self.config, self.net)
+
+    @classmethod
+    def _acting(cls, config, sizes, parts) -> Policies:
+        net = actor_nets(config, **sizes).requires_grad_(False).eval()
+        net.load_state_dict(parts["net"])
+        return Policies(actor_policy(config, net))
+
+    def learnt(self) -> dict[str, nn.Module]:
+        return {"net": self.net}
+
+    def _parts(self) -> dict:
+        return {"net": self.net, "actor_optimiser": self.actor_optimiser, **super()._parts()}
+
+
+class ActorCriticAgents(ActorAgents):
+    """A deterministic actor, its target and twin critics per agent. Subclasses define `update`.
+
+    `target_net` follows `learner`, `target_policy` acts with it; it and `critics` see the batches'
+    observations, too.
+    """
+
+    def _build(self) -> None:
+        super()._build()
+        self.target_net = frozen_copy(self.learner)
+        self.target_policy = actor_policy(self.config, self.target_net)
+        net = critic_nets(self.config, **self.sizes).to(self.device)
+        self.critics = TwinCritics(net, self.config, self.sampler)
+
+    def follow(self, tau: float) -> None:
+        """The Polyak step of all targets: target <- tau net + (1 - tau) target."""
+        self.critics.follow(tau)
+        polyak(self.target_net, self.learner, tau)
+
+    def learnt(self) -> dict[str, nn.Module]:
+        return {**super().learnt(), "critic": self.critics.net}
+
+    def _parts(self) -> dict:
+        return {**super()._parts(), "target_net": self.target_net, **self.critics.parts()}
+
+
+def actor_nets(c: ActorSettings, obs_dim: int, act_dim: int, agents: int) -> networks.StackedModule:
+    """The actors of all agents, newly initialised; a standardisation that changes nothing yet."""
+
+    def make():
+        net = networks.MLPActor(obs_dim, act_dim, hidden=c.hidden, depth=c.depth)
+        if not c.standardise_obs:
+            return net
+        return networks.Standardised(net, torch.zeros(obs_dim), torch.ones(obs_dim))
+
+    return networks.stack([make() for _ in range(agents)])
+
+
+def actor_policy(c: ActorSettings, net: nn.Module) -> DeterministicPolicy:
+    """The policy that acts with these networks as the settings say."""
+    return DeterministicPolicy(net, backend=c.backend, precision=c.precision)
+
+
+def obs_moments(data: TrajectoryDataset, agents: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and deviation of each agent's observations over all rows, [G, O] each, float64.
+
+    Of the data as it is, without trajectory weights, plus `SD_FLOOR`, as in TD3+BC's code.
+    """
+    rows = [data.obs[j].double() for j in range(agents)]
+    mean = torch.stack([r.mean(0) for r in rows])
+    sd = torch.stack([r.std(0, unbiased=False) for r in rows])
+    return mean, sd + SD_FLOOR

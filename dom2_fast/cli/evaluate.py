@@ -1,0 +1,76 @@
+"""`dom2-fast evaluate`: score a run's policies, on its environment or a shifted one."""
+
+from __future__ import annotations
+
+from argparse import SUPPRESS
+from pathlib import Path
+
+from dom2_fast.cli.options import add_prey, add_threads, pairs, search_here, use_threads
+from dom2_fast.errors import Dom2Error
+
+ABOUT = "Score a run's policies, on its environment or a shifted one."
+
+
+def add_options(parser, argv: list[str]) -> None:
+    add = parser.add_argument
+    add("run", type=str, help="folder of a trained run")
+    add("--episodes", type=int, default=500, help="how many to play")
+    add(
+        "--num-envs",
+        type=int,
+        default=SUPPRESS,
+        help="how many of them to play side by side (default: what the environment says)",
+    )
+    add("--shift", type=str, default=SUPPRESS, help="none (default), or one that the task has")
+    add(
+        "--v-min",
+        type=float,
+        default=SUPPRESS,
+        help="with --shift speed: maximal speeds ~ U(V_MIN, 1); short for --env-option v_min=V_MIN",
+    )
+    add(
+        "--env",
+        type=str,
+        default=SUPPRESS,
+        help="where the run doesn't say it: a registered environment, or module:function, a "
+        "function in the current folder's module that makes a PettingZoo ParallelEnv",
+    )
+    add(
+        "--env-option",
+        action="append",
+        type=str,
+        default=SUPPRESS,
+        metavar="KEY=VALUE",
+        help="an option of the environment or of its shift; may be given several times",
+    )
+    add_prey(parser)
+    add("--seed", type=int, default=SUPPRESS, help="of starts and noise; keep it to compare runs")
+    add_threads(parser)
+
+
+def run(
+    run: str,
+    shift: str | None = None,
+    threads: int | None = None,
+    env_option: list[str] | None = None,
+    v_min: float | None = None,
+    prey: str | None = None,
+    **arguments,
+) -> int:
+    from dom2_fast.cli import tables
+    from dom2_fast.runs.scoring import evaluate_run
+
+    use_threads(threads)
+    search_here()
+    options = pairs(env_option or [], "--env-option")
+    for key, value in (("v_min", v_min), ("prey", prey)):
+        if value is not None:
+            if key in options:
+                raise Dom2Error(f"--env-option {key} was given twice: give it once")
+            options[key] = value
+    shift = None if shift == "none" else shift
+    scores = evaluate_run(run, shift=shift, **arguments, **options)
+    print(f"{scores['algo']} on {scores['env']}, trained {scores['step']} steps")
+    print(tables.scores({scores["algo"]: scores["results"]}))
+    print(f"written to {Path(run) / 'scores.json'}; next: dom2-fast report {run} --out report/")
+    return 0

@@ -1,0 +1,32 @@
+"""`dom2-fast export`: write a run's policies to one file that acts without this package."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+ABOUT = "Write a run's policies to one file that acts without this package."
+
+
+def add_options(parser, argv: list[str]) -> None:
+    add = parser.add_argument
+    add("run", type=str, help="folder of a trained run")
+    add("--out", type=str, required=True, help="file to write, such as policy.safetensors")
+
+
+def run(run: str, out: str) -> int:
+    from dom2_fast.policies.frozen import load_policy
+    from dom2_fast.runs.exporting import export_run
+
+    policies = export_run(run, out)
+    policy = load_policy(out)
+    size = Path(out).stat().st_size / 1e3
+    print(
+        f"written to {out} ({size:,.0f} kB): {policy.groups} agents, observations of "
+        f"{policy.obs_dim}, actions of {policy.act_dim}"
+    )
+    if policies.candidates > 1:
+        print(
+            f"the run acts with the best of {policies.candidates} samples by its critic; the file "
+            f"has the policy alone, without the critic"
+        )
+    return 0

@@ -1,0 +1,110 @@
+"""A run's scores: its policies are evaluated, scores.json and rollout.npz are kept up to date."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from dom2_fast import envs
+from dom2_fast.errors import Dom2Error
+from dom2_fast.files import atomic_write
+from dom2_fast.runs import evaluation
+from dom2_fast.runs.acting import policies_of
+from dom2_fast.runs.folder import ROLLOUT, SCORES, setting_name
+
+
+def evaluate_run(
+    run,
+    *,
+    env: str | Callable | None = None,
+    episodes: int = 500,
+    shift: str | None = None,
+    num_envs: int | None = None,
+    seed: int = evaluation.SEED,
+    **options,
+) -> dict:
+    """Evaluates a run's latest checkpoint and writes its scores.json and rollout.npz.
+
+    Results of other settings that are in scores.json already stay there. rollout.npz holds the
+    first episode of the standard setting (of the shifted one if that was evaluated first), where
+    the environment has a recording.
+
+    Args:
+        run: a run folder.
+        env: a registered name, "module:function" or a function, see `evaluation.evaluate`; None:
+            the run's own. A run of a registered environment isn't evaluated in another one.
+        episodes, shift, num_envs, seed: see `evaluation.evaluate`.
+        options: of the environment and of its shift, such as `prey` and `v_min`.
+    Returns: what is in scores.json then.
+    Raises: Dom2Error: no environment is known, or it is another than the run's; see
+        `checkpoint.load` and `evaluation.evaluate`.
+    """
+    folder = Path(run)
+    acting = policies_of(folder)
+    spec = envs.resolve(_environment(folder, acting.env, env))
+    result = evaluation.evaluate(
+        acting.policies,
+        env=spec,
+        episodes=episodes,
+        shift=shift,
+        seed=seed,
+        num_envs=num_envs,
+        record=True,
+        **options,
+    )
+    rollout = result.pop("rollout", None)
+    header = {"algo": acting.algo, "env": spec.name, "data": acting.data, "step": acting.step}
+    scores = save_scores(folder, header, {setting_name(shift): result})
+    if rollout is not None and (shift is None or not (folder / ROLLOUT).exists()):
+        save_rollout(folder, rollout)
+    return scores
+
+
+def _environment(folder: Path, own: str | None, asked: str | Callable | None):
+    if asked is None:
+        if own is None:
+            raise Dom2Error(f"the run in {folder} doesn't say its environment: give one (env=...)")
+        return own
+    if own in envs.names() and asked in envs.names() and asked != own:
+        raise Dom2Error(
+            f"the run in {folder} is of environment {own!r}, {asked!r} was asked for: give a run "
+            f"of {asked!r}, or leave the environment out"
+        )
+    return asked
+
+
+def save_scores(folder, header: dict, results: dict[str, dict]) -> dict:
+    """Merges results into the folder's scores.json, atomically; gives what is in it then.
+
+    Args:
+        header: `algo`, `env`, `data`, `step` of the evaluated run. Results of another step, data
+            set or environment that are in the file already are dropped: they are of other policies.
+        results: setting name -> statistics.
+    Raises:
+        Dom2Error: the file there can't be read; no space is left.
+    """
+    path = Path(folder) / SCORES
+    kept = {}
+    if path.exists():
+        try:
+            before = json.loads(path.read_text(encoding="utf-8"))
+            if all(before.get(key) == value for key, value in header.items()):
+                kept = dict(before["results"])
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise Dom2Error(f"{path} can't be read ({error}): move it away") from error
+    clean = {name: {k: v for k, v in r.items() if k != "rollout"} for name, r in results.items()}
+    scores = {"format": 1, **header, "results": {**kept, **clean}}
+    with atomic_write(path, "w") as file:
+        json.dump(scores, file, indent=1)
+        file.write("\n")
+    return scores
+
+
+def save_rollout(folder, rollout: dict) -> None:
+    """Writes rollout.npz: `states [T + 1, entities, 4]` (position, velocity; agents then
+    landmarks), `sizes [entities]`, `kinds [entities]`, `task`, `shift`, `return`."""
+    with atomic_write(Path(folder) / ROLLOUT) as file:
+        np.savez_compressed(file, **rollout)
