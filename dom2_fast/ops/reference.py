@@ -87,7 +87,7 @@ def _step(program, env, weights, table, step: int, rng, flat_rows: int) -> torch
     def mask(i):
         stream = philox.DROPOUT + step * program.sites + i.site
         keep = philox.keep_mask(rng, stream, flat_rows, i.out.width, i.value, env[X].device)
-        return keep.reshape(groups, batch, -1).to(env[X].dtype)
+        return keep.reshape(groups, batch, i.out.width).to(env[X].dtype)
 
     if step == 0:
         _one_pass(program, env, weights, table[0], once=True, mask=mask)

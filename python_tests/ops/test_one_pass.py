@@ -107,7 +107,7 @@ def test_one_pass_is_run_program_to_the_last_bit(precision, isa):
     "change, words",
     [
         (dict(solver=torch.zeros(1, 8, dtype=torch.float64)), ["solver", "[1, 8]", "[0, 8]"]),
-        (dict(table=torch.zeros(2, 2, 113)), ["table has 2 steps", "takes one pass"]),
+        (dict(table=torch.zeros(2, 2, 68)), ["table has 2 steps", "takes one pass"]),
         (dict(x_T=torch.zeros(2, 6, 3)), ["x_T", "[2, 6, 3]", "[2, 6, 0]"]),
         (dict(noise=torch.zeros(1, 2, 6, 0)), ["noise", "[0, 2, 6, 0]"]),
         (dict(cond=None), ["cond is missing", "5"]),

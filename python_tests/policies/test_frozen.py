@@ -432,6 +432,52 @@ BROKEN = {
 }  # fmt: skip
 
 
+def with_steps(table, solver):
+    """A policy of one pass whose file claims other steps; the bytes come from elsewhere in it."""
+
+    def edit(data):
+        length = int.from_bytes(data[:8], "little")
+        header, body = json.loads(data[8 : 8 + length]), data[8 + length :]
+        notes, out, at = header.pop("__metadata__"), {}, 0
+        chunks = []
+        for name, entry in header.items():
+            begin, end = entry["data_offsets"]
+            chunk, shape = body[begin:end], list(entry["shape"])
+            if name == "table":
+                chunk, shape[0] = chunk * table, table
+            if name == "solver":
+                chunk, shape[0] = bytes(64 * solver), solver
+            out[name] = {**entry, "shape": shape, "data_offsets": [at, at + len(chunk)]}
+            chunks.append(chunk)
+            at += len(chunk)
+        text = json.dumps({"__metadata__": notes, **out}).encode()
+        return len(text).to_bytes(8, "little") + text + b"".join(chunks)
+
+    return edit
+
+
+BROKEN_ONE = {
+    "steps of one pass": (with_steps(2, 0), "2 steps, but its program is of one pass"),
+    "a solver of one pass": (with_steps(1, 1), "solver is"),
+    "both": (with_steps(3, 3), "3 steps, but its program is of one pass"),
+    "no table": (with_steps(0, 0), "0 steps"),
+    "a later version": (note("version", "3"), "version '3'"),
+    "x in the header": (program_word(4, 2), "as dom2_fast writes one"),
+    "x of its buffers": (program_word(12, 2), "."),
+}
+# What of these is no error to C++, which doesn't read the word.
+PYTHON_ALONE = {"x in the header"}
+
+
+@pytest.mark.parametrize("name", list(BROKEN_ONE))
+def test_broken_files_of_one_pass_are_refused_with_a_reason(tmp_path, name):
+    edit, message = BROKEN_ONE[name]
+    actor("deterministic").export(tmp_path / "whole")
+    (tmp_path / "p").write_bytes(edit((tmp_path / "whole").read_bytes()))
+    with pytest.raises(Dom2Error, match=message):
+        d2.load_policy(tmp_path / "p")
+
+
 @pytest.mark.parametrize("name", list(BROKEN))
 def test_broken_files_are_refused_with_a_reason(tmp_path, small, name):
     edit, message = BROKEN[name]

@@ -64,6 +64,12 @@ NETS = {
     "unet": lambda: networks.UNetNoiseNet(OBS, A),
     "stack": lambda: networks.stack([networks.MLPNoiseNet(OBS, A) for _ in range(G)]),
 }
+ONE_PASS = {
+    "deterministic": lambda: d2.DeterministicPolicy(networks.MLPActor(OBS, A, hidden=20)),
+    "gaussian": lambda: d2.GaussianPolicy(
+        networks.stack([networks.MLPGaussianActor(OBS, A, hidden=20) for _ in range(G)])
+    ),
+}
 SOLVERS = [("dpm1", 5), ("dpm++2m", 6), ("ddpm", 4)]
 
 
@@ -100,6 +106,22 @@ def test_the_example_draws_and_acts_as_python_does(built, exported, isa, net, so
     options = ["-", "--seed", seed, "--offset", offset]
     got = call(built / "act", path, *options, input=given, env=environment(isa))
     assert torch.equal(numbers(got).reshape(*lead, A), want)
+
+
+@pytest.mark.parametrize("rows", [1, 300])
+@pytest.mark.parametrize("kind", list(ONE_PASS))
+def test_policies_of_one_pass_act_as_in_python(built, isa, tmp_path, kind, rows):
+    torch.manual_seed(0)
+    ONE_PASS[kind]().export(tmp_path / "p")
+    q = d2.load_policy(tmp_path / "p")
+    lead = (rows,) if q.groups is None else (G, rows)
+    obs = rand(*lead, OBS, seed=1, **F32)
+    for bf16 in (False, True):
+        want = d2.load_policy(tmp_path / "p", precision="bf16" if bf16 else "fp32").act(obs)
+        given = " ".join(f"{v:.9g}" for v in obs.flatten().tolist())
+        command = [built / "act", tmp_path / "p", "-", *(["--bf16"] if bf16 else [])]
+        got = numbers(call(*command, input=given, env=environment(isa)))
+        assert torch.equal(got.reshape(*lead, A), want)
 
 
 def test_the_example_in_bf16(built, exported, isa):
@@ -148,7 +170,7 @@ def test_the_example_says_what_is_wrong(built, tmp_path):
     d2.DiffusionPolicy(NETS["mlp"]()).export(tmp_path / "p")
     whole = (tmp_path / "p").read_bytes()
     (tmp_path / "cut").write_bytes(whole[:-10])
-    (tmp_path / "newer").write_bytes(whole.replace(b'"version":"1"', b'"version":"2"'))
+    (tmp_path / "newer").write_bytes(whole.replace(b'"version":"1"', b'"version":"3"'))
 
     def fails(*args, **kwargs):
         done = subprocess.run([built / "act", *args], capture_output=True, text=True, **kwargs)
@@ -160,7 +182,7 @@ def test_the_example_says_what_is_wrong(built, tmp_path):
     assert "can't be opened" in fails(tmp_path / "absent")
     assert "can't be read" in fails(tmp_path)
     assert "cut short" in fails(tmp_path / "cut")
-    assert "version '2'" in fails(tmp_path / "newer")
+    assert "version '3'" in fails(tmp_path / "newer")
     assert "multiples of 5" in fails(tmp_path / "p", "-", input="1 2 3")
     assert "0 numbers" in fails(tmp_path / "p", "-", input="")
     assert "3 numbers" in fails(tmp_path / "p", "-", input="1 2 3 four 5")
@@ -168,12 +190,18 @@ def test_the_example_says_what_is_wrong(built, tmp_path):
 
 
 def test_python_and_c_plus_plus_refuse_the_same_files(built, tmp_path):
-    from test_frozen import BROKEN, stack
+    from test_frozen import BROKEN, BROKEN_ONE, PYTHON_ALONE, actor, stack
 
     d2.DiffusionPolicy(stack(groups=2), solver="ddpm", steps=2).export(tmp_path / "p")
     whole = (tmp_path / "p").read_bytes()
-    for name, (edit, _message) in BROKEN.items():
-        (tmp_path / "broken").write_bytes(edit(whole))
+    actor("deterministic").export(tmp_path / "one")
+    one = (tmp_path / "one").read_bytes()
+    broken = {name: edit(whole) for name, (edit, _) in BROKEN.items()}
+    broken |= {
+        name: edit(one) for name, (edit, _) in BROKEN_ONE.items() if name not in PYTHON_ALONE
+    }
+    for name, data in broken.items():
+        (tmp_path / "broken").write_bytes(data)
         done = subprocess.run([built / "act", tmp_path / "broken"], capture_output=True, text=True)
         assert done.returncode == 2 and "as an exported policy: " in done.stderr, name
 
@@ -197,5 +225,8 @@ def test_no_file_makes_it_read_or_write_elsewhere(tmp_path):
     net = networks.stack([networks.MLPNoiseNet(OBS, A, hidden=8, time_dim=4) for _ in range(2)])
     d2.DiffusionPolicy(net, solver="ddpm", steps=3).export(tmp_path / "p")
     env = {k: v for k, v in os.environ.items() if k not in ("DOM2_FAST_ISA", "LD_PRELOAD")}
-    words = call(tmp_path / "check", "fuzz", tmp_path / "p", env=env).split()
-    assert words[1::2] == ["refused,", "used"] and int(words[0]) > 3000 and int(words[2]) > 300
+    small = [networks.MLPActor(OBS, A, hidden=8) for _ in range(2)]
+    d2.DeterministicPolicy(networks.stack(small)).export(tmp_path / "one")
+    for name in ("p", "one"):
+        words = call(tmp_path / "check", "fuzz", tmp_path / name, env=env).split()
+        assert words[1::2] == ["refused,", "used"] and int(words[0]) > 3000 and int(words[2]) > 300
