@@ -184,6 +184,10 @@ class FrozenPolicy:
         """Actions for obs, shapes as in `sample`."""
         return self.sample(obs, generator=generator)
 
+    def frozen(self) -> FrozenPolicy:
+        """Itself: it is."""
+        return self
+
     def denoise(self, rows, batch: int, x_T=None, noise=None, generator=None) -> torch.Tensor:
         """Actions [G, batch, A] of checked input: rows [G, B, O], each for batch / B actions."""
         draws = self.steps > 0 and (x_T is None or (noise is None and self._needs_noise))

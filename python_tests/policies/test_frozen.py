@@ -162,6 +162,7 @@ def test_it_never_changes_and_can_be_copied(kind, tmp_path):
     for change in (lambda: setattr(q, "act_low", 0.0), lambda: delattr(q, "_table")):
         with pytest.raises(AttributeError, match="never changes"):
             change()
+    assert q.frozen() is q
     want = q.act(obs, generator=generator())
     q.export(tmp_path / "p")
     again = d2.load_policy(tmp_path / "p")
