@@ -264,9 +264,8 @@ class StackedModule(nn.Module):
         found = []
         for g in range(self.groups):
             own = {n: p[g] for n, p in params.items()}
-            found.append(
-                torch.func.functional_call(self.template, own, tuple(v[g] for v in inputs))
-            )
+            given = tuple(v[g] for v in inputs)
+            found.append(torch.func.functional_call(self.template, own, given))
         return torch.stack(found)
 
     def unstack(self) -> list[nn.Module]:

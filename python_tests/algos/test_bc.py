@@ -58,20 +58,9 @@ def two_modes() -> TrajectoryDataset:
 def test_reweighting_moves_the_policy_to_the_better_episodes():
     shares = {}
     for weights in ("uniform", "thresholds:0.5,0.5,0.5,0.5,0.5,0.5,0.5,0.5,0.5"):
-        agents = BC(
-            BCConfig(
-                **{
-                    **SMALL,
-                    "weights": weights,
-                    "batch_size": 256,
-                    "hidden": 32,
-                    "steps": 10,
-                    "lr": 3e-3,
-                    "tau": 0.05,
-                }
-            ),
-            two_modes(),
-        )
+        more = {"weights": weights, "batch_size": 256, "hidden": 32, "steps": 10}
+        config = BCConfig(**{**SMALL, **more, "lr": 3e-3, "tau": 0.05})
+        agents = BC(config, two_modes())
         agents.fit(300)
         obs = [torch.ones(500, 3)] * 2
         act = agents.policies.act(obs, generator=torch.Generator().manual_seed(0))
