@@ -10,7 +10,7 @@ class Dom2Error(ValueError):
     """What was given can't be used; the message says what is accepted and what to do."""
 
 
-def positive_int(value: Any, name: str, least: int = 1) -> int:
+def whole_number(name: str, value: Any, least: int = 1) -> int:
     """`value` as an int, where it is a whole number of at least `least`.
 
     NumPy's integers are accepted; `True` and `2.0` aren't: where they turn up, something else
@@ -24,5 +24,5 @@ def positive_int(value: Any, name: str, least: int = 1) -> int:
     except TypeError:
         number = least - 1
     if isinstance(value, bool) or number < least:
-        raise Dom2Error(f"{name} must be an integer >= {least}, not {value!r}")
+        raise Dom2Error(f"{name} must be a whole number of at least {least}, not {value!r}")
     return number

@@ -6,7 +6,7 @@ set that names its task is cut into episodes by it.
 
 from __future__ import annotations
 
-from dom2_fast.errors import Dom2Error
+from dom2_fast.errors import Dom2Error, whole_number
 
 # OMAR's public data sets (Pan et al. 2022, arXiv 2111.11188): 25 steps in the particle tasks, 1,000
 # in two-agent HalfCheetah. A user's environment can't change these.
@@ -31,8 +31,7 @@ def register(task: str, steps: int) -> None:
     Raises:
         Dom2Error: `steps` is no integer >= 1, or a public task has another length.
     """
-    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
-        raise Dom2Error(f"episodes of {task} need a whole number of steps >= 1, not {steps!r}")
+    whole_number(f"steps per episode of {task}", steps)
     if _PUBLIC.get(task, steps) != steps:
         raise Dom2Error(
             f"episodes of {task} have {_PUBLIC[task]} steps in the public data, not {steps}: "

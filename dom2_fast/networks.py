@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from dom2_fast import activations
-from dom2_fast.errors import Dom2Error
+from dom2_fast.errors import Dom2Error, whole_number
 
 _ACTIVATIONS = {line.name: line.module for line in activations.TABLE if line.module is not None}
 
@@ -224,8 +224,7 @@ def _mlp(n_in: int, hidden: int, depth: int, act: str, layer_norm: bool = False)
 
 def _positive(**sizes) -> None:
     for name, size in sizes.items():
-        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-            raise Dom2Error(f"{name} must be a whole number of 1 or more, got {size!r}")
+        whole_number(name, size)
 
 
 class StackedModule(nn.Module):

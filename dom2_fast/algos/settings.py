@@ -8,18 +8,13 @@ points to docs/tuning.md. Python puts the fields of the last base first.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
+from dom2_fast.config import setting
 from dom2_fast.data import reweight
 from dom2_fast.errors import Dom2Error
 
 TUNED = "tuned here, docs/tuning.md"
-
-
-def setting(default: Any, doc: str, source: str) -> Any:
-    """A config field with what it means and where its default comes from."""
-    return field(default=default, metadata={"help": doc, "source": source})
 
 
 class Settings:

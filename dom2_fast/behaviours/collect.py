@@ -16,9 +16,9 @@ from dom2_fast import envs
 from dom2_fast._version import __version__
 from dom2_fast.behaviours import shipped
 from dom2_fast.data.trajectories import TrajectoryDataset
-from dom2_fast.envs.factories import whole_number
 from dom2_fast.envs.particle.prey import PreyPolicy
-from dom2_fast.errors import Dom2Error
+from dom2_fast.errors import Dom2Error, whole_number
+from dom2_fast.files import refuse_used
 
 QUALITIES = ("random", "medium-replay", "medium", "expert")
 FIELDS = ("obs", "act", "reward", "next_obs", "done", "truncation")
@@ -77,7 +77,7 @@ def collect(
     if hunted is not None:
         policies = [_with_prey(policy, hunted) for policy in policies]
     if out is not None:
-        _refuse_used(Path(out))
+        refuse_used(Path(out))  # writing refuses, too, but only after everything was played
 
     parts: dict[str, list[list[np.ndarray]]] = {name: [] for name in FIELDS}
     lengths, world = [], one
@@ -123,17 +123,6 @@ def _prey(spec: envs.EnvSpec, prey: str) -> PreyPolicy | None:
     if str(prey) != "bundled":
         raise Dom2Error(f"{spec.name} has no prey, so it can't use prey={str(prey)!r}")
     return None
-
-
-def _refuse_used(out: Path) -> None:
-    # Writing refuses too, but only after everything was played.
-    if out.is_dir() and not any(out.iterdir()):
-        return
-    if out.exists():
-        raise Dom2Error(
-            f"{out} already holds something, and a dataset is written to a new or empty folder; "
-            "choose another one or move it away"
-        )
 
 
 def _policies(name: str, quality: str, agents: int, act_dim: int) -> list[Policy]:

@@ -8,7 +8,7 @@ import sys
 from argparse import SUPPRESS
 from pathlib import Path
 
-from dom2_fast.errors import Dom2Error, positive_int
+from dom2_fast.errors import Dom2Error, whole_number
 
 ABOUT = "Time the native ops against the eager reference (needs a checkout)."
 
@@ -26,7 +26,7 @@ def add_options(parser, argv: list[str]) -> None:
 
 
 def run(threads: int, filter: str | None = None, json: str | None = None) -> int:
-    os.environ["DOM2_FAST_BENCH_THREADS"] = str(positive_int(threads, "--threads"))
+    os.environ["DOM2_FAST_BENCH_THREADS"] = str(whole_number("--threads", threads))
     folders = [Path.cwd() / "benchmarks", Path(__file__).resolve().parents[2] / "benchmarks"]
     folder = next((f for f in folders if any(f.glob("bench_*.py"))), None)
     if folder is None:

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from dom2_fast.cli import tables
-from dom2_fast.errors import Dom2Error, positive_int
+from dom2_fast.errors import Dom2Error, whole_number
 from dom2_fast.files import atomic_write
 
 TASK, QUALITY = "simple_spread", "medium"
@@ -53,7 +53,7 @@ def demo(
     from dom2_fast.runs.scoring import evaluate_run
     from dom2_fast.runs.train import train
 
-    torch.set_num_threads(positive_int(threads, "threads"))
+    torch.set_num_threads(whole_number("threads", threads))
     out = Path(out)
     clock = _Clock()
     with _replacing(out):

@@ -111,8 +111,12 @@ def _difference(torch, device: str) -> float:
         # clipped ones would agree whatever the kernels do.
         policy = DiffusionPolicy(
             copy.deepcopy(net).to(where),
-            solver="dpm1", steps=5, backend=backend, act_low=-1e9, act_high=1e9,
-        )  # fmt: skip
+            solver="dpm1",
+            steps=5,
+            backend=backend,
+            act_low=-1e9,
+            act_high=1e9,
+        )
         return policy.sample(obs.to(where), x_T=x_T.to(where)).cpu()
 
     with torch.no_grad():
@@ -133,22 +137,35 @@ def render(facts: dict) -> str:
     isa, check, cuda, kernels = (facts[key] for key in ("isa", "self_check", "cuda", "kernels"))
     versions = facts["versions"]
     lines = [
-        ("versions", f"dom2-fast {versions['dom2_fast']}, Python {versions['python']}, "
-                     f"PyTorch {versions['torch']}, NumPy {versions['numpy']}"),
+        (
+            "versions",
+            f"dom2-fast {versions['dom2_fast']}, Python {versions['python']}, "
+            f"PyTorch {versions['torch']}, NumPy {versions['numpy']}",
+        ),
         ("package", f"{facts['package']} (run by {facts['python']})"),
-        ("machine", f"{facts['machine']['processor']}, {facts['machine']['usable_cores']} usable "
-                    f"cores, {facts['machine']['system']}"),
-        ("kernels", "compiled and loaded" if kernels["loaded"]
-                    else f"NOT loaded, the slow reference runs instead: {kernels['reason']}"),
-    ]  # fmt: skip
+        (
+            "machine",
+            f"{facts['machine']['processor']}, {facts['machine']['usable_cores']} usable "
+            f"cores, {facts['machine']['system']}",
+        ),
+        (
+            "kernels",
+            "compiled and loaded"
+            if kernels["loaded"]
+            else f"NOT loaded, the slow reference runs instead: {kernels['reason']}",
+        ),
+    ]
     if kernels["loaded"]:
         forced = isa["DOM2_FAST_ISA"]
         chosen = f"DOM2_FAST_ISA={forced}" if forced else "the best one, DOM2_FAST_ISA is not set"
         lines += [
-            ("ISAs", f"compiled: {', '.join(isa['compiled'])}; this machine runs: "
-                     f"{', '.join(isa['runnable'])}"),
+            (
+                "ISAs",
+                f"compiled: {', '.join(isa['compiled'])}; this machine runs: "
+                f"{', '.join(isa['runnable'])}",
+            ),
             ("active ISA", f"{isa['active']} ({chosen})"),
-        ]  # fmt: skip
+        ]
     lines.append(("threads", f"{facts['threads']['torch']} (torch.set_num_threads changes it)"))
     lines += _cuda_lines(cuda)
     lines.append(("self-check", _verdict(check, kernels["loaded"])))
@@ -171,11 +188,14 @@ def _cuda_lines(cuda: dict) -> list[tuple[str, str]]:
     compiled, driver, build = cuda["compiled"], cuda["driver"], cuda["torch_build"]
     what = compiled and f"compiled by CUDA {compiled['version']} for {compiled['code']}"
     lines = [
-        ("CUDA", f"executors: {what or 'none'}; PyTorch: "
-                 f"{'for CUDA ' + build if build else 'a CPU build'}; driver: "
-                 f"{'for CUDA up to ' + driver['cuda'] if driver['found'] else 'none'}; "
-                 f"{max(driver['gpus'], len(cuda['gpus'])) or 'no'} GPU(s)"),
-    ]  # fmt: skip
+        (
+            "CUDA",
+            f"executors: {what or 'none'}; PyTorch: "
+            f"{'for CUDA ' + build if build else 'a CPU build'}; driver: "
+            f"{'for CUDA up to ' + driver['cuda'] if driver['found'] else 'none'}; "
+            f"{max(driver['gpus'], len(cuda['gpus'])) or 'no'} GPU(s)",
+        ),
+    ]
     for index, gpu in enumerate(cuda["gpus"]):
         text = f"{gpu['name']}, compute capability {gpu['capability']}, {gpu['memory_gib']} GiB; "
         if gpu["why_not"]:

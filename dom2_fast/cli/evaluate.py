@@ -5,7 +5,7 @@ from __future__ import annotations
 from argparse import SUPPRESS
 from pathlib import Path
 
-from dom2_fast.cli.options import add_prey, add_threads, make_importable, pairs, use_threads
+from dom2_fast.cli.options import add_prey, add_threads, pairs, search_here, use_threads
 from dom2_fast.errors import Dom2Error
 
 ABOUT = "Score a run's policies, on its environment or a shifted one."
@@ -61,7 +61,7 @@ def run(
     from dom2_fast.runs.scoring import evaluate_run
 
     use_threads(threads)
-    make_importable(arguments.get("env"))
+    search_here()
     options = pairs(env_option or [], "--env-option")
     for key, value in (("v_min", v_min), ("prey", prey)):
         if value is not None:

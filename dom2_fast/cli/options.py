@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from dom2_fast import config as configs
-from dom2_fast.errors import Dom2Error, positive_int
+from dom2_fast.errors import Dom2Error, whole_number
 
 
 def add_threads(parser) -> None:
@@ -24,7 +24,7 @@ def add_threads(parser) -> None:
 def use_threads(threads: int | None) -> None:
     """Obey --threads where it was given."""
     if threads is not None:
-        positive_int(threads, "--threads")
+        whole_number("--threads", threads)
         import torch
 
         torch.set_num_threads(threads)
@@ -40,13 +40,13 @@ def add_prey(parser) -> None:
     )
 
 
-def make_importable(env: str | None) -> None:
-    """Let `module:function` find modules in the current folder, as `python -m` does.
+def search_here() -> None:
+    """Let `module:function` find modules in the current folder, after the installed ones.
 
-    A console script has its own folder first on the path, not the user's.
+    A console script has its own folder on the path, not the user's.
     """
-    if env is not None and ":" in env and os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
 
 
 def pairs(given: Iterable[str], option: str) -> dict[str, Any]:

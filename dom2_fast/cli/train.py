@@ -7,7 +7,7 @@ import time
 from argparse import SUPPRESS
 
 from dom2_fast import config as configs
-from dom2_fast.cli.options import add_threads, make_importable, use_threads
+from dom2_fast.cli.options import add_threads, search_here, use_threads
 from dom2_fast.errors import Dom2Error
 
 ABOUT = "Train an algorithm on a data set, into a run folder."
@@ -82,7 +82,7 @@ def run(
     options = told | options
     if "data" not in options and not resume:
         raise Dom2Error("--data is missing: give a folder that `dom2-fast collect` made")
-    make_importable(options.get("env"))
+    search_here()
     # A resumed run keeps its own settings; its checkpoint has them even without a config.yaml.
     chosen = None
     if settings or given or not resume:
@@ -93,7 +93,8 @@ def run(
     took = tables.duration(time.perf_counter() - start)
     if result.interrupted:
         print(
-            f"stopped at step {result.step} after {took}; the checkpoint is in {out}\n"
+            f"stopped at step {result.step} of {result.steps} after {took}; the checkpoint is in "
+            f"{out}\n"
             f"go on: dom2-fast train --resume --out {out}"
         )
         return 130

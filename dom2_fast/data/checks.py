@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dom2_fast.errors import Dom2Error
+from dom2_fast.errors import Dom2Error, whole_number
 
 CHUNK = 1 << 16  # rows scanned at a time: a few MB
 ACTION_SLACK = 1e-5  # clipped actions that went through float32 and back
@@ -20,11 +20,10 @@ def positive_int(value, name: str, most: int | None = None) -> int | None:
     """`value` if it is None or an int in [1, most]."""
     if value is None:
         return None
-    if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or value < 1:
-        raise Dom2Error(f"{name} must be an integer >= 1, not {value!r}")
+    value = whole_number(name, value)
     if most is not None and value > most:
         raise Dom2Error(f"{name} is {value}, but the data set has {most}")
-    return int(value)
+    return value
 
 
 def open_npy(path: Path) -> np.ndarray:

@@ -22,12 +22,6 @@ _RESULTS = {"mean", "ci95", "iqm", "std", "returns", "options", "rollout"}
 _TAKEN = _ARGUMENTS | _RESULTS | {"normalised", "normalised_ci95"}
 
 
-def whole_number(name: str, value, least: int) -> None:
-    """Raises Dom2Error unless `value` is a whole number of at least `least`."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise Dom2Error(f"{name} must be a whole number of at least {least}, got {value!r}")
-
-
 def parameters_of(factory: Factory) -> Mapping[str, inspect.Parameter]:
     return inspect.signature(factory).parameters
 
@@ -134,10 +128,8 @@ def imported(path: str) -> Factory:
         ) from error
     for part in attribute.split("."):
         if not hasattr(found, part):
-            functions = [
-                key for key, value in vars(found).items()
-                if callable(value) and not key.startswith("_")
-            ] if hasattr(found, "__dict__") else []  # fmt: skip
+            there = getattr(found, "__dict__", {}).items()
+            functions = [key for key, it in there if callable(it) and not key.startswith("_")]
             raise Dom2Error(
                 f"{path}: {module_name} has no {attribute!r}; it has: "
                 f"{', '.join(functions) or 'nothing that can be called'}"

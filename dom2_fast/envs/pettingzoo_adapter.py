@@ -15,8 +15,7 @@ import torch
 from torch import Tensor
 
 from dom2_fast.envs.env import Obs, missing_members
-from dom2_fast.envs.factories import whole_number
-from dom2_fast.errors import Dom2Error
+from dom2_fast.errors import Dom2Error, whole_number
 
 LONGEST = 10_000  # steps after which an episode must have ended, where nobody says how long it is
 _MEMBERS = ("possible_agents", "observation_space", "action_space", "reset", "step")

@@ -24,17 +24,15 @@ from dom2_fast.envs.factories import (
     imported,
     parameters_of,
     takes,
-    whole_number,
 )
-from dom2_fast.errors import Dom2Error
+from dom2_fast.errors import Dom2Error, whole_number
 
 _NAME = re.compile(r"[A-Za-z0-9][\w./-]*")
 
 ADAPTED = 32  # environments that come one copy at a time: how many are held at once by default
 
 _specs: dict[str, EnvSpec] = {}
-# Makes an Env of a factory that gives one copy at a time; see `use_adapter`.
-_adapter: Callable[..., Env] | None = None
+_adapter: Callable[..., Env]  # makes an Env of a factory of single copies; see `use_adapter`
 
 
 @dataclass(frozen=True)
@@ -58,8 +56,6 @@ class EnvSpec:
         whole_number("seed", seed, 0)
         options = self._checked(shift, options)
         if not self.batched:
-            if _adapter is None:
-                raise Dom2Error(f"{self.name}: its factory takes no num_envs: give it one")
             return _adapter(self.factory, num_envs, seed, name=self.name, **options)
         env = self.factory(num_envs=num_envs, seed=seed, **options)
         missing = missing_members(env)
@@ -200,7 +196,8 @@ def resolve(env: str | EnvSpec | Factory) -> EnvSpec:
         factory, name = imported(env), env
     else:
         factory = env
-        name = f"{getattr(env, '__module__', '?')}:{getattr(env, '__qualname__', repr(env))}"
+        module, within = (getattr(env, key, None) for key in ("__module__", "__qualname__"))
+        name = f"{module}:{within}" if within else "env"
     for known in _specs.values():
         if known.factory is factory:
             return known

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from dom2_fast import lowering, ops
-from dom2_fast.errors import Dom2Error
+from dom2_fast.errors import Dom2Error, whole_number
 from dom2_fast.lowering.fused import FusedModule
 from dom2_fast.networks import StackedModule
 from dom2_fast.ops import reference
@@ -192,8 +192,7 @@ class DiffusionPolicy(Policy):
             return self.sample(obs, generator=generator)
         rows, shape = self._grouped(obs)
         batch = rows.size(1)
-        if isinstance(candidates, bool) or not isinstance(candidates, int) or candidates < 1:
-            raise Dom2Error(f"candidates is a whole number of 1 or more, got {candidates!r}")
+        whole_number("candidates", candidates)
         if critic is None:
             raise Dom2Error(f"a critic has to choose between {candidates} candidates")
         if temperature is not None and not 0.0 < temperature < math.inf:

@@ -47,9 +47,15 @@ def learning_curves(runs: list[Run], panels: list[tuple[str, str]]) -> str:
                 steps, values = _smooth(steps, values)
             sparse = len(steps) <= 40
             ax.plot(
-                steps, values, color=color, linestyle=dash, linewidth=1.7, label=run.name,
-                marker=marker if sparse else "", markersize=4,
-            )  # fmt: skip
+                steps,
+                values,
+                color=color,
+                linestyle=dash,
+                linewidth=1.7,
+                label=run.name,
+                marker=marker if sparse else "",
+                markersize=4,
+            )
         ax.set_title(title, loc="left", fontsize=10, color=_INK, pad=8)
         ax.set_xlabel("gradient step", fontsize=8.5)
         ax.margins(x=0.02)
@@ -86,15 +92,26 @@ def score_intervals(runs: list[Run], reference: dict[str, float]) -> str:
             if result.get("iqm") is not None:
                 ax.plot(result["iqm"], index, "|", color=color, markersize=15, markeredgewidth=1.4)
             ax.annotate(
-                f"{result['mean']:.1f}", (result["mean"], index), (0, 10), fontsize=8.5,
-                textcoords="offset points", ha="center", color=_INK,
-            )  # fmt: skip
+                f"{result['mean']:.1f}",
+                (result["mean"], index),
+                (0, 10),
+                fontsize=8.5,
+                textcoords="offset points",
+                ha="center",
+                color=_INK,
+            )
         for label, value in reference.items():
             ax.axvline(value, color=_MUTED, linewidth=1.1, linestyle=(0, (4, 3)), zorder=0)
             ax.annotate(
-                f"{label} {value:.1f}", (value, 1.0), (3, -3), fontsize=8, color=_MUTED,
-                xycoords=("data", "axes fraction"), textcoords="offset points", va="top",
-            )  # fmt: skip
+                f"{label} {value:.1f}",
+                (value, 1.0),
+                (3, -3),
+                fontsize=8,
+                color=_MUTED,
+                xycoords=("data", "axes fraction"),
+                textcoords="offset points",
+                va="top",
+            )
         ax.set_title(setting_title(setting), loc="left", fontsize=10, color=_INK, pad=8)
         ax.set_xlabel("episode return", fontsize=8.5)
         ax.set_yticks(range(len(runs)), [run.name for run in runs])
@@ -127,9 +144,14 @@ def stage_times(runs: list[Run]) -> str:
             left += value
         totals.append(left)
         ax.annotate(
-            f"{left:.2f} ms", (left, index), (5, 0), textcoords="offset points", va="center",
-            fontsize=8.5, color=_INK,
-        )  # fmt: skip
+            f"{left:.2f} ms",
+            (left, index),
+            (5, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=8.5,
+            color=_INK,
+        )
     ax.set_yticks(range(len(runs)), [run.name for run in runs])
     ax.set_ylim(len(runs) - 0.5, -0.5)
     ax.set_xlim(0, 1.12 * max(totals, default=1.0) or 1.0)

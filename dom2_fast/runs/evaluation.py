@@ -8,23 +8,18 @@ environment only what `envs.Env` says.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import torch
 
 from dom2_fast import envs
-from dom2_fast.envs.factories import whole_number
-from dom2_fast.errors import Dom2Error
-from dom2_fast.files import atomic_write
+from dom2_fast.errors import Dom2Error, whole_number
 
 SEED = 2_000_000_000  # far from the small seeds that data is collected with
 BATCH = 16_384  # episodes played at once at most, where the caller doesn't say
 RESAMPLES = 9_999
-SCORES, ROLLOUT = "scores.json", "rollout.npz"
 
 # Anything with .act(obs, generator=None), or a function of that signature: observations [G, E, O]
 # (a list of [E, O_i] where the agents' widths differ) -> actions [G, E, A]
@@ -67,7 +62,7 @@ def evaluate(
     Returns:
         the statistics of `statistics`, plus `shift` and its options, `seed`, `num_envs` (episodes
         in a chunk), `options` (the environment's, where any was given) and, with `record`,
-        `rollout` (see `save_rollout`).
+        `rollout` (see `scoring.save_rollout`).
     Raises:
         Dom2Error: an unknown environment, shift or option; policies of other widths; all before
             anything is played. Actions of another shape than [G, E, A]; scores that aren't finite.
@@ -198,9 +193,14 @@ def bootstrap_interval(values: np.ndarray, seed: int = 0) -> tuple[float, float]
     from scipy import stats
 
     interval = stats.bootstrap(
-        (values,), np.mean, n_resamples=RESAMPLES, method="percentile", vectorized=True,
-        batch=max(1, 2**21 // len(values)), rng=np.random.default_rng(seed),
-    ).confidence_interval  # fmt: skip
+        (values,),
+        np.mean,
+        n_resamples=RESAMPLES,
+        method="percentile",
+        vectorized=True,
+        batch=max(1, 2**21 // len(values)),
+        rng=np.random.default_rng(seed),
+    ).confidence_interval
     return float(interval.low), float(interval.high)
 
 
@@ -225,42 +225,3 @@ def dataset_scores(data, env: str | None = None) -> dict:
     known = env in envs.names() or ":" in env
     returns = data.returns  # [G, episodes]
     return statistics(envs.episode_score(returns, env) if known else returns.mean(dim=0), env)
-
-
-def setting_name(shift: str | None) -> str:
-    """Key of a result in scores.json: "standard", "shift_speed", "shift_landmarks"."""
-    return "standard" if shift is None else f"shift_{shift}"
-
-
-def save_scores(folder, header: dict, results: dict[str, dict]) -> dict:
-    """Merges results into the folder's scores.json, atomically; gives what is in it then.
-
-    Args:
-        header: `algo`, `env`, `data`, `step` of the evaluated run. Results of another step, data
-            set or environment that are in the file already are dropped: they are of other policies.
-        results: setting name -> statistics.
-    Raises:
-        Dom2Error: the file there can't be read; no space is left.
-    """
-    path = Path(folder) / SCORES
-    kept = {}
-    if path.exists():
-        try:
-            before = json.loads(path.read_text(encoding="utf-8"))
-            if all(before.get(key) == value for key, value in header.items()):
-                kept = dict(before["results"])
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise Dom2Error(f"{path} can't be read ({error}): move it away") from error
-    clean = {name: {k: v for k, v in r.items() if k != "rollout"} for name, r in results.items()}
-    scores = {"format": 1, **header, "results": {**kept, **clean}}
-    with atomic_write(path, "w") as file:
-        json.dump(scores, file, indent=1)
-        file.write("\n")
-    return scores
-
-
-def save_rollout(folder, rollout: dict) -> None:
-    """Writes rollout.npz: `states [T + 1, entities, 4]` (position, velocity; agents then
-    landmarks), `sizes [entities]`, `kinds [entities]`, `task`, `shift`, `return`."""
-    with atomic_write(Path(folder) / ROLLOUT) as file:
-        np.savez_compressed(file, **rollout)

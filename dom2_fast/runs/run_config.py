@@ -15,10 +15,11 @@ from pathlib import Path
 from dom2_fast import algos
 from dom2_fast import config as configs
 from dom2_fast.config import setting
-from dom2_fast.errors import Dom2Error, positive_int
+from dom2_fast.errors import Dom2Error, whole_number
 from dom2_fast.runs.folder import CONFIG
 
 OWN = "config"  # the key of config.yaml under which the algorithm's settings are
+_ALGORITHMS = ", ".join(algos.ALGORITHMS)
 
 
 @dataclass
@@ -29,9 +30,12 @@ class RunConfig:
         Dom2Error: a number is out of range.
     """
 
-    algo: str = setting("dom2", f"algorithm: {', '.join(algos.ALGORITHMS)}; sets which others are")
-    data: str | None = setting(None, "data set: a folder, or minari:ID; see docs/data.md")
-    env: str | None = setting(None, "environment of the policies, where the data doesn't say it")
+    algo: str = setting("dom2", f"algorithm, which brings more options: {_ALGORITHMS}")
+    data: str | None = setting(None, "data set: a folder, a file or minari:ID, see docs/data.md")
+    env: str | None = setting(
+        None,
+        "environment of the policies, where the data doesn't say it: a name, or module:function",
+    )
     steps: int = setting(2000, "updates in all, those before a resume included")
     episode_length: int | None = setting(None, "steps per episode, where the data doesn't say it")
     log_every: int = setting(50, "updates between log lines")
@@ -43,10 +47,10 @@ class RunConfig:
         if self.data is not None:
             self.data = os.fspath(self.data)
         for name in ("steps", "log_every", "save_every", "eval_episodes"):
-            positive_int(getattr(self, name), name)
-        positive_int(self.eval_every, "eval_every", least=0)
+            whole_number(name, getattr(self, name))
+        whole_number("eval_every", self.eval_every, least=0)
         if self.episode_length is not None:
-            positive_int(self.episode_length, "episode_length")
+            whole_number("episode_length", self.episode_length)
 
 
 @dataclass

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+
 from dom2_fast import envs
 from dom2_fast.errors import Dom2Error
+from dom2_fast.files import atomic_write
 from dom2_fast.runs import evaluation
 from dom2_fast.runs.acting import policies_of
-from dom2_fast.runs.folder import ROLLOUT, setting_name
+from dom2_fast.runs.folder import ROLLOUT, SCORES, setting_name
 
 
 def evaluate_run(
@@ -53,9 +57,9 @@ def evaluate_run(
     )
     rollout = result.pop("rollout", None)
     header = {"algo": acting.algo, "env": spec.name, "data": acting.data, "step": acting.step}
-    scores = evaluation.save_scores(folder, header, {setting_name(shift): result})
+    scores = save_scores(folder, header, {setting_name(shift): result})
     if rollout is not None and (shift is None or not (folder / ROLLOUT).exists()):
-        evaluation.save_rollout(folder, rollout)
+        save_rollout(folder, rollout)
     return scores
 
 
@@ -70,3 +74,37 @@ def _environment(folder: Path, own: str | None, asked: str | Callable | None):
             f"of {asked!r}, or leave the environment out"
         )
     return asked
+
+
+def save_scores(folder, header: dict, results: dict[str, dict]) -> dict:
+    """Merges results into the folder's scores.json, atomically; gives what is in it then.
+
+    Args:
+        header: `algo`, `env`, `data`, `step` of the evaluated run. Results of another step, data
+            set or environment that are in the file already are dropped: they are of other policies.
+        results: setting name -> statistics.
+    Raises:
+        Dom2Error: the file there can't be read; no space is left.
+    """
+    path = Path(folder) / SCORES
+    kept = {}
+    if path.exists():
+        try:
+            before = json.loads(path.read_text(encoding="utf-8"))
+            if all(before.get(key) == value for key, value in header.items()):
+                kept = dict(before["results"])
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise Dom2Error(f"{path} can't be read ({error}): move it away") from error
+    clean = {name: {k: v for k, v in r.items() if k != "rollout"} for name, r in results.items()}
+    scores = {"format": 1, **header, "results": {**kept, **clean}}
+    with atomic_write(path, "w") as file:
+        json.dump(scores, file, indent=1)
+        file.write("\n")
+    return scores
+
+
+def save_rollout(folder, rollout: dict) -> None:
+    """Writes rollout.npz: `states [T + 1, entities, 4]` (position, velocity; agents then
+    landmarks), `sizes [entities]`, `kinds [entities]`, `task`, `shift`, `return`."""
+    with atomic_write(Path(folder) / ROLLOUT) as file:
+        np.savez_compressed(file, **rollout)

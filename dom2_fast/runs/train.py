@@ -28,10 +28,11 @@ from dom2_fast.runs.signals import StopSignal
 
 @dataclass(frozen=True)
 class TrainResult:
-    """How a run ended: at which step, and whether a signal stopped it early."""
+    """How a run ended: at which step of how many, and whether a signal stopped it early."""
 
     out: Path
     step: int
+    steps: int
     interrupted: bool
     agents: object
 
@@ -110,7 +111,7 @@ def train(
         run_config.write(out, run, notes, agents.config)
         with StopSignal() as stop, RunLog(out, agents, run, progress, tensorboard) as log:
             _loop(agents, run, meter, log, stop, save)
-    return TrainResult(out, agents.step, stop.received, agents)
+    return TrainResult(out, agents.step, run.steps, stop.received, agents)
 
 
 def _given(run, steps: int | None, options: dict) -> dict:

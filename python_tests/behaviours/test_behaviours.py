@@ -8,6 +8,7 @@ import torch
 
 from dom2_fast.behaviours import shipped as behaviours
 from dom2_fast.errors import Dom2Error
+from dom2_fast.runs.evaluation import evaluate
 
 
 def layers(seed=0, groups=3, sizes=(18, 64, 64, 2)):
@@ -49,6 +50,13 @@ def test_shipped_behaviours_and_their_size():
     assert 0 < noise < 0.5
     shipped = sum(p.stat().st_size for p in behaviours.ASSETS.iterdir())
     assert shipped <= 2**20
+
+
+def test_a_shipped_behaviour_is_a_policy_to_evaluate():
+    policies, _ = behaviours.load("simple_spread")
+    assert evaluate(policies["expert"], "simple_spread", episodes=50)["mean"] > 450
+    with pytest.raises(Dom2Error, match="trained for another environment"):
+        evaluate(policies["expert"], "simple_tag", episodes=2)
 
 
 def test_missing_and_damaged_files_are_explained(tmp_path):

@@ -119,7 +119,7 @@ def test_nothing_of_a_users_is_overwritten(tmp_path):
     with pytest.raises(Dom2Error, match="already holds"):
         collect("simple_spread", "random", 2, out=tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["mine.txt"]
-    with pytest.raises(Dom2Error, match="already holds"):
+    with pytest.raises(Dom2Error, match="is a file"):
         collect("simple_spread", "random", 2, out=tmp_path / "mine.txt")
     empty = tmp_path / "empty"
     empty.mkdir()

@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from dom2_fast import __version__
+from dom2_fast.algos import ALGORITHMS
 from dom2_fast.cli import main as cli
 from dom2_fast.cli.train import OPTION_NAMES
 
@@ -72,7 +73,7 @@ def test_every_command_has_help(capsys, command):
     assert code == 0 and out.startswith(f"usage: dom2-fast {command}")
 
 
-@pytest.mark.parametrize("algo", ["dom2", "bc"])
+@pytest.mark.parametrize("algo", ALGORITHMS)
 def test_every_setting_of_an_algorithm_is_an_option_with_its_source(capsys, algo):
     from dom2_fast import algos, config
 
@@ -81,7 +82,24 @@ def test_every_setting_of_an_algorithm_is_an_option_with_its_source(capsys, algo
         for option in OPTION_NAMES.get(field.name, (config.option_name(field.name),)):
             assert option in text
         assert field.help, f"{field.name} has no description"
-    assert "weight of the Q term" in text or algo == "bc"
+    assert f"more options: {', '.join(ALGORITHMS)}" in text
+
+
+@pytest.mark.parametrize("algo", ALGORITHMS)
+def test_every_algorithm_is_trained_by_the_same_command(capsys, work, tmp_path, algo):
+    out = str(tmp_path / "r")
+    command = f"train --algo {algo} --data {work / 'data'} --out {out} --steps 2"
+    more = "--batch-size 16 --hidden 8 --reweight uniform --quiet"
+    for argv in (
+        [*command.split(), *more.split()],
+        ["train", "--resume", "--out", out, "--steps", "3", "--quiet"],
+        ["evaluate", out, "--episodes", "2"],
+        ["export", out, "--out", str(tmp_path / "p.safetensors")],
+        ["report", out, "--out", str(tmp_path / "page.html")],
+    ):
+        code, _, err = run(capsys, *argv)
+        assert code == 0, (argv, err)
+    assert algo in (tmp_path / "page.html").read_text()
 
 
 def test_collect_says_what_it_made(capsys, tmp_path, monkeypatch):
@@ -110,9 +128,18 @@ def test_a_run_s_config_starts_another_run_and_options_go_before_it(capsys, work
 
     out = tmp_path / "again"
     code, shown, err = run(
-        capsys, "train", "--config", str(work / "dom2" / "config.yaml"), "--out", str(out),
-        "--steps", "2", "--critic_lr", "1e-4", "--quiet",
-    )  # fmt: skip
+        capsys,
+        "train",
+        "--config",
+        str(work / "dom2" / "config.yaml"),
+        "--out",
+        str(out),
+        "--steps",
+        "2",
+        "--critic_lr",
+        "1e-4",
+        "--quiet",
+    )
     assert code == 0, err
     assert "dom2: 2 steps done" in shown
     old, new = (config.load(folder / "config.yaml") for folder in (work / "dom2", out))
@@ -141,9 +168,18 @@ def test_resume_needs_nothing_but_the_folder(capsys, work, tmp_path):
 
 def test_evaluate_writes_scores_and_prints_them(capsys, work):
     code, out, err = run(
-        capsys, "evaluate", str(work / "bc"), "--episodes", "8", "--shift", "speed",
-        "--v-min", "0.4", "--threads", "1",
-    )  # fmt: skip
+        capsys,
+        "evaluate",
+        str(work / "bc"),
+        "--episodes",
+        "8",
+        "--shift",
+        "speed",
+        "--v-min",
+        "0.4",
+        "--threads",
+        "1",
+    )
     assert code == 0, err
     assert "speed shift" in out and "standard" in out and "95 % interval" in out
     scores = json.loads((work / "bc" / "scores.json").read_text())
@@ -203,7 +239,7 @@ def test_report_of_real_runs(capsys, work, tmp_path):
         ("train --data {work}/data --out {tmp}/r --steps 0", "steps"),
         (
             "train --data {work}/data --out {tmp}/r --threads 0",
-            "--threads must be an integer >= 1, not 0",
+            "--threads must be a whole number of at least 1, not 0",
         ),
         ("train --data {work}/data --out {tmp}/r --env simple_tag", "simple_tag"),
         ("train --out {tmp}/r --config {tmp}/absent.yaml", "no settings file"),
@@ -240,9 +276,15 @@ def test_wrong_yaml_is_one_line(capsys, work, tmp_path, yaml, message):
     file = tmp_path / "c.yaml"
     file.write_text(yaml)
     text = fails(
-        capsys, "train", "--config", str(file), "--data", str(work / "data"),
-        "--out", str(tmp_path / "r"),
-    )  # fmt: skip
+        capsys,
+        "train",
+        "--config",
+        str(file),
+        "--data",
+        str(work / "data"),
+        "--out",
+        str(tmp_path / "r"),
+    )
     assert message in text
     assert not (tmp_path / "r").exists()
 

@@ -94,7 +94,9 @@ def test_evaluated_on_the_way(capsys, folder):
     assert code == 0, err
     rows = [json.loads(line) for line in (folder / "r" / "metrics.jsonl").read_text().splitlines()]
     assert [row["eval/return"] for row in rows if "eval/return" in row] == [4.0, 4.0]
-    assert run(capsys, "evaluate", "r", "--episodes", "2")[0] == 0  # the run says its environment
+    sys.modules.pop("own_steady")  # as in a new process; the run alone says its environment
+    sys.path.remove(str(folder))
+    assert run(capsys, "evaluate", "r", "--episodes", "2")[0] == 0
 
 
 @pytest.mark.parametrize(

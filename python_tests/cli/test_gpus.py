@@ -50,15 +50,17 @@ def test_where_all_is_well(machine):
     [
         ({"compiled": None}, "no CUDA executors were compiled: no nvcc then"),
         ({"torch_build": None, "card": None, "gpus": 1}, "PyTorch was built without CUDA"),
-        ({"card": None, "found": False, "cuda": None, "error": "no libcuda.so.1"},
-         r"no NVIDIA driver is installed \(no libcuda.so.1\)"),
+        (
+            {"card": None, "found": False, "cuda": None, "error": "no libcuda.so.1"},
+            r"no NVIDIA driver is installed \(no libcuda.so.1\)",
+        ),
         ({"card": None}, "the NVIDIA driver sees no GPU"),
         ({"card": None, "error": "cuInit returned error 999"}, "cuInit returned error 999"),
         ({"cuda": "11.8"}, r"serves CUDA 11\.8.*compiled by CUDA 12\.4.*update the driver"),
         ({"card": None, "gpus": 2}, r"PyTorch can't use the driver's 2 GPU"),
         ({"card": card(7, 5)}, "no GPU here can run what was compiled"),
     ],
-)  # fmt: skip
+)
 def test_each_obstacle_is_named_alone(machine, change, words):
     (reason,) = machine(**change)["why_not"]
     assert re.search(words, reason), reason
@@ -73,10 +75,16 @@ def test_hidden_gpus_are_said_to_be_hidden(machine, monkeypatch):
 @pytest.mark.parametrize(
     "capability, expected",
     [
-        ((6, 1), None), ((7, 5), None), ((8, 0), "sm_80"), ((8, 6), "sm_80"), ((8, 9), "sm_80"),
-        ((9, 0), "sm_90"), ((10, 0), "compute_90"), ((12, 0), "compute_90"),
+        ((6, 1), None),
+        ((7, 5), None),
+        ((8, 0), "sm_80"),
+        ((8, 6), "sm_80"),
+        ((8, 9), "sm_80"),
+        ((9, 0), "sm_90"),
+        ((10, 0), "compute_90"),
+        ((12, 0), "compute_90"),
     ],
-)  # fmt: skip
+)
 def test_code_that_a_card_runs(capability, expected):
     assert gpus.code_for(*capability, COMPILED["code"]) == expected
 

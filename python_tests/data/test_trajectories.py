@@ -205,7 +205,7 @@ def test_values_are_checked_beyond_the_first_chunk(tmp_path, monkeypatch):
     ("options", "message"),
     [
         ({"episode_length": 7}, r"20 rows are not whole episodes of 7 steps \(6 left over\)"),
-        ({"episode_length": 0}, r"episode_length must be an integer >= 1"),
+        ({"episode_length": 0}, r"episode_length must be a whole number of at least 1"),
         ({"episode_length": 10}, r"next_obs of agent 0 in row 4 .*episode_length"),
         ({"lengths": [10, 9]}, r"add up to the 20 rows"),
         ({"lengths": [20, 0]}, r"must be >= 1"),

@@ -112,6 +112,38 @@ def test_what_shows_while_playing_says_which_agent_and_step(factory, message):
         envs.reward_sums(env, lambda obs: torch.zeros(2, 1, 1))
 
 
+class Broken(Line):
+    """Gives whatever `change(obs, rewards)` makes of them."""
+
+    change = staticmethod(lambda obs, rewards: None)
+
+    def step(self, actions):
+        obs, rewards, *rest = super().step(actions)
+        self.change(obs, rewards)
+        return obs, rewards, *rest
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda obs, rewards: obs.pop("a0"), r"step 1 gave no observation for a0, only .*a1"),
+        (lambda obs, rewards: rewards.pop("a1"), r"step 1 gave no reward for a1, only .*a0"),
+        (lambda obs, rewards: obs.update(a0=np.zeros(3)), "a0 an observation of 3 numbers, .* 2$"),
+    ],
+)
+def test_what_an_agent_lacks_is_told(change, message):
+    env = envs.make(type("Changed", (Broken,), {"change": staticmethod(change)}))
+    env.reset()
+    with pytest.raises(Dom2Error, match=message):
+        env.step(torch.zeros(2, 1, 1))
+
+
+def test_a_length_that_the_environment_takes_itself_is_given_to_it():
+    env = envs.make(lambda episode_length=7: Line(length=episode_length), episode_length=2)
+    assert env.copies[0].length == 2
+    assert len(list(envs.play(env, lambda obs: torch.zeros(2, 1, 1)))) == 2
+
+
 def test_wrong_calls_are_explained():
     env = envs.make(Line, 2)
     with pytest.raises(Dom2Error, match="reset"):
@@ -134,7 +166,8 @@ def test_any_of_ours_passes_pettingzoos_own_test(monkeypatch):
         warnings.simplefilter("error", UserWarning)
         parallel_api_test(envs.parallel_env("count"), num_cycles=10)
     zoo = envs.parallel_env("count")
-    zoo.reset(seed=3)
+    seen, _ = zoo.reset(seed=3)
+    np.testing.assert_array_equal(zoo.state(), np.concatenate(list(seen.values())))
     *_, terminated, truncated, _ = zoo.step({a: np.zeros(1) for a in zoo.agents})
     assert zoo.agents == [] and all(terminated.values()) and not any(truncated.values())
     assert isinstance(envs.parallel_env("line", length=2), Line)

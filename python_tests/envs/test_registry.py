@@ -84,13 +84,14 @@ def test_paths_and_factories_are_resolved(tmp_path, monkeypatch):
         (lambda: envs.make("small_envs:Cuonting"), "has no 'Cuonting'; it has: .*Counting"),
         (lambda: envs.make("small envs:x"), "module:function"),
         (lambda: envs.make(Counting(1, 0)), "made already"),
-        (lambda: envs.make(7), "int can't be made several times"),
+        (lambda: envs.make(7), "^env: int can't be made several times"),
+        (lambda: envs.make(dict), "has no readable signature"),
         (lambda: envs.make(lambda num_envs: None), "takes no seed"),
         (lambda: envs.make(lambda size: None), "needs size"),
         (lambda: envs.make(lambda num_envs, seed: Counting(1, 0), 2), "gave 1 copies, 2 were"),
         (lambda: envs.make(lambda num_envs, seed: 3), "gave int, which is no environment"),
     ],
-)  # fmt: skip
+)
 def test_wrong_requests_are_explained(make, message):
     with pytest.raises(Dom2Error, match=message):
         make()
@@ -122,7 +123,7 @@ def test_a_module_that_fails_is_explained(tmp_path, monkeypatch):
         (dict(shifts={"windy": {"seed": (0, "x")}}), "'seed' can't be an option"),
         (dict(shifts={"none": {}}), "got 'none'"),
         (dict(shifts=["windy"]), "are a mapping"),
-        (dict(episode_length=0), "whole number of steps"),
+        (dict(episode_length=0), "must be a whole number"),
     ],
 )
 def test_wrong_registrations_are_refused_and_leave_nothing(given, message):

@@ -18,9 +18,15 @@ STAGES = {"seconds/sample": 0.001, "seconds/critic": 0.01, "seconds/actor": 0.02
 
 def result(mean, **more):
     return {
-        "mean": mean, "ci95": [mean - 5, mean + 5], "iqm": mean - 1, "std": 20.0, "episodes": 500,
-        "normalised": (mean - 159.8) / 3.57, "normalised_ci95": [1.0, 2.0], **more,
-    }  # fmt: skip
+        "mean": mean,
+        "ci95": [mean - 5, mean + 5],
+        "iqm": mean - 1,
+        "std": 20.0,
+        "episodes": 500,
+        "normalised": (mean - 159.8) / 3.57,
+        "normalised_ci95": [1.0, 2.0],
+        **more,
+    }
 
 
 def make_run(folder, algo="dom2", mean=300.0, eta=1.0, steps=100):
@@ -32,16 +38,23 @@ def make_run(folder, algo="dom2", mean=300.0, eta=1.0, steps=100):
     rows += [{"step": s, "eval/return": mean - 50 + s} for s in (50, 100)]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     scores = {
-        "format": 1, "algo": algo, "env": "simple_spread", "data": "some/data", "step": steps,
+        "format": 1,
+        "algo": algo,
+        "env": "simple_spread",
+        "data": "some/data",
+        "step": steps,
         "results": {"standard": result(mean), "shift_speed": result(mean - 60, v_min=0.3)},
-    }  # fmt: skip
+    }
     (folder / "scores.json").write_text(json.dumps(scores))
     states = np.zeros((26, 6, 4))
     states[:, 0, 0] = np.linspace(-1, 1, 26)
     np.savez(
-        folder / "rollout.npz", states=states, sizes=np.array([0.15] * 3 + [0.05] * 3),
-        kinds=np.array(["agent"] * 3 + ["landmark"] * 3), task="simple_spread",
-    )  # fmt: skip
+        folder / "rollout.npz",
+        states=states,
+        sizes=np.array([0.15] * 3 + [0.05] * 3),
+        kinds=np.array(["agent"] * 3 + ["landmark"] * 3),
+        task="simple_spread",
+    )
     return folder
 
 
@@ -114,9 +127,14 @@ def test_page_needs_no_network_and_its_ids_are_unique(page):
 
 def test_page_has_the_sections_curves_and_settings(page):
     for title in (
-        "Scores", "Score intervals", "A recorded episode", "Learning curves",
-        "Time of one update", "Settings", "Where and when",
-    ):  # fmt: skip
+        "Scores",
+        "Score intervals",
+        "A recorded episode",
+        "Learning curves",
+        "Time of one update",
+        "Settings",
+        "Where and when",
+    ):
         assert title in page.plain
     assert "evaluation return" in page.plain and "denoising loss" in page.plain
     assert "Q of the data's actions" not in page.plain  # logged as null only

@@ -1,6 +1,5 @@
 """Scores: statistics against scipy and by hand, same starts for all, files, bad input."""
 
-import json
 from typing import ClassVar
 
 import numpy as np
@@ -232,38 +231,10 @@ class OneWidth(Other):
         (3, {}, "got int"),
         (lambda obs, generator=None: torch.zeros(2, 3, 2), {}, r"shape \[2, 3, 2\]; \[G, E, A\]"),
     ],
-)  # fmt: skip
+)
 def test_bad_input(policies, change, message):
     with pytest.raises(Dom2Error, match=message):
         evaluate.evaluate(policies, **({"env": "simple_spread", "episodes": 2} | change))
-
-
-def test_scores_are_merged_for_the_same_policy_only(tmp_path):
-    header = {"algo": "bc", "env": "simple_spread", "data": "d", "step": 10}
-    one, two = evaluate.statistics(torch.ones(3)), evaluate.statistics(torch.zeros(3))
-    evaluate.save_scores(tmp_path, header, {"standard": one})
-    both = evaluate.save_scores(tmp_path, header, {"shift_speed": two})
-    assert json.loads((tmp_path / "scores.json").read_text()) == both
-    assert set(both["results"]) == {"standard", "shift_speed"}
-    assert (both["format"], both["algo"], both["step"]) == (1, "bc", 10)
-    later = evaluate.save_scores(tmp_path, {**header, "step": 20}, {"standard": two})
-    assert set(later["results"]) == {"standard"}
-    (tmp_path / "scores.json").write_text("{")
-    with pytest.raises(Dom2Error, match="can't be read"):
-        evaluate.save_scores(tmp_path, header, {"standard": one})
-    assert (tmp_path / "scores.json").read_text() == "{"
-
-
-def test_rollout_file(tmp_path):
-    result = evaluate.evaluate(still, "simple_spread", episodes=2, record=True)
-    evaluate.save_rollout(tmp_path, result["rollout"])
-    with np.load(tmp_path / "rollout.npz", allow_pickle=False) as file:
-        assert file["states"].shape == (26, 6, 4)
-        assert file["kinds"].tolist() == ["agent"] * 3 + ["landmark"] * 3
-        assert file["sizes"].tolist() == [0.15] * 3 + [0.05] * 3
-        assert str(file["task"]) == "simple_spread"
-        # nobody pushed, but agents that start in contact drift apart: only landmarks must stay
-        assert np.ptp(file["states"][:, 3:, :2], axis=0).max() == 0.0
 
 
 def test_only_what_the_report_can_play_is_recorded():

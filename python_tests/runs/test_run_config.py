@@ -2,6 +2,7 @@
 
 import dataclasses
 import gzip
+import re
 import shutil
 from pathlib import Path
 
@@ -124,11 +125,11 @@ def dataset_of_preset(tmp_path):
     ("options", "message"),
     [
         ({"log_evry": 3}, "unknown key 'log_evry'; did you mean 'log_every'"),
-        ({"steps": 2.5}, r"steps must be an integer >= 1, not 2\.5"),
-        ({"steps": True}, "steps must be an integer >= 1, not True"),
-        ({"log_every": 0}, "log_every must be an integer >= 1, not 0"),
-        ({"eval_every": -1}, "eval_every must be an integer >= 0, not -1"),
-        ({"episode_length": 0}, "episode_length must be an integer >= 1"),
+        ({"steps": 2.5}, r"steps must be a whole number of at least 1, not 2\.5"),
+        ({"steps": True}, "steps must be a whole number of at least 1, not True"),
+        ({"log_every": 0}, "log_every must be a whole number of at least 1, not 0"),
+        ({"eval_every": -1}, "eval_every must be a whole number of at least 0, not -1"),
+        ({"episode_length": 0}, "episode_length must be a whole number of at least 1"),
     ],
 )
 def test_wrong_options_are_one_line(data, tmp_path, options, message):
@@ -173,3 +174,15 @@ def test_a_checkpoint_without_a_setting_that_has_come_since(data, tmp_path):
     del content["config"]["grad_clip"]
     checkpoint.save(tmp_path / "run" / checkpoint.NAME, content)
     assert train(SMALL, None, tmp_path / "run", 3, resume=True, **QUIET).step == 3
+
+
+def test_the_documentation_lists_every_option():
+    """The table of docs/runs.md has RunConfig's fields with their defaults, and no other."""
+    text = (Path(__file__).parents[2] / "docs" / "runs.md").read_text()
+    table = re.findall(r"^\| `(--[\w-]+)` \| (\w+) \| ([^|]+) \|$", text, re.M)
+    shown = {name: (default, " ".join(words.split())) for name, default, words in table}
+    for field in configs.fields(RunConfig):
+        default, words = shown.pop(configs.option_name(field.name))
+        assert default == ("none" if field.default is None else str(field.default))
+        assert field.help.startswith(words.partition(" ([")[0])
+    assert not shown

@@ -12,9 +12,10 @@ from dom2_fast import envs, load_policy
 from dom2_fast.algos.bc import BCConfig
 from dom2_fast.algos.dom2 import DOM2Config
 from dom2_fast.errors import Dom2Error
+from dom2_fast.runs import evaluation
 from dom2_fast.runs.acting import policies_of
 from dom2_fast.runs.exporting import export_run
-from dom2_fast.runs.scoring import evaluate_run
+from dom2_fast.runs.scoring import evaluate_run, save_rollout, save_scores
 from dom2_fast.runs.train import train
 
 COMMON = {"weights": "uniform", "batch_size": 4, "hidden": 8, "depth": 1, "steps": 2}
@@ -128,3 +129,33 @@ def test_evaluate_run_writes_scores_and_rollout(data, tmp_path):
         evaluate_run(run, episodes=4, env="simple_tag")
     with pytest.raises(Dom2Error, match="no checkpoint at"):
         evaluate_run(tmp_path / "nowhere")
+
+
+def test_scores_are_merged_for_the_same_policy_only(tmp_path):
+    header = {"algo": "bc", "env": "simple_spread", "data": "d", "step": 10}
+    one, two = evaluation.statistics(torch.ones(3)), evaluation.statistics(torch.zeros(3))
+    save_scores(tmp_path, header, {"standard": one})
+    both = save_scores(tmp_path, header, {"shift_speed": two})
+    assert json.loads((tmp_path / "scores.json").read_text()) == both
+    assert set(both["results"]) == {"standard", "shift_speed"}
+    assert (both["format"], both["algo"], both["step"]) == (1, "bc", 10)
+    later = save_scores(tmp_path, {**header, "step": 20}, {"standard": two})
+    assert set(later["results"]) == {"standard"}
+    (tmp_path / "scores.json").write_text("{")
+    with pytest.raises(Dom2Error, match="can't be read"):
+        save_scores(tmp_path, header, {"standard": one})
+    assert (tmp_path / "scores.json").read_text() == "{"
+
+
+def test_rollout_file(tmp_path):
+    result = evaluation.evaluate(
+        lambda obs, generator: torch.zeros(3, 2, 2), "simple_spread", episodes=2, record=True
+    )
+    save_rollout(tmp_path, result["rollout"])
+    with np.load(tmp_path / "rollout.npz", allow_pickle=False) as file:
+        assert file["states"].shape == (26, 6, 4)
+        assert file["kinds"].tolist() == ["agent"] * 3 + ["landmark"] * 3
+        assert file["sizes"].tolist() == [0.15] * 3 + [0.05] * 3
+        assert str(file["task"]) == "simple_spread"
+        # nobody pushed, but agents that start in contact drift apart: only landmarks must stay
+        assert np.ptp(file["states"][:, 3:, :2], axis=0).max() == 0.0

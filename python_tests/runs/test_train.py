@@ -17,13 +17,16 @@ from dom2_fast import algos, checkpoint
 from dom2_fast import config as configs
 from dom2_fast.algos.bc import BCConfig
 from dom2_fast.algos.dom2 import DOM2Config
+from dom2_fast.algos.td3_bc import TD3BCConfig
 from dom2_fast.errors import Dom2Error
 from dom2_fast.runs import runlog, train
 
 COMMON = {"weights": "thresholds:0", "batch_size": 4, "hidden": 8, "depth": 1, "steps": 2}
+ACTOR = {name: value for name, value in COMMON.items() if name != "steps"}
 CONFIGS = {
     "dom2": DOM2Config(**COMMON, critic_hidden=8, q_warmup=2, cql_actions=2, actor_every=2),
     "bc": BCConfig(**COMMON),
+    "td3_bc": TD3BCConfig(**ACTOR, critic_hidden=8),
 }
 QUIET = {"progress": False, "tensorboard": False}
 
@@ -32,9 +35,11 @@ QUIET = {"progress": False, "tensorboard": False}
 def data(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data") / "d"
     made = dataset(
-        trajectories=8, length=5, obs_dims=(18,) * 3,
+        trajectories=8,
+        length=5,
+        obs_dims=(18,) * 3,
         meta={"task": "simple_spread", "quality": "medium"},
-    )  # fmt: skip
+    )
     return made.write(folder)
 
 
@@ -124,9 +129,15 @@ def test_a_killed_run_without_any_step_can_be_resumed(data, tmp_path, monkeypatc
 
 def test_what_a_run_folder_holds(data, tmp_path):
     result = train.train(
-        CONFIGS["dom2"], data, tmp_path / "run", 6, progress=False, log_every=2, eval_every=3,
+        CONFIGS["dom2"],
+        data,
+        tmp_path / "run",
+        6,
+        progress=False,
+        log_every=2,
+        eval_every=3,
         eval_episodes=3,
-    )  # fmt: skip
+    )
     assert (result.step, result.interrupted) == (6, False)
     held = {p.name for p in (tmp_path / "run").iterdir()}
     assert held == {"config.yaml", "metrics.jsonl", "tb", "checkpoint.pt"}
@@ -173,9 +184,11 @@ print("interrupted", result.interrupted, result.step)
 def test_signals_leave_a_usable_checkpoint(data, tmp_path, name):
     out = tmp_path / "run"
     process = subprocess.Popen(
-        [sys.executable, "-c", LONG_RUN, str(data), str(out)], stdout=subprocess.PIPE, text=True,
+        [sys.executable, "-c", LONG_RUN, str(data), str(out)],
+        stdout=subprocess.PIPE,
+        text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+    )
     try:
         deadline = time.monotonic() + 60
         log = out / "metrics.jsonl"
@@ -207,8 +220,12 @@ def snapshot(folder) -> dict:
 def test_refusals_change_nothing(data, tmp_path):
     run, other = tmp_path / "run", tmp_path / "other"
     train.train(CONFIGS["bc"], data, run, 2, **QUIET)
-    dataset(trajectories=8, obs_dims=(18,) * 3, seed=1,
-            meta={"task": "simple_spread", "quality": "medium"}).write(other)  # fmt: skip
+    dataset(
+        trajectories=8,
+        obs_dims=(18,) * 3,
+        seed=1,
+        meta={"task": "simple_spread", "quality": "medium"},
+    ).write(other)
     tag = dataset(obs_dims=(16, 16, 16, 14), meta={"task": "simple_tag"}).write(tmp_path / "tag")
     four = dataset(obs_dims=(18,) * 4, meta={"task": "simple_spread"}).write(tmp_path / "four")
     before = snapshot(tmp_path)

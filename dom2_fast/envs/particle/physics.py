@@ -10,10 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dom2_fast.envs.factories import whole_number
 from dom2_fast.envs.particle import tasks
 from dom2_fast.envs.particle.prey import PreyPolicy
-from dom2_fast.errors import Dom2Error
+from dom2_fast.errors import Dom2Error, whole_number
 
 DT = 0.1
 DAMPING = 0.25
