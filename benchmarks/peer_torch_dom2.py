@@ -79,9 +79,7 @@ class TorchDOM2:
             bc, actor = self.actor_loss(obs, act, q_data.detach(), x_actor, t, eps)
         self.descend(actor, self.net, self.actor_optimiser)
         with torch.no_grad():
-            for target, source in (
-                (self.target_critic, self.critic), (self.target_net, self.net)
-            ):  # fmt: skip
+            for target, source in ((self.target_critic, self.critic), (self.target_net, self.net)):
                 torch._foreach_lerp_(
                     list(target.parameters()), list(source.parameters()), self.c.tau
                 )

@@ -22,6 +22,16 @@ from dom2_fast.files import atomic_write
 FORMAT = 1
 NAME = "checkpoint.pt"
 
+# What torch.load raises for a file that is cut short or isn't one.
+_BROKEN = (
+    RuntimeError,
+    ValueError,
+    EOFError,
+    LookupError,
+    pickle.UnpicklingError,
+    zipfile.BadZipFile,
+)
+
 
 def save(path: str | os.PathLike, content: dict) -> None:
     """Writes `content` (plain values and tensors) to `path`, replacing what was there.
@@ -59,8 +69,7 @@ def load(path: str | os.PathLike, *, algo: str | None = None, env: str | None = 
         if error.errno in (errno.EACCES, errno.EPERM, errno.EIO):
             raise Dom2Error(f"{file} can't be read: {error.strerror}") from error
         raise _unreadable(file, error) from error
-    except (RuntimeError, ValueError, EOFError, KeyError, IndexError, pickle.UnpicklingError,
-            zipfile.BadZipFile) as error:  # fmt: skip
+    except _BROKEN as error:
         raise _unreadable(file, error) from error
     if not isinstance(content, dict) or "format" not in content or "algo" not in content:
         raise Dom2Error(f"{file} is no checkpoint of dom2_fast; give a run's {NAME}")

@@ -260,12 +260,12 @@ class StackedModule(nn.Module):
                 )
         params = self.params()
         # A loop and not vmap, so that every group draws its own dropout masks.
-        return torch.stack([
-            torch.func.functional_call(
-                self.template, {n: p[g] for n, p in params.items()}, tuple(v[g] for v in inputs)
-            )
-            for g in range(self.groups)
-        ])  # fmt: skip
+        found = []
+        for g in range(self.groups):
+            own = {n: p[g] for n, p in params.items()}
+            given = tuple(v[g] for v in inputs)
+            found.append(torch.func.functional_call(self.template, own, given))
+        return torch.stack(found)
 
     def unstack(self) -> list[nn.Module]:
         """Copies of the G modules; they share nothing with the stack."""

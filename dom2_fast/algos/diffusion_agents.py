@@ -77,12 +77,14 @@ def noise_nets(
     c: DiffusionSettings, obs_dim: int, act_dim: int, agents: int
 ) -> networks.StackedModule:
     """The noise networks of all agents, newly initialised."""
-    if c.network == "unet":
-        return networks.stack([networks.UNetNoiseNet(obs_dim, act_dim) for _ in range(agents)])
-    sizes = {"hidden": c.hidden, "depth": c.depth, "time_scale": c.time_scale}
-    return networks.stack([
-        networks.MLPNoiseNet(obs_dim, act_dim, **sizes) for _ in range(agents)
-    ])  # fmt: skip
+
+    def make():
+        if c.network == "unet":
+            return networks.UNetNoiseNet(obs_dim, act_dim)
+        sizes = {"hidden": c.hidden, "depth": c.depth, "time_scale": c.time_scale}
+        return networks.MLPNoiseNet(obs_dim, act_dim, **sizes)
+
+    return networks.stack([make() for _ in range(agents)])
 
 
 def diffusion_policy(c: DiffusionSettings, net: nn.Module) -> DiffusionPolicy:

@@ -78,10 +78,11 @@ class TD3BC(ActorCriticAgents):
         if self.step % c.actor_every:
             return metrics
         with self.stage("actor"):
-            value, q = self.policy.chain_value(batch.obs, self.critics.q1)  # E Q1(o, pi(o)), [G]
-            bc = self.bc_loss(batch)  # E (pi(o) - a)^2, [G]
-            scale = c.alpha / q.abs().mean(1).clamp(min=1e-6)  # lambda, [G]
-            loss = bc - scale * value
+            act = self.policy.sample(batch.obs)  # pi(o), [G, B, A]; one pass serves both terms
+            q = self.critics.q1(act, batch.obs).squeeze(-1)  # [G, B]
+            bc = (act - batch.act).square().mean((1, 2))
+            scale = c.alpha / q.detach().abs().mean(1).clamp(min=1e-6)  # lambda, [G]
+            loss = bc - scale * q.mean(1)
             self.descend(loss)
         with self.stage("target"):
             self.follow(c.tau)

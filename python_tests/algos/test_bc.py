@@ -8,8 +8,15 @@ from dom2_fast.algos.bc import BC, BCConfig
 from dom2_fast.algos.dom2 import DOM2, DOM2Config
 from dom2_fast.data.trajectories import TrajectoryDataset
 
-SMALL = {"weights": "uniform", "batch_size": 8, "hidden": 16, "depth": 2, "steps": 3,
-         "time_scale": 1.0, "backend": "reference"}  # fmt: skip
+SMALL = {
+    "weights": "uniform",
+    "batch_size": 8,
+    "hidden": 16,
+    "depth": 2,
+    "steps": 3,
+    "time_scale": 1.0,
+    "backend": "reference",
+}
 
 
 def test_bc_loss_goes_down_and_targets_follow():
@@ -51,8 +58,9 @@ def two_modes() -> TrajectoryDataset:
 def test_reweighting_moves_the_policy_to_the_better_episodes():
     shares = {}
     for weights in ("uniform", "thresholds:0.5,0.5,0.5,0.5,0.5,0.5,0.5,0.5,0.5"):
-        agents = BC(BCConfig(**{**SMALL, "weights": weights, "batch_size": 256, "hidden": 32,
-                                "steps": 10, "lr": 3e-3, "tau": 0.05}), two_modes())  # fmt: skip
+        more = {"weights": weights, "batch_size": 256, "hidden": 32, "steps": 10}
+        config = BCConfig(**{**SMALL, **more, "lr": 3e-3, "tau": 0.05})
+        agents = BC(config, two_modes())
         agents.fit(300)
         obs = [torch.ones(500, 3)] * 2
         act = agents.policies.act(obs, generator=torch.Generator().manual_seed(0))

@@ -22,9 +22,19 @@ from dom2_fast.data.trajectories import TrajectoryDataset
 from dom2_fast.errors import Dom2Error
 from dom2_fast.ops import backend
 
-SMALL = {"weights": "uniform", "batch_size": 8, "hidden": 16, "depth": 2, "critic_hidden": 16,
-         "steps": 3, "time_scale": 1.0, "clip_x0": False,
-         "cql_actions": 4, "q_warmup": 0, "backend": "reference"}  # fmt: skip
+SMALL = {
+    "weights": "uniform",
+    "batch_size": 8,
+    "hidden": 16,
+    "depth": 2,
+    "critic_hidden": 16,
+    "steps": 3,
+    "time_scale": 1.0,
+    "clip_x0": False,
+    "cql_actions": 4,
+    "q_warmup": 0,
+    "backend": "reference",
+}
 
 
 def small(**changes) -> DOM2Config:
@@ -203,9 +213,11 @@ def test_whole_update_equals_plain_adam_steps(in_float64):
                     for p, q in zip(a.parameters(), b.parameters(), strict=True):
                         p.copy_(0.25 * q + 0.75 * p)
     for stacked, modules in (
-        (agents.critics.net, critics), (agents.net, nets),
-        (agents.critics.target_net, targets), (agents.target_net, old_nets),
-    ):  # fmt: skip
+        (agents.critics.net, critics),
+        (agents.net, nets),
+        (agents.critics.target_net, targets),
+        (agents.target_net, old_nets),
+    ):
         for name, p in stacked.template.named_parameters():
             expected = torch.stack([m.get_parameter(name) for m in modules])
             torch.testing.assert_close(p.detach(), expected.detach(), **SAME_FORMULA_64)
@@ -291,9 +303,19 @@ def test_q_term_prefers_the_paying_mode_and_bc_alone_does_not():
     shares = {}
     for eta in (0.0, 1.0):
         agents = DOM2(
-            small(eta=eta, hidden=32, critic_hidden=32, batch_size=64, gamma=0.0, lr=3e-3,
-                  critic_lr=3e-3, zeta=0.1, tau=0.05), bandit()
-        )  # fmt: skip
+            small(
+                eta=eta,
+                hidden=32,
+                critic_hidden=32,
+                batch_size=64,
+                gamma=0.0,
+                lr=3e-3,
+                critic_lr=3e-3,
+                zeta=0.1,
+                tau=0.05,
+            ),
+            bandit(),
+        )
         agents.fit(300)
         act = agents.policies.act(obs, generator=torch.Generator().manual_seed(0))
         shares[eta] = (act[..., 0] > 0).float().mean(1)
@@ -332,9 +354,9 @@ def test_frozen_view_shares_memory_and_follows_updates():
     view = frozen_view(stacked, 2)
     act, obs = torch.rand(2, 5, 2), torch.rand(2, 5, 3)
     before = view(act, obs)
-    torch.testing.assert_close(before, torch.stack(
-        [m(act[g], obs[g]) for g, m in enumerate(stacked.unstack()[:2])]
-    ))  # fmt: skip
+    torch.testing.assert_close(
+        before, torch.stack([m(act[g], obs[g]) for g, m in enumerate(stacked.unstack()[:2])])
+    )
     with torch.no_grad():
         stacked.template.final_layer.bias += 1.0
     torch.testing.assert_close(view(act, obs), before + 1.0)

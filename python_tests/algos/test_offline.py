@@ -23,8 +23,15 @@ ALGORITHMS = list(algos.ALGORITHMS)
 def small(name: str, **changes):
     cls = algos.algorithm(name)
     known = {f.name for f in configs.fields(cls.config_class)}
-    sizes = {"weights": "uniform", "batch_size": 8, "hidden": 8, "depth": 1, "steps": 2,
-             "critic_hidden": 8, "q_warmup": 1}  # fmt: skip
+    sizes = {
+        "weights": "uniform",
+        "batch_size": 8,
+        "hidden": 8,
+        "depth": 1,
+        "steps": 2,
+        "critic_hidden": 8,
+        "q_warmup": 1,
+    }
     return cls.config_class(**({k: v for k, v in sizes.items() if k in known} | changes))
 
 

@@ -127,8 +127,10 @@ def test_kernels_learn_what_plain_pytorch_learns(cls, config):
     plain32, plain64 = (plain_agents(agents, data, d) for d in (torch.float32, torch.float64))
     ours, (theirs, exact) = train(agents, twin, [plain32, plain64], STEPS)
     for name in agents.metric_names:
-        curves = [torch.tensor([row[name] for row in c if name in row], dtype=torch.float64)
-                  for c in (ours, theirs, exact)]  # fmt: skip
+        curves = [
+            torch.tensor([row[name] for row in c if name in row], dtype=torch.float64)
+            for c in (ours, theirs, exact)
+        ]
         assert_as_good_as_torch(*curves, what=name)
     native, exact = zip(*parameters(agents, plain64), strict=True)
     _, torch32 = zip(*parameters(agents, plain32), strict=True)
