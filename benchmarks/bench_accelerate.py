@@ -109,9 +109,14 @@ def bench_idql(benchmark, threads, batch, kind):
     torch.manual_seed(0)
     net = foreign.LNResnet(width=256, blocks=3, features=64).eval()
     fast = dom2_fast.accelerate(
-        net, schedule="vp", solver="ddpm", obs_dim=OBS, act_dim=A, backend="native",
+        net,
+        schedule="vp",
+        solver="ddpm",
+        obs_dim=OBS,
+        act_dim=A,
+        backend="native",
         call=lambda net, x, t, obs: net(obs, x, t[:, None]),
-    )  # fmt: skip
+    )
     plain = foreign.QLPolicy(foreign.QLNet(), foreign.ql_betas(5))
     plain.model = Swapped(net)
     state = torch.randn(batch, OBS)

@@ -115,8 +115,11 @@ def contenders(data, batch: int) -> dict:
         return gather(torch.from_numpy(np.stack(drawn)))
 
     return {
-        "native": native, "searchsorted": searchsorted, "multinomial": multinomial, "numpy": numpy
-    }  # fmt: skip
+        "native": native,
+        "searchsorted": searchsorted,
+        "multinomial": multinomial,
+        "numpy": numpy,
+    }
 
 
 def check(draw, data) -> None:

@@ -153,14 +153,16 @@ def main() -> None:
     pin(1)
     results = {
         "machine": {
-            "processor": platform.processor() or platform.machine(), "torch": torch.__version__,
-            "isa": backend.isa_active(), "python": platform.python_version(),
+            "processor": platform.processor() or platform.machine(),
+            "torch": torch.__version__,
+            "isa": backend.isa_active(),
+            "python": platform.python_version(),
         },
         "calls": args.calls,
         "latency": single(args.calls) | environment(args.calls),
         "import": imports,
         "bytes": sizes(args.wheel),
-    }  # fmt: skip
+    }
     print("| one call | p50 | p99 | p99.9 | longest |\n| --- | --- | --- | --- | --- |")
     for name, found in results["latency"].items():
         print(f"| {name} | {' | '.join(text(v) for v in found.values())} |")

@@ -30,10 +30,14 @@ class JaxDOM2:
         self.buffers = {k: v for k, v in actor.items() if k.endswith(BUFFERS)}
         net, q = fresh(agent.net), fresh(agent.critics.net)
         self.state = {
-            "net": net, "critic": q, "net_adam": adam_state(net), "critic_adam": adam_state(q),
-            "target_net": fresh(agent.net), "target_critic": fresh(agent.critics.net),
+            "net": net,
+            "critic": q,
+            "net_adam": adam_state(net),
+            "critic_adam": adam_state(q),
+            "target_net": fresh(agent.net),
+            "target_critic": fresh(agent.critics.net),
             "key": jax.random.key(seed),
-        }  # fmt: skip
+        }
         data = agent.sampler.data
         self.data = {f: jnp.stack([array(v) for v in getattr(data, f)[: self.G]]) for f in FIELDS}
         self.data["cumulative"] = array(agent.sampler.weights.cumsum(1).float())
@@ -85,13 +89,15 @@ class JaxDOM2:
         net, net_adam = adam(s["net"], agrad, s["net_adam"], c.lr)
         lerp = functools.partial(jax.tree.map, lambda old, new: old + c.tau * (new - old))
         new = {
-            "net": net, "critic": q_params, "net_adam": net_adam, "critic_adam": q_adam,
+            "net": net,
+            "critic": q_params,
+            "net_adam": net_adam,
+            "critic_adam": q_adam,
             "target_net": lerp(s["target_net"], net),
-            "target_critic": lerp(s["target_critic"], q_params), "key": s["key"],
-        }  # fmt: skip
-        losses = {
-            "loss/critic": closs.mean(), "loss/bc": bc.mean(), "loss/actor": aloss.mean()
-        }  # fmt: skip
+            "target_critic": lerp(s["target_critic"], q_params),
+            "key": s["key"],
+        }
+        losses = {"loss/critic": closs.mean(), "loss/bc": bc.mean(), "loss/actor": aloss.mean()}
         return new, losses, {"net": agrad, "critic": cgrad}
 
     def _drawn(self, s, data):
@@ -103,12 +109,14 @@ class JaxDOM2:
         batch = [jax.vmap(lambda f, i: f[i])(data[f], index) for f in FIELDS]
         uniform = jax.random.uniform(keys[4], (G, B, self.c.cql_actions, A))
         new, losses, _ = self.step(
-            {**s, "key": keys[0]}, *batch,
-            jax.random.normal(keys[3], (G, B, A)), uniform * 2 - 1,
+            {**s, "key": keys[0]},
+            *batch,
+            jax.random.normal(keys[3], (G, B, A)),
+            uniform * 2 - 1,
             jax.random.normal(keys[5], (G, B, A)),
             jax.random.uniform(keys[6], (G, B)) * (1 - 1e-5) + 1e-5,
             jax.random.normal(keys[7], (G, B, A)),
-        )  # fmt: skip
+        )
         return new, losses
 
     def update(self):

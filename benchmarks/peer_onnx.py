@@ -24,9 +24,14 @@ def sampler(module: torch.nn.Module, obs: torch.Tensor, x_T: torch.Tensor, threa
         warnings.simplefilter("ignore")
         path = str(Path(folder) / "sampler.onnx")
         torch.onnx.export(
-            module.eval(), (obs, x_T), path, input_names=["obs", "x_T"], output_names=["act"],
-            dynamo=True, verbose=False,
-        )  # fmt: skip
+            module.eval(),
+            (obs, x_T),
+            path,
+            input_names=["obs", "x_T"],
+            output_names=["act"],
+            dynamo=True,
+            verbose=False,
+        )
         session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     feed = {"obs": obs.numpy(), "x_T": x_T.numpy()}
     return lambda: session.run(None, feed), session.run(None, feed)[0]

@@ -40,12 +40,25 @@ def main() -> int:
         file.unlink(missing_ok=True)
         options = ["-k", args.choose] if args.choose else []
         code = run(
-            ["-m", "pytest", HERE, "--benchmark-only", "--threads", threads, "-q", "-rs",
-             "-p", "no:logging", f"--benchmark-max-time={args.seconds}",
-             "--benchmark-sort=fullname",
-             "--benchmark-columns=min,median,iqr,rounds", f"--benchmark-json={file}", *options],
+            [
+                "-m",
+                "pytest",
+                HERE,
+                "--benchmark-only",
+                "--threads",
+                threads,
+                "-q",
+                "-rs",
+                "-p",
+                "no:logging",
+                f"--benchmark-max-time={args.seconds}",
+                "--benchmark-sort=fullname",
+                "--benchmark-columns=min,median,iqr,rounds",
+                f"--benchmark-json={file}",
+                *options,
+            ],
             threads,
-        )  # fmt: skip
+        )
         failed |= code
         files += [file] if file.exists() and file.stat().st_size else []
     if files:

@@ -34,9 +34,7 @@ def one(agents: int, rows: int, steps: int) -> dict[str, float]:
     """Seconds of sampling, ours and PyTorch's, which agree."""
     torch.manual_seed(0)
     stacked = networks.stack([networks.MLPNoiseNet(18, 2) for _ in range(agents)]).eval()
-    policy = DiffusionPolicy(
-        stacked, steps=steps, backend="native", act_low=-BOUND, act_high=BOUND
-    )  # fmt: skip
+    policy = DiffusionPolicy(stacked, steps=steps, backend="native", act_low=-BOUND, act_high=BOUND)
     plain = Sampler((per_agent if agents == 1 else batched)(stacked), steps, BOUND)
     obs, x_T = torch.randn(agents, rows, 18), torch.randn(agents, rows, 2)
     a, b = policy.sample(obs, x_T), plain(obs, x_T)
@@ -89,9 +87,7 @@ def memory_here(kind: str, net: str, batch: int) -> dict[str, int]:
     from dom2_fast.algos.dom2 import DOM2, DOM2Config
 
     torch.set_num_threads(1)
-    config = DOM2Config(
-        batch_size=8, weights="uniform", q_warmup=0, network=net, backend="native"
-    )  # fmt: skip
+    config = DOM2Config(batch_size=8, weights="uniform", q_warmup=0, network=net, backend="native")
     agent = DOM2(config, bench_update.random_data())
     agent.net.eval()
     learner = agent if kind == "native" else TorchDOM2(agent, batched)
@@ -162,9 +158,11 @@ def main() -> None:
     for name, lines in found.items():
         print(f"\n| {name} | ours | PyTorch | ratio |\n| --- | --- | --- | --- |")
         rows = zip(
-            lines["ours"]["sizes"], lines["ours"]["seconds"], lines["PyTorch"]["seconds"],
+            lines["ours"]["sizes"],
+            lines["ours"]["seconds"],
+            lines["PyTorch"]["seconds"],
             strict=True,
-        )  # fmt: skip
+        )
         for n, a, b in rows:
             print(f"| {n} | {a * 1e3:.3g} ms | {b * 1e3:.3g} ms | {b / a:.1f} |")
         print(f"| slope | {lines['ours']['slope']:.2f} | {lines['PyTorch']['slope']:.2f} | |")

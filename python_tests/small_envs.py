@@ -76,10 +76,11 @@ class Line(ParallelEnv):
 
     def _look(self):
         return {
-            a: np.full(self._obs[a].shape, self.t) if self._obs[a].shape != (2,)
+            a: np.full(self._obs[a].shape, self.t)
+            if self._obs[a].shape != (2,)
             else np.array([self.at[a], self.t])
             for a in self.agents
-        }  # fmt: skip
+        }
 
     def reset(self, seed=None, options=None):
         self.seed = seed

@@ -47,9 +47,13 @@ def main() -> int:
 
     with tempfile.TemporaryDirectory() as build:
         load(
-            "_torchrl", [str(p) for p in sources], extra_cflags=["-O3"],
-            extra_include_paths=[str(folder.parent)], build_directory=build, is_python_module=False,
-        )  # fmt: skip
+            "_torchrl",
+            [str(p) for p in sources],
+            extra_cflags=["-O3"],
+            extra_include_paths=[str(folder.parent)],
+            build_directory=build,
+            is_python_module=False,
+        )
         kept = found[0].with_name(found[0].name + ".wheel")
         if not kept.exists():
             shutil.copy2(found[0], kept)

@@ -64,8 +64,9 @@ def tool(name: str) -> str:
         pass
     found = shutil.which(name)
     if found is None:
-        raise Stop(f"{name} is missing: `make cuda-gates` installs it, or pip install "
-                   f"nvidia-cuda-{name}")  # fmt: skip
+        raise Stop(
+            f"{name} is missing: `make cuda-gates` installs it, or pip install nvidia-cuda-{name}"
+        )
     return found
 
 
@@ -158,8 +159,10 @@ def render(rows: list[Row], nvcc: str) -> str:
         f"# nvcc {nvcc}, -O3",
     ]
     for line in lines:
-        cells = [c.ljust(w) if i < 2 else c.rjust(w)
-                 for i, (c, w) in enumerate(zip(line, widths, strict=True))]  # fmt: skip
+        cells = [
+            c.ljust(w) if i < 2 else c.rjust(w)
+            for i, (c, w) in enumerate(zip(line, widths, strict=True))
+        ]
         text.append("  ".join(cells).rstrip())
     return "\n".join(text) + "\n"
 
@@ -171,9 +174,13 @@ def written_by(table: str) -> str:
 
 def compare(table: str, made: str) -> list[str]:
     """Lines that tell a person how the table differs."""
-    return [line for line in difflib.unified_diff(
-        table.splitlines(), made.splitlines(), "resources.txt", "this build", lineterm="", n=0
-    ) if not line.startswith("@@")]  # fmt: skip
+    return [
+        line
+        for line in difflib.unified_diff(
+            table.splitlines(), made.splitlines(), "resources.txt", "this build", lineterm="", n=0
+        )
+        if not line.startswith("@@")
+    ]
 
 
 def build(base: Path) -> Path:
@@ -220,15 +227,20 @@ def smoke(library: Path) -> list[str]:
     done = subprocess.run(command, cwd=library, env=environment, capture_output=True, text=True)
     place, _, facts = done.stdout.partition("\n")
     if done.returncode or not place.startswith(str(library)):
-        return [f"the extension built with CUDA doesn't load, or isn't healthy:\n{done.stdout}"
-                f"{done.stderr}"]  # fmt: skip
+        return [
+            f"the extension built with CUDA doesn't load, or isn't healthy:\n{done.stdout}"
+            f"{done.stderr}"
+        ]
     compiled = json.loads(facts)["cuda"]["compiled"]
     if not compiled or compiled["code"] != CODE:
         return [f"doctor says {compiled} was compiled, and not {CODE}"]
     tests = [str(REPO / "python_tests" / name) for name in SMOKE]
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests]
-    return ["tests fail on the extension built with CUDA (see above)"] if subprocess.run(
-        command, cwd=library, env=environment).returncode else []  # fmt: skip
+    return (
+        ["tests fail on the extension built with CUDA (see above)"]
+        if subprocess.run(command, cwd=library, env=environment).returncode
+        else []
+    )
 
 
 def check(rows: list[Row], ptx: set[str], nvcc: str, update: bool) -> list[str]:
@@ -239,11 +251,15 @@ def check(rows: list[Row], ptx: set[str], nvcc: str, update: bool) -> list[str]:
         TABLE.write_text(made)
         print(f"wrote {TABLE.relative_to(REPO)}: {len(rows)} rows, by nvcc {nvcc}")
     elif table and written_by(table) != nvcc:
-        print(f"{TABLE.name} is of nvcc {written_by(table)} and this is {nvcc}: its numbers are "
-              "NOT compared, only the rules are checked")  # fmt: skip
+        print(
+            f"{TABLE.name} is of nvcc {written_by(table)} and this is {nvcc}: its numbers are "
+            "NOT compared, only the rules are checked"
+        )
     elif difference := compare(table, made):
-        found.append("csrc/cuda/resources.txt is out of date; if this is what you want, `make "
-                     "cuda-gates UPDATE=1` and commit it:\n" + "\n".join(difference))  # fmt: skip
+        found.append(
+            "csrc/cuda/resources.txt is out of date; if this is what you want, `make "
+            "cuda-gates UPDATE=1` and commit it:\n" + "\n".join(difference)
+        )
     return found
 
 

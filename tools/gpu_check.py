@@ -25,9 +25,11 @@ from pathlib import Path
 REPO = Path(__file__).resolve().parents[1]
 PASSED, FAILED, SKIPPED = "passed", "FAILED", "SKIPPED"
 # A few shapes on every kernel: rows that fill no tile, all instructions, dropout, both precisions.
-SANITIZED = "cuda and (odd_widths or every_instruction or dropout or bf16 or dtype1-3)"
+SANITIZED = (
+    "cuda and (odd_widths or every_instruction or dropout or bf16 or composed or same_integers)"
+)
 SANITIZER_FAILED = 99
-GPU_TESTS = ["python_tests/ops", "python_tests/test_cuda.py"]
+GPU_TESTS = ["python_tests/ops"]
 SHOWN_LINES = 40  # of a command's output, in the file; of the benchmarks all
 
 
@@ -63,9 +65,14 @@ class Done:
 def run(step: Step) -> Done:
     try:
         done = subprocess.run(
-            step.command, cwd=REPO, env={**os.environ, **step.environment}, text=True,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=step.timeout,
-        )  # fmt: skip
+            step.command,
+            cwd=REPO,
+            env={**os.environ, **step.environment},
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=step.timeout,
+        )
         return Done(done.returncode, done.stdout)
     except subprocess.TimeoutExpired as stopped:
         output = stopped.stdout or b""  # bytes, whatever was asked for
@@ -95,8 +102,10 @@ def machine() -> dict[str, str]:
         raise RuntimeError("torch can't use the GPU that the driver has; what does nvidia-smi say?")
     nvcc = shutil.which(os.environ.get("CUDACXX") or "nvcc")
     if nvcc is None:
-        raise RuntimeError("there is no nvcc on PATH to build the executors: install the CUDA "
-                           "toolkit, 12.1 or newer")  # fmt: skip
+        raise RuntimeError(
+            "there is no nvcc on PATH to build the executors: install the CUDA "
+            "toolkit, 12.1 or newer"
+        )
     card = torch.cuda.get_device_properties(0)
     smi = "--query-gpu=driver_version,clocks.max.sm,power.limit,persistence_mode"
     commit = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
@@ -136,18 +145,32 @@ def steps(sanitizer: str | None) -> list[Step]:
         Step("all tests", [*pytest, "-rfE", "python_tests"], timeout=7200.0, counts_tests=True),
     ]
     for tool in ("memcheck", "racecheck", "synccheck"):
-        todo.append(Step(
-            tool,
-            [sanitizer or "compute-sanitizer", "--tool", tool, "--target-processes", "all",
-             "--error-exitcode", str(SANITIZER_FAILED), *pytest, "-rs", "-x", "python_tests/ops",
-             "-k", SANITIZED],
-            # Else torch hands out parts of large blocks, whose ends nobody watches.
-            {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"},
-            timeout=7200.0,
-            counts_tests=True,
-            never="no GPU, or",
-            skip="" if sanitizer else "compute-sanitizer is not on PATH (it is in the toolkit)",
-        ))  # fmt: skip
+        todo.append(
+            Step(
+                tool,
+                [
+                    sanitizer or "compute-sanitizer",
+                    "--tool",
+                    tool,
+                    "--target-processes",
+                    "all",
+                    "--error-exitcode",
+                    str(SANITIZER_FAILED),
+                    *pytest,
+                    "-rs",
+                    "-x",
+                    "python_tests/ops",
+                    "-k",
+                    SANITIZED,
+                ],
+                # Else torch hands out parts of large blocks, whose ends nobody watches.
+                {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"},
+                timeout=7200.0,
+                counts_tests=True,
+                never="no GPU, or",
+                skip="" if sanitizer else "compute-sanitizer is not on PATH (it is in the toolkit)",
+            )
+        )
     bench = [python, "-m", "pytest", "benchmarks", "--benchmark-only", "-p", "no:cacheprovider"]
     todo.append(Step("benchmarks", bench, timeout=7200.0, counts_tests=True, whole=True))
     return todo
@@ -158,8 +181,9 @@ def judge(step: Step, done: Done, seconds: float) -> Outcome:
     lines = [line.strip("= ") for line in done.output.splitlines() if line.strip("= ")]
     words = lines[-1] if lines else ""
     state = PASSED if done.code == 0 else FAILED
-    summaries = re.findall(r"^=*\s*(.*\b(?:passed|failed|skipped|deselected)\b.* in .*?)\s*=*$",
-                           done.output, re.M)  # fmt: skip
+    summaries = re.findall(
+        r"^=*\s*(.*\b(?:passed|failed|skipped|deselected)\b.* in .*?)\s*=*$", done.output, re.M
+    )
     if step.counts_tests:
         words = summaries[-1] if summaries else words
         if not re.search(r"\b[1-9]\d* passed", words):
@@ -236,16 +260,20 @@ def main(argv: list[str] | None = None, runner: Callable[[Step], Done] = run) ->
     if options.only:
         names = [name.strip() for name in options.only.split(",")]
         if unknown := set(names) - {step.name for step in todo}:
-            parser.error(f"--only: no step is called {', '.join(sorted(unknown))}; there are "
-                         f"{', '.join(step.name for step in todo)}")  # fmt: skip
+            parser.error(
+                f"--only: no step is called {', '.join(sorted(unknown))}; there are "
+                f"{', '.join(step.name for step in todo)}"
+            )
         todo = [step for step in todo if step.name in names]
     if options.out.exists():
         parser.error(f"--out {options.out} exists already; choose another name")
     try:
         facts = machine()
     except RuntimeError as error:
-        print(f"gpu_check: this needs a machine with an NVIDIA GPU: {error}. Nothing was done.",
-              file=sys.stderr)  # fmt: skip
+        print(
+            f"gpu_check: this needs a machine with an NVIDIA GPU: {error}. Nothing was done.",
+            file=sys.stderr,
+        )
         return 2
     return check(todo, facts, options.out.resolve(), runner)
 

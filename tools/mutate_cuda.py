@@ -79,11 +79,19 @@ def build(sanitizer: str) -> Path:
     folder = WORK / f"build-{sanitizer or 'plain'}"
     ninja = tool("ninja")
     configure = [
-        tool("cmake"), "-G", "Ninja", "-S", WORK / "csrc" / "testing" / "simt", "-B", folder,
-        f"-DCMAKE_MAKE_PROGRAM={ninja}", f"-DCMAKE_CXX_COMPILER={tool('g++')}",
+        tool("cmake"),
+        "-G",
+        "Ninja",
+        "-S",
+        WORK / "csrc" / "testing" / "simt",
+        "-B",
+        folder,
+        f"-DCMAKE_MAKE_PROGRAM={ninja}",
+        f"-DCMAKE_CXX_COMPILER={tool('g++')}",
         f"-DCMAKE_CXX_FLAGS=-include {WORK / 'mutant.h'} -Wno-dangling-else",
-        "-DDOM2_SIMT_DRIVER=ON", f"-DDOM2_SIMT_SANITIZE={sanitizer}",
-    ]  # fmt: skip
+        "-DDOM2_SIMT_DRIVER=ON",
+        f"-DDOM2_SIMT_SANITIZE={sanitizer}",
+    ]
     for command in (configure, [ninja, "-j1", "-C", folder]):
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
@@ -120,9 +128,12 @@ class Tester:
         try:
             done = subprocess.run(
                 [*self.command, *files],
-                env=self.environment | switch, capture_output=True, text=True,
-                timeout=self.timeout, errors="replace",
-            )  # fmt: skip
+                env=self.environment | switch,
+                capture_output=True,
+                text=True,
+                timeout=self.timeout,
+                errors="replace",
+            )
         except subprocess.TimeoutExpired:
             return f"{self.how}: time is up", ""
         if done.returncode == 0:

@@ -40,9 +40,12 @@ def device(on: str) -> str:
 
 def sample(net, obs, x_T, where, dtype, backend, steps, solver, precision="fp32"):
     policy = DiffusionPolicy(
-        copy.deepcopy(net).to(where, dtype), solver=solver, steps=steps, backend=backend,
+        copy.deepcopy(net).to(where, dtype),
+        solver=solver,
+        steps=steps,
+        backend=backend,
         precision=precision,
-    )  # fmt: skip
+    )
     with torch.no_grad():
         return policy.sample(obs.to(where, dtype), x_T=x_T.to(where, dtype)).double().cpu()
 

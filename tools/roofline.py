@@ -112,8 +112,10 @@ def main() -> None:
         "MLP 256": networks.MLPNoiseNet(18, 2, hidden=256),
         "U-Net": networks.UNetNoiseNet(18, 2),
     }
-    print("| network | precision | rows x steps | rows per tile | weights | GFLOP | L2 | shared |"
-          " multiply | other | bound us | sum us |")  # fmt: skip
+    print(
+        "| network | precision | rows x steps | rows per tile | weights | GFLOP | L2 | shared |"
+        " multiply | other | bound us | sum us |"
+    )
     print("| --- " * 12 + "|")
     for name, net in nets.items():
         program = lowering.lower(net, "table", x_dim=2, obs_dim=18).program
@@ -124,11 +126,13 @@ def main() -> None:
                 _, total = launch_row(program, precision, rows, resident, batch, 1, 5, card)
                 us = {k: v / card.clock / 1000 for k, v in total.items()}
                 gflop = program.flops * batch * 5 / 1e9
-                print(f"| {name} | {precision} | {batch} x 5 | {rows} | "
-                      f"{'on chip' if resident else 'L2'} | {gflop:.3g} | "
-                      + " | ".join(f"{us[k]:.1f}" for k in us)
-                      + f" | {max(us.values()) + card.launch:.0f} | "
-                      f"{sum(us.values()) + card.launch:.0f} |")  # fmt: skip
+                print(
+                    f"| {name} | {precision} | {batch} x 5 | {rows} | "
+                    f"{'on chip' if resident else 'L2'} | {gflop:.3g} | "
+                    + " | ".join(f"{us[k]:.1f}" for k in us)
+                    + f" | {max(us.values()) + card.launch:.0f} | "
+                    f"{sum(us.values()) + card.launch:.0f} |"
+                )
 
 
 if __name__ == "__main__":

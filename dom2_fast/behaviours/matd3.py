@@ -55,8 +55,16 @@ class MATD3Config:
     seed: int = _from("any", 0)
 
     def __post_init__(self):
-        for name in ("num_envs", "steps", "warmup", "capacity", "batch_size", "hidden",
-                     "critic_hidden", "policy_delay"):  # fmt: skip
+        for name in (
+            "num_envs",
+            "steps",
+            "warmup",
+            "capacity",
+            "batch_size",
+            "hidden",
+            "critic_hidden",
+            "policy_delay",
+        ):
             if getattr(self, name) < 1:
                 raise Dom2Error(f"MATD3Config.{name} must be at least 1, got {getattr(self, name)}")
         if not 0 <= self.stop_after <= self.steps:

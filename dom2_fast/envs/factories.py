@@ -128,10 +128,8 @@ def imported(path: str) -> Factory:
         ) from error
     for part in attribute.split("."):
         if not hasattr(found, part):
-            functions = [
-                key for key, value in vars(found).items()
-                if callable(value) and not key.startswith("_")
-            ] if hasattr(found, "__dict__") else []  # fmt: skip
+            there = getattr(found, "__dict__", {}).items()
+            functions = [key for key, it in there if callable(it) and not key.startswith("_")]
             raise Dom2Error(
                 f"{path}: {module_name} has no {attribute!r}; it has: "
                 f"{', '.join(functions) or 'nothing that can be called'}"

@@ -29,8 +29,10 @@ class ParallelFace(ParallelEnv):
     def __init__(self, name: str, env: Env):
         self._env = env
         self.metadata: dict[str, Any] = {
-            "name": name, "render_modes": [], "is_parallelizable": True
-        }  # fmt: skip
+            "name": name,
+            "render_modes": [],
+            "is_parallelizable": True,
+        }
         self.render_mode: str | None = None
         named = getattr(env, "agent_names", None)
         self.possible_agents = list(named or (f"agent_{i}" for i in range(env.num_agents)))

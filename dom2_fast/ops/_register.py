@@ -15,6 +15,7 @@ import torch
 
 from dom2_fast.ops import backend
 
+NET = ("cond", "weights", "table", "program")
 NEEDS = ("need_x", "need_cond", "need_weights", "need_table")
 
 
@@ -27,8 +28,7 @@ class Denoise:
 
     @staticmethod
     def setup(ctx, a, results):
-        _save(ctx, a, "cond", "weights", "table", "program", "solver", "noise", "rng",
-              path=results.path)  # fmt: skip
+        _save(ctx, a, *NET, "solver", "noise", "rng", path=results.path)
         ctx.has_path, ctx.needs = a.save_path, _wanted(a, a.x_T)
         ctx.how = {"out_low": a.out_low, "out_high": a.out_high, "precision": a.precision}
         ctx.mark_non_differentiable(results.path)
@@ -60,7 +60,7 @@ class RunProgram:
 
     @staticmethod
     def setup(ctx, a, results):
-        _save(ctx, a, "x", "cond", "weights", "table", "program", "rng")
+        _save(ctx, a, *NET, "x", "rng")
         ctx.precision, ctx.needs = a.precision, _wanted(a, a.x)
 
     @staticmethod

@@ -193,9 +193,14 @@ def bootstrap_interval(values: np.ndarray, seed: int = 0) -> tuple[float, float]
     from scipy import stats
 
     interval = stats.bootstrap(
-        (values,), np.mean, n_resamples=RESAMPLES, method="percentile", vectorized=True,
-        batch=max(1, 2**21 // len(values)), rng=np.random.default_rng(seed),
-    ).confidence_interval  # fmt: skip
+        (values,),
+        np.mean,
+        n_resamples=RESAMPLES,
+        method="percentile",
+        vectorized=True,
+        batch=max(1, 2**21 // len(values)),
+        rng=np.random.default_rng(seed),
+    ).confidence_interval
     return float(interval.low), float(interval.high)
 
 

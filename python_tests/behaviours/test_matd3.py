@@ -109,9 +109,20 @@ class Target:
 
 def test_it_learns_a_task_with_a_known_answer():
     config = MATD3Config(
-        num_envs=16, steps=600, stop_after=0, warmup=20, capacity=10_000, batch_size=128, hidden=16,
-        critic_hidden=32, actor_lr=5e-3, critic_lr=5e-3, gamma=0.0, reward_scale=1.0, action_l2=0.0,
-    )  # fmt: skip
+        num_envs=16,
+        steps=600,
+        stop_after=0,
+        warmup=20,
+        capacity=10_000,
+        batch_size=128,
+        hidden=16,
+        critic_hidden=32,
+        actor_lr=5e-3,
+        critic_lr=5e-3,
+        gamma=0.0,
+        reward_scale=1.0,
+        action_l2=0.0,
+    )
     env = Target(16)
     agent = MATD3(env, config)
     before = agent.policy()(env.reset())

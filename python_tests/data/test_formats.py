@@ -118,7 +118,7 @@ def test_what_no_format_recognises(tmp_path):
     (tmp_path / "a.csv").write_text("1")
     dataset().write(tmp_path / "seed_0_data")
     with pytest.raises(
-        Dom2Error, match=r"holds a\.csv, seed_0_data/; did you mean .*seed_0_data\?"
+        Dom2Error, match=r"holds a\.csv, seed_0_data/ \(perhaps .*seed_0_data is meant\)\. Accepted"
     ) as e:
         TrajectoryDataset.load(tmp_path)
     for known in formats.FORMATS.values():

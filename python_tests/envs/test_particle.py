@@ -213,8 +213,9 @@ def test_six_landmarks_reward_and_removed_landmarks():
     assert plain.step(still)[1].T.tolist() == [[6.0] * 3]  # 1 / 0.5 for each agent
     assert shifted.removed_landmarks == (0, 2, 4)
     assert shifted.step(still)[1].T.tolist() == [[3.0] * 3]  # 1 / 1.0, the nearer ones are gone
-    one = envs.make("spread_6_landmarks", dtype=torch.float64, shift="landmarks",
-                    removed_landmarks=(5,))  # fmt: skip
+    one = envs.make(
+        "spread_6_landmarks", dtype=torch.float64, shift="landmarks", removed_landmarks=(5,)
+    )
     one.reset(state=state)
     assert one.step(still)[1].T.tolist() == [[6.0] * 3]
 
@@ -273,11 +274,13 @@ def test_physics_is_differentiable():
         (dict(name="simple_spread", v_min=0.3), "shift='speed'"),
         (dict(name="simple_spread", shift="speed", v_min=0.0), "above 0"),
         (dict(name="spread_6_landmarks", shift="landmarks", removed_landmarks=(6,)), "0 to 5"),
-        (dict(name="spread_6_landmarks", shift="landmarks", removed_landmarks=tuple(range(6))),
-         "not all"),
+        (
+            dict(name="spread_6_landmarks", shift="landmarks", removed_landmarks=tuple(range(6))),
+            "not all",
+        ),
         (dict(name="simple_spread", prey="somewhere.npz"), "has no prey"),
     ],
-)  # fmt: skip
+)
 def test_wrong_settings_are_explained(kwargs, message):
     with pytest.raises(Dom2Error, match=message):
         envs.make(**kwargs)

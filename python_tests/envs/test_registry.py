@@ -91,7 +91,7 @@ def test_paths_and_factories_are_resolved(tmp_path, monkeypatch):
         (lambda: envs.make(lambda num_envs, seed: Counting(1, 0), 2), "gave 1 copies, 2 were"),
         (lambda: envs.make(lambda num_envs, seed: 3), "gave int, which is no environment"),
     ],
-)  # fmt: skip
+)
 def test_wrong_requests_are_explained(make, message):
     with pytest.raises(Dom2Error, match=message):
         make()

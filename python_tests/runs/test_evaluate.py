@@ -231,7 +231,7 @@ class OneWidth(Other):
         (3, {}, "got int"),
         (lambda obs, generator=None: torch.zeros(2, 3, 2), {}, r"shape \[2, 3, 2\]; \[G, E, A\]"),
     ],
-)  # fmt: skip
+)
 def test_bad_input(policies, change, message):
     with pytest.raises(Dom2Error, match=message):
         evaluate.evaluate(policies, **({"env": "simple_spread", "episodes": 2} | change))

@@ -38,9 +38,18 @@ def build(sanitizer=""):
         pytest.skip("cmake, ninja and g++ are needed")
     folder = REPO / "build" / "-".join(filter(None, ["simt-driver", sanitizer.split(",")[0]]))
     configure = [
-        cmake, "-G", "Ninja", "-S", SIMT, "-B", folder, f"-DCMAKE_MAKE_PROGRAM={ninja}",
-        f"-DCMAKE_CXX_COMPILER={cxx}", "-DDOM2_SIMT_DRIVER=ON", f"-DDOM2_SIMT_SANITIZE={sanitizer}",
-    ]  # fmt: skip
+        cmake,
+        "-G",
+        "Ninja",
+        "-S",
+        SIMT,
+        "-B",
+        folder,
+        f"-DCMAKE_MAKE_PROGRAM={ninja}",
+        f"-DCMAKE_CXX_COMPILER={cxx}",
+        "-DDOM2_SIMT_DRIVER=ON",
+        f"-DDOM2_SIMT_SANITIZE={sanitizer}",
+    ]
     for command in (configure, [ninja, "-j1", "-C", folder]):
         done = subprocess.run(command, capture_output=True, text=True)
         text = done.stdout + done.stderr
@@ -54,8 +63,10 @@ def check(driver, files, schedules=None, prefix=(), **options):
     chosen = ["--schedules", schedules] if schedules else []
     done = subprocess.run(
         [*prefix, driver, *chosen, *files],
-        env={**os.environ, **options}, capture_output=True, text=True,
-    )  # fmt: skip
+        env={**os.environ, **options},
+        capture_output=True,
+        text=True,
+    )
     failed = [line for line in done.stdout.splitlines() if not line.startswith("ok")]
     assert not failed and done.returncode == 0, "\n".join([*failed, done.stderr[-8000:]])
     assert len(done.stdout.splitlines()) == len(files)

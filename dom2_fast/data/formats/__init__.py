@@ -62,5 +62,5 @@ def _found(source) -> str:
     shown = ", ".join(held[:5]) + (f" and {len(held) - 5} more" if len(held) > 5 else "")
     inside = [path / name for name in held[:50] if name.endswith("/")]
     inside = [item for item in inside if any(f.sniff(item) for f in FORMATS.values())]
-    hint = f"; did you mean {inside[0]}?" if inside else ""
+    hint = f" (perhaps {inside[0]} is meant)" if inside else ""
     return f"no data set in {path}, which holds {shown or 'nothing'}{hint}"

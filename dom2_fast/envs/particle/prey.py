@@ -16,9 +16,17 @@ from dom2_fast.errors import Dom2Error
 
 ASSETS = Path(__file__).resolve().parents[2] / "assets"
 _KEYS = (
-    "in_fn.weight", "in_fn.bias", "in_fn.running_mean", "in_fn.running_var",
-    "fc1.weight", "fc1.bias", "fc2.weight", "fc2.bias", "fc3.weight", "fc3.bias",
-)  # fmt: skip
+    "in_fn.weight",
+    "in_fn.bias",
+    "in_fn.running_mean",
+    "in_fn.running_var",
+    "fc1.weight",
+    "fc1.bias",
+    "fc2.weight",
+    "fc2.bias",
+    "fc3.weight",
+    "fc3.bias",
+)
 _BN_EPS = 1e-5  # torch.nn.BatchNorm1d's, which OMAR uses
 
 
@@ -99,10 +107,13 @@ def _check(arrays: dict[str, np.ndarray], path: Path, task: str, obs_dim: int) -
     shape = {key: arrays[key].shape for key in _KEYS}
     hidden = shape["fc1.bias"][0] if len(shape["fc1.bias"]) == 1 else 0
     expected = dict.fromkeys(_KEYS[:4], (obs_dim,)) | {
-        "fc1.weight": (hidden, obs_dim), "fc1.bias": (hidden,),
-        "fc2.weight": (hidden, hidden), "fc2.bias": (hidden,),
-        "fc3.weight": (2, hidden), "fc3.bias": (2,),
-    }  # fmt: skip
+        "fc1.weight": (hidden, obs_dim),
+        "fc1.bias": (hidden,),
+        "fc2.weight": (hidden, hidden),
+        "fc2.bias": (hidden,),
+        "fc3.weight": (2, hidden),
+        "fc3.bias": (2,),
+    }
     for key in _KEYS:
         if shape[key] != expected[key]:
             raise Dom2Error(
