@@ -74,8 +74,11 @@ def cuda_options(nvcc: str | None, why_not: str) -> list[str]:
         if not number and len(names) > 1:
             sys.exit(f"dom2_fast: DOM2_FAST_CUDA_ARCHS={archs!r}: {name} must stand alone")
     # Empty: as csrc/cuda/toolkit.cmake decides, whatever an earlier build was told.
-    return ["-DDOM2_CUDA=ON", f"-DCMAKE_CUDA_COMPILER={nvcc}",
-            f"-DCMAKE_CUDA_ARCHITECTURES={';'.join(names)}"]  # fmt: skip
+    return [
+        "-DDOM2_CUDA=ON",
+        f"-DCMAKE_CUDA_COMPILER={nvcc}",
+        f"-DCMAKE_CUDA_ARCHITECTURES={';'.join(names)}",
+    ]
 
 
 class CMakeBuild(build_ext):
@@ -134,8 +137,13 @@ class CMakeBuild(build_ext):
         build.mkdir(parents=True, exist_ok=True)
         cmake = shutil.which("cmake") or "cmake"
         configure = [
-            cmake, "-G", "Ninja",
-            "-S", str(Path(__file__).resolve().parent), "-B", str(build),
+            cmake,
+            "-G",
+            "Ninja",
+            "-S",
+            str(Path(__file__).resolve().parent),
+            "-B",
+            str(build),
             "-DCMAKE_BUILD_TYPE=Release",
             f"-DPython_EXECUTABLE={sys.executable}",
             f"-DPython_INCLUDE_DIR={sysconfig.get_path('include')}",
@@ -146,7 +154,7 @@ class CMakeBuild(build_ext):
             "-UTORCH_CPU",  # found in TORCH_LIB, which may be another than last time
             *cuda,
             *os.environ.get("CMAKE_ARGS", "").split(),
-        ]  # fmt: skip
+        ]
         try:
             subprocess.run(configure, check=True)
         except subprocess.CalledProcessError:

@@ -20,9 +20,11 @@ def diffusion(n=5, dtype=F32, seed=0, **kwargs):
 
 
 def draws(n, batch=7, dtype=F32):
-    return rand(batch, OBS, dtype=dtype), rand(batch, A, seed=1, dtype=dtype), rand(
-        n, batch, A, seed=2, dtype=dtype
-    )  # fmt: skip
+    return (
+        rand(batch, OBS, dtype=dtype),
+        rand(batch, A, seed=1, dtype=dtype),
+        rand(n, batch, A, seed=2, dtype=dtype),
+    )
 
 
 def close(got, want):
@@ -37,8 +39,13 @@ def snapshot(obj):
     """Everything of an object that could be touched, for comparison with ==."""
     modules = list(obj.modules()) if isinstance(obj, nn.Module) else [obj]
     held = [(id(v), k) for m in modules for k, v in vars(m).items() if not isinstance(v, dict)]
-    inner = [(id(v), k) for m in modules for d in vars(m).values() if isinstance(d, dict)
-             for k, v in d.items()]  # fmt: skip
+    inner = [
+        (id(v), k)
+        for m in modules
+        for d in vars(m).values()
+        if isinstance(d, dict)
+        for k, v in d.items()
+    ]
     flags = [m.training for m in modules if isinstance(m, nn.Module)]
     values = obj.state_dict() if isinstance(obj, nn.Module) else {}
     tensors = [(k, v.sum().item(), v._version) for k, v in values.items()]

@@ -220,8 +220,17 @@ def als(ns, t):
     return a, s, math.log(a / s)
 
 
-def wrap(model, ns, model_type="noise", model_kwargs=None, guidance_type="uncond", condition=None,
-         guidance_scale=1.0, unconditional_condition=None, classifier_fn=None):  # fmt: skip
+def wrap(
+    model,
+    ns,
+    model_type="noise",
+    model_kwargs=None,
+    guidance_type="uncond",
+    condition=None,
+    guidance_scale=1.0,
+    unconditional_condition=None,
+    classifier_fn=None,
+):
     """Noise of (x, t), from a network that returns the noise, the data, v or the score."""
     model_kwargs = model_kwargs or {}
 
@@ -248,9 +257,13 @@ class PlainSolver:
     """Singlestep and multistep solvers of orders 1 and 2, in the variables of the papers."""
 
     def __init__(
-        self, model_fn, noise_schedule, algorithm_type="dpmsolver++", correcting_x0_fn=None,
+        self,
+        model_fn,
+        noise_schedule,
+        algorithm_type="dpmsolver++",
+        correcting_x0_fn=None,
         correcting_xt_fn=None,
-    ):  # fmt: skip
+    ):
         self.model = lambda x, t: model_fn(x, t.expand(x.shape[0]))
         self.noise_schedule, self.algorithm_type = noise_schedule, algorithm_type
         self.correcting_x0_fn, self.correcting_xt_fn = correcting_x0_fn, correcting_xt_fn
@@ -283,10 +296,21 @@ class PlainSolver:
         return np.linspace(start, end, n + 1).tolist()
 
     def sample(
-        self, x, steps=20, t_start=None, t_end=None, order=2, skip_type="time_uniform",
-        method="multistep", lower_order_final=True, denoise_to_zero=False, solver_type="dpmsolver",
-        atol=0.0078, rtol=0.05, return_intermediate=False,
-    ):  # fmt: skip
+        self,
+        x,
+        steps=20,
+        t_start=None,
+        t_end=None,
+        order=2,
+        skip_type="time_uniform",
+        method="multistep",
+        lower_order_final=True,
+        denoise_to_zero=False,
+        solver_type="dpmsolver",
+        atol=0.0078,
+        rtol=0.05,
+        return_intermediate=False,
+    ):
         ns = self.noise_schedule
         start = ns.T if t_start is None else t_start
         end = 1.0 / ns.total_N if t_end is None else t_end
@@ -449,10 +473,16 @@ class MultistepScheduler:
 
     def __init__(self, num_train_timesteps=100, **config):
         defaults = {
-            "solver_order": 2, "algorithm_type": "dpmsolver++", "solver_type": "midpoint",
-            "prediction_type": "epsilon", "lower_order_final": True, "final_sigmas_type": "zero",
-            "thresholding": False, "euler_at_final": False, "variance_type": None,
-        }  # fmt: skip
+            "solver_order": 2,
+            "algorithm_type": "dpmsolver++",
+            "solver_type": "midpoint",
+            "prediction_type": "epsilon",
+            "lower_order_final": True,
+            "final_sigmas_type": "zero",
+            "thresholding": False,
+            "euler_at_final": False,
+            "variance_type": None,
+        }
         self.config = types.SimpleNamespace(**{**defaults, **config})
         self.betas = torch.linspace(1e-4, 0.08, num_train_timesteps, dtype=torch.float64)
         self.alphas_cumprod = torch.cumprod(1.0 - self.betas, 0)
@@ -478,9 +508,10 @@ class MultistepScheduler:
             h = math.inf if r_t == 0 else math.log(r_s) - math.log(r_t)
             out = net(x, torch.full((len(x),), float(t), dtype=x.dtype), obs)
             x0 = {
-                "epsilon": (x - v_s * out) / a_s, "sample": out,
+                "epsilon": (x - v_s * out) / a_s,
+                "sample": out,
                 "v_prediction": a_s * x - v_s * out,
-            }[c.prediction_type]  # fmt: skip
+            }[c.prediction_type]
             m = x0 if data else (x - a_s * x0) / v_s
             lower = c.final_sigmas_type == "zero" or (c.lower_order_final and n < 15)
             d = None

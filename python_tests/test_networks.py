@@ -24,13 +24,19 @@ def test_mlp_noise_net_has_diffusion_qls_parameters():
     state = networks.MLPNoiseNet(11, 3).state_dict()
     shapes = {name: tuple(v.shape) for name, v in state.items()}
     assert shapes == {
-        "time_mlp.1.weight": (32, 16), "time_mlp.1.bias": (32,),
-        "time_mlp.3.weight": (16, 32), "time_mlp.3.bias": (16,),
-        "mid_layer.0.weight": (256, 30), "mid_layer.0.bias": (256,),
-        "mid_layer.2.weight": (256, 256), "mid_layer.2.bias": (256,),
-        "mid_layer.4.weight": (256, 256), "mid_layer.4.bias": (256,),
-        "final_layer.weight": (3, 256), "final_layer.bias": (3,),
-    }  # fmt: skip
+        "time_mlp.1.weight": (32, 16),
+        "time_mlp.1.bias": (32,),
+        "time_mlp.3.weight": (16, 32),
+        "time_mlp.3.bias": (16,),
+        "mid_layer.0.weight": (256, 30),
+        "mid_layer.0.bias": (256,),
+        "mid_layer.2.weight": (256, 256),
+        "mid_layer.2.bias": (256,),
+        "mid_layer.4.weight": (256, 256),
+        "mid_layer.4.bias": (256,),
+        "final_layer.weight": (3, 256),
+        "final_layer.bias": (3,),
+    }
 
 
 def test_mlp_noise_net_is_diffusion_qls_formula():
@@ -69,9 +75,13 @@ def test_unet_has_the_published_widths():
     assert linears["embed.0"] == (64, 128) and linears["embed.2"] == (128, 128)
     blocks = {n: linears[f"{n}.first.0"] for n in ("down1", "down2", "down3", "up3", "up2", "up1")}
     assert blocks == {
-        "down1": (2, 512), "down2": (512, 256), "down3": (256, 128),
-        "up3": (128, 128), "up2": (256, 256), "up1": (512, 512),
-    }  # fmt: skip
+        "down1": (2, 512),
+        "down2": (512, 256),
+        "down3": (256, 128),
+        "up3": (128, 128),
+        "up2": (256, 256),
+        "up1": (512, 512),
+    }
     assert isinstance(net.up1.skip, nn.Identity) and linears["down1.skip"] == (2, 512)
     assert linears["final_layer"] == (1024, 2)
     assert all(m.p == 0.1 for m in net.modules() if isinstance(m, nn.Dropout))

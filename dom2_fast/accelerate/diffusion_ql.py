@@ -125,9 +125,11 @@ def _check_algorithm(d, obs_dim: int, what: str) -> bool:
             policy = PlannedPolicy(other.model, plan, obs_dim, d.action_dim, bound, "reference")
             try:
                 check_agrees(
-                    policy.sample(state, x_T, noise), want, what,
+                    policy.sample(state, x_T, noise),
+                    want,
+                    what,
                     "give solver= and steps= to sample it by a solver of this package instead",
-                )  # fmt: skip
+                )
                 return kind
             except Dom2Error as error:
                 errors.append(error)

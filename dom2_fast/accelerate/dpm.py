@@ -92,10 +92,21 @@ def check_settings(steps, order, skip_type, method, solver_type) -> None:
 
 
 def sample_plan(
-    ns, kind: str, predict: str, *, steps=20, t_start=None, t_end=None, order=2,
-    skip_type="time_uniform", method="multistep", lower_order_final=True, denoise_to_zero=False,
-    solver_type="dpmsolver", version: Version | None = None,
-) -> solvers.SolverPlan:  # fmt: skip
+    ns,
+    kind: str,
+    predict: str,
+    *,
+    steps=20,
+    t_start=None,
+    t_end=None,
+    order=2,
+    skip_type="time_uniform",
+    method="multistep",
+    lower_order_final=True,
+    denoise_to_zero=False,
+    solver_type="dpmsolver",
+    version: Version | None = None,
+) -> solvers.SolverPlan:
     """The walk that `DPM_Solver.sample` does with these settings.
 
     kind: "data" (dpmsolver++) or "noise" (dpmsolver). predict: see `tables.guess`.
@@ -109,8 +120,12 @@ def sample_plan(
     version = version or Version()
     rows = Rows(kind, predict, _SOLVER_TYPES[solver_type])
     if method == "multistep":
-        _multistep(rows, points(ns, grid(ns, skip_type, start, end, steps)), order,
-                   lower_order_final and steps < version.lower_below)  # fmt: skip
+        _multistep(
+            rows,
+            points(ns, grid(ns, skip_type, start, end, steps)),
+            order,
+            lower_order_final and steps < version.lower_below,
+        )
     else:
         _singlestep(rows, ns, method, steps, order, skip_type, start, end, version.by_calls)
     if denoise_to_zero:

@@ -16,9 +16,13 @@ from dom2_fast.lowering.stamp import versions_of
 from dom2_fast.policies import schedules, solvers
 
 BUFFERS = (
-    "betas", "sqrt_recip_alphas_cumprod", "sqrt_recipm1_alphas_cumprod", "posterior_mean_coef1",
-    "posterior_mean_coef2", "posterior_log_variance_clipped",
-)  # fmt: skip
+    "betas",
+    "sqrt_recip_alphas_cumprod",
+    "sqrt_recipm1_alphas_cumprod",
+    "posterior_mean_coef1",
+    "posterior_mean_coef2",
+    "posterior_log_variance_clipped",
+)
 _ASKED = ("verbose", "return_diffusion")
 
 
@@ -91,9 +95,16 @@ class FastDiffusion:
         return self.sample(state, *args, **kwargs)
 
     def p_sample_loop(
-        self, state, shape, verbose=False, return_diffusion=False, *,
-        x_T=None, noise=None, generator=None,
-    ):  # fmt: skip
+        self,
+        state,
+        shape,
+        verbose=False,
+        return_diffusion=False,
+        *,
+        x_T=None,
+        noise=None,
+        generator=None,
+    ):
         """As `sample`; equal to it, as the last guess is clipped already."""
         whole = tuple(shape) == (len(state), self.action_dim)
         if whole and not return_diffusion and getattr(self, "clip_denoised", True):
@@ -141,9 +152,13 @@ class FastDiffusion:
         if held is None or held[0].net is not self._modules["model"]:
             obs_dim = width(self, self.__dict__.get("_obs_dim"), OBS_NAMES, "obs_dim")
             policy = PlannedPolicy(
-                self.model, self._plan(), obs_dim, self.action_dim, options[0],
+                self.model,
+                self._plan(),
+                obs_dim,
+                self.action_dim,
+                options[0],
                 **self.__dict__.get("_options", {}),
-            )  # fmt: skip
+            )
         elif held[1] != state:
             policy = held[0]
             policy.act_low, policy.act_high = -options[0], options[0]

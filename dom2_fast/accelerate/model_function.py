@@ -110,8 +110,9 @@ class Around:
     def rebound(self, values: dict):
         """The function with these values in place of its variables."""
         fn = self.fn
-        cells = tuple(types.CellType(values[n]) if n in values else c
-                      for n, c in self.cells.items())  # fmt: skip
+        cells = tuple(
+            types.CellType(values[n]) if n in values else c for n, c in self.cells.items()
+        )
         new = types.FunctionType(
             fn.__code__, {**fn.__globals__, **values}, fn.__name__, fn.__defaults__, cells
         )

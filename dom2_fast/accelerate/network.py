@@ -73,10 +73,21 @@ def plan_for(schedule, solver, steps, predict, low, high, clip_x0) -> solvers.So
 
 
 def accelerate_network(
-    net: nn.Module, *, schedule=None, solver=None, steps=None, predict="eps", obs_dim=None,
-    act_dim=None, act_low=-1.0, act_high=1.0, clip_x0=None, call=None, backend="auto",
+    net: nn.Module,
+    *,
+    schedule=None,
+    solver=None,
+    steps=None,
+    predict="eps",
+    obs_dim=None,
+    act_dim=None,
+    act_low=-1.0,
+    act_high=1.0,
+    clip_x0=None,
+    call=None,
+    backend="auto",
     precision="fp32",
-):  # fmt: skip
+):
     """A twin of a network net(x, t, obs), see `accelerate`."""
     if not (math.isfinite(act_low) and math.isfinite(act_high) and act_low < act_high):
         raise Dom2Error(f"act_low < act_high, both finite, are needed: {act_low}, {act_high}")

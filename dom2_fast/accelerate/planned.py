@@ -34,9 +34,15 @@ class PlannedPolicy(DiffusionPolicy):
     """A DiffusionPolicy that walks `plan`; samples are clipped to [-bound, bound]."""
 
     def __init__(
-        self, net, plan: SolverPlan, obs_dim, act_dim, bound=math.inf, backend="auto",
+        self,
+        net,
+        plan: SolverPlan,
+        obs_dim,
+        act_dim,
+        bound=math.inf,
+        backend="auto",
         precision="fp32",
-    ):  # fmt: skip
+    ):
         widths = {"obs_dim": obs_dim, "act_dim": act_dim}
         super().__init__(net, None, plan, backend=backend, precision=precision, **widths)
         self.act_low, self.act_high = -bound, bound

@@ -14,8 +14,12 @@ from dom2_fast.errors import Dom2Error
 from dom2_fast.policies import solvers
 
 _PREDICT = {"epsilon": "eps", "sample": "x0", "v_prediction": "v"}
-_KIND = {"dpmsolver++": "data", "dpmsolver": "noise", "sde-dpmsolver++": "data",
-         "sde-dpmsolver": "noise"}  # fmt: skip
+_KIND = {
+    "dpmsolver++": "data",
+    "dpmsolver": "noise",
+    "sde-dpmsolver++": "data",
+    "sde-dpmsolver": "noise",
+}
 _SOLVER_TYPE = {"midpoint": "midpoint", "heun": "taylor"}
 
 

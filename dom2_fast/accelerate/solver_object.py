@@ -24,8 +24,17 @@ from dom2_fast.accelerate.twin import Twin, twin
 from dom2_fast.errors import Dom2Error
 from dom2_fast.lowering.attributes import attributes_kept
 
-_SETTINGS = ("steps", "t_start", "t_end", "order", "skip_type", "method", "lower_order_final",
-             "denoise_to_zero", "solver_type")  # fmt: skip
+_SETTINGS = (
+    "steps",
+    "t_start",
+    "t_end",
+    "order",
+    "skip_type",
+    "method",
+    "lower_order_final",
+    "denoise_to_zero",
+    "solver_type",
+)
 
 
 def looks_like_solver(obj) -> bool:

@@ -60,9 +60,17 @@ class _Formulas(nn.Module):
     """Everything but sampling and the loss, step by step in PyTorch."""
 
     def __init__(
-        self, state_dim, action_dim, model, max_action, beta_schedule="linear", n_timesteps=100,
-        loss_type="l2", clip_denoised=True, predict_epsilon=True,
-    ):  # fmt: skip
+        self,
+        state_dim,
+        action_dim,
+        model,
+        max_action,
+        beta_schedule="linear",
+        n_timesteps=100,
+        loss_type="l2",
+        clip_denoised=True,
+        predict_epsilon=True,
+    ):
         super().__init__()
         if beta_schedule not in _SCHEDULES:
             raise Dom2Error(f"beta_schedule is one of {list(_SCHEDULES)}, got {beta_schedule!r}")

@@ -24,9 +24,14 @@ class NoiseScheduleVP:
     """
 
     def __init__(
-        self, schedule="discrete", betas=None, alphas_cumprod=None, continuous_beta_0=0.1,
-        continuous_beta_1=20.0, dtype=torch.float32,
-    ):  # fmt: skip
+        self,
+        schedule="discrete",
+        betas=None,
+        alphas_cumprod=None,
+        continuous_beta_0=0.1,
+        continuous_beta_1=20.0,
+        dtype=torch.float32,
+    ):
         if schedule not in ("discrete", "linear"):
             raise Dom2Error(f"schedule is 'discrete' or 'linear', got {schedule!r}")
         self.schedule = schedule
@@ -114,10 +119,17 @@ class ModelFn:
 
 
 def model_wrapper(
-    model, noise_schedule, model_type="noise", model_kwargs=None, guidance_type="uncond",
-    condition=None, unconditional_condition=None, guidance_scale=1.0, classifier_fn=None,
+    model,
+    noise_schedule,
+    model_type="noise",
+    model_kwargs=None,
+    guidance_type="uncond",
+    condition=None,
+    unconditional_condition=None,
+    guidance_scale=1.0,
+    classifier_fn=None,
     classifier_kwargs=None,
-):  # fmt: skip
+):
     """A noise function of (x, t) from a torch.nn.Module, for `DPM_Solver`.
 
     The module is called model(x, t, condition) with guidance_type="classifier-free", else
@@ -129,11 +141,17 @@ def model_wrapper(
     if guidance_type not in _GUIDANCE:
         raise Dom2Error(f"guidance_type is one of {list(_GUIDANCE)}, got {guidance_type!r}")
     return ModelFn(
-        model=model, noise_schedule=noise_schedule, model_type=model_type,
-        model_kwargs=model_kwargs or {}, guidance_type=guidance_type, condition=condition,
-        unconditional_condition=unconditional_condition, guidance_scale=guidance_scale,
-        classifier_fn=classifier_fn, classifier_kwargs=classifier_kwargs or {},
-    )  # fmt: skip
+        model=model,
+        noise_schedule=noise_schedule,
+        model_type=model_type,
+        model_kwargs=model_kwargs or {},
+        guidance_type=guidance_type,
+        condition=condition,
+        unconditional_condition=unconditional_condition,
+        guidance_scale=guidance_scale,
+        classifier_fn=classifier_fn,
+        classifier_kwargs=classifier_kwargs or {},
+    )
 
 
 class DPM_Solver:
@@ -146,13 +164,23 @@ class DPM_Solver:
     """
 
     def __init__(
-        self, model_fn, noise_schedule, algorithm_type="dpmsolver++", correcting_x0_fn=None,
-        correcting_xt_fn=None, thresholding_max_val=1.0, dynamic_thresholding_ratio=0.995, *,
-        backend="auto", precision="fp32",
-    ):  # fmt: skip
+        self,
+        model_fn,
+        noise_schedule,
+        algorithm_type="dpmsolver++",
+        correcting_x0_fn=None,
+        correcting_xt_fn=None,
+        thresholding_max_val=1.0,
+        dynamic_thresholding_ratio=0.995,
+        *,
+        backend="auto",
+        precision="fp32",
+    ):
         self.model, self.noise_schedule, self.algorithm_type = (
-            model_fn, noise_schedule, algorithm_type,
-        )  # fmt: skip
+            model_fn,
+            noise_schedule,
+            algorithm_type,
+        )
         self.correcting_x0_fn, self.correcting_xt_fn = correcting_x0_fn, correcting_xt_fn
         self.thresholding_max_val = thresholding_max_val
         self.dynamic_thresholding_ratio = dynamic_thresholding_ratio
@@ -162,10 +190,21 @@ class DPM_Solver:
         self._walks = Walks(called, noise_schedule, kind, predict, backend, precision)
 
     def sample(
-        self, x, steps=20, t_start=None, t_end=None, order=2, skip_type="time_uniform",
-        method="multistep", lower_order_final=True, denoise_to_zero=False, solver_type="dpmsolver",
-        atol=0.0078, rtol=0.05, return_intermediate=False,
-    ):  # fmt: skip
+        self,
+        x,
+        steps=20,
+        t_start=None,
+        t_end=None,
+        order=2,
+        skip_type="time_uniform",
+        method="multistep",
+        lower_order_final=True,
+        denoise_to_zero=False,
+        solver_type="dpmsolver",
+        atol=0.0078,
+        rtol=0.05,
+        return_intermediate=False,
+    ):
         """x [B, A] at t_start (default T) -> x [B, A] at t_end (default 1 / total_N), one call.
 
         method: multistep, singlestep or singlestep_fixed; skip_type: time_uniform, time_quadratic
@@ -176,10 +215,18 @@ class DPM_Solver:
             raise Dom2Error("return_intermediate=True: the steps aren't kept, only the last x")
         obs = None if self._held is None else self._held.read()
         return self._walks.sample(
-            x, obs, steps=steps, t_start=t_start, t_end=t_end, order=order,
-            skip_type=skip_type, method=method, lower_order_final=lower_order_final,
-            denoise_to_zero=denoise_to_zero, solver_type=solver_type,
-        )  # fmt: skip
+            x,
+            obs,
+            steps=steps,
+            t_start=t_start,
+            t_end=t_end,
+            order=order,
+            skip_type=skip_type,
+            method=method,
+            lower_order_final=lower_order_final,
+            denoise_to_zero=denoise_to_zero,
+            solver_type=solver_type,
+        )
 
     def inverse(self, x, steps=20, t_start=None, t_end=None, *args, **settings):
         """From the action back to the noise: t_start is 1 / total_N and t_end T by default."""

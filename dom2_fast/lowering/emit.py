@@ -212,7 +212,11 @@ class Emitter:
             if values and extra is None and (not last or act == Act.NONE):
                 extra = values.pop(0)
             sum_so_far = b.linear(
-                self._slice(p), self._weight(weight), table=table if last else -1,
-                b=sum_so_far, c=extra, act=act if last else Act.NONE,
-            )  # fmt: skip
+                self._slice(p),
+                self._weight(weight),
+                table=table if last else -1,
+                b=sum_so_far,
+                c=extra,
+                act=act if last else Act.NONE,
+            )
         return sum_so_far

@@ -195,6 +195,6 @@ def _trial(low: Lowered, params, x, t, obs, like) -> torch.Tensor:
         return reference.run_program(x, rows, weights, table, low.program)[0]
     weights, table = low.hoist(params, t, like)
     rows = [slice(k, k + 1) for k in range(len(t))]
-    return torch.cat([
-        reference.run_program(x[:, r], obs[:, r], weights, table[r], low.program)[0] for r in rows
-    ])  # fmt: skip
+    return torch.cat(
+        [reference.run_program(x[:, r], obs[:, r], weights, table[r], low.program)[0] for r in rows]
+    )

@@ -21,12 +21,27 @@ from dom2_fast.lowering.host import BATCH, Host
 
 MODULE_ACTS, FUNCTION_ACTS = activations.MODULES, activations.SPELLINGS
 BINARY = {
-    operator.add: "add", operator.iadd: "add", torch.add: "add", "add": "add",
-    operator.sub: "sub", operator.isub: "sub", torch.sub: "sub", "sub": "sub",
-    operator.mul: "mul", operator.imul: "mul", torch.mul: "mul", "mul": "mul",
-    operator.truediv: "div", operator.itruediv: "div", torch.div: "div", "div": "div",
-    torch.true_divide: "div", torch.multiply: "mul", torch.subtract: "sub", torch.divide: "div",
-}  # fmt: skip
+    operator.add: "add",
+    operator.iadd: "add",
+    torch.add: "add",
+    "add": "add",
+    operator.sub: "sub",
+    operator.isub: "sub",
+    torch.sub: "sub",
+    "sub": "sub",
+    operator.mul: "mul",
+    operator.imul: "mul",
+    torch.mul: "mul",
+    "mul": "mul",
+    operator.truediv: "div",
+    operator.itruediv: "div",
+    torch.div: "div",
+    "div": "div",
+    torch.true_divide: "div",
+    torch.multiply: "mul",
+    torch.subtract: "sub",
+    torch.divide: "div",
+}
 SIGMOID = {torch.sigmoid, F.sigmoid, "sigmoid"}
 CAT = {torch.cat, torch.concat, torch.concatenate}
 
@@ -220,10 +235,25 @@ class Rules:
 
 
 _RULES = {
-    F.linear: "_functional_linear", F.dropout: "_functional_dropout", F.layer_norm: "_layer_norm",
-    torch.dropout: "_functional_dropout", operator.getitem: "_getitem", getattr: "_host_getattr",
-    "narrow": "_narrow", torch.narrow: "_narrow", "chunk": "_chunk", torch.chunk: "_chunk",
-    "split": "_split", torch.split: "_split", "contiguous": "_same", "clone": "_same",
-    torch.clone: "_same", "flatten": "_flatten", torch.flatten: "_flatten",
-    "squeeze": "_squeeze", torch.squeeze: "_squeeze", "size": "_size", "dim": "_dim",
-}  # fmt: skip
+    F.linear: "_functional_linear",
+    F.dropout: "_functional_dropout",
+    F.layer_norm: "_layer_norm",
+    torch.dropout: "_functional_dropout",
+    operator.getitem: "_getitem",
+    getattr: "_host_getattr",
+    "narrow": "_narrow",
+    torch.narrow: "_narrow",
+    "chunk": "_chunk",
+    torch.chunk: "_chunk",
+    "split": "_split",
+    torch.split: "_split",
+    "contiguous": "_same",
+    "clone": "_same",
+    torch.clone: "_same",
+    "flatten": "_flatten",
+    torch.flatten: "_flatten",
+    "squeeze": "_squeeze",
+    torch.squeeze: "_squeeze",
+    "size": "_size",
+    "dim": "_dim",
+}

@@ -72,10 +72,8 @@ def run_program(
     if _NATIVE is None:
         backend.warn_if_missing()
         return reference.run_program(x, cond, weights, table, program, rng)
-    return _NATIVE.run_program(
-        x, cond, list(weights), table, program.encode(), rng, program.out.width,
-        check_precision(precision),
-    )  # fmt: skip
+    net = cond, list(weights), table, program.encode()
+    return _NATIVE.run_program(x, *net, rng, program.out.width, check_precision(precision))
 
 
 def denoise(
@@ -104,10 +102,8 @@ def denoise(
     """
     if _NATIVE is None:
         backend.warn_if_missing()
-        return reference.denoise(
-            x_T, cond, weights, table, program, solver, noise,
-            batch=batch, rng=rng, out_low=out_low, out_high=out_high,
-        )  # fmt: skip
+        how = {"batch": batch, "rng": rng, "out_low": out_low, "out_high": out_high}
+        return reference.denoise(x_T, cond, weights, table, program, solver, noise, **how)
     if x_T is not None:
         batch = x_T.shape[1]
     save_path = torch.is_grad_enabled() and any(
@@ -120,10 +116,9 @@ def denoise(
     if packed is not None and not save_path:
         weights = ()  # not looked at: one tensor is quicker to hand over than many
     call = _NATIVE.denoise if save_path or torch.compiler.is_compiling() else _without_autograd
-    out, _ = call(
-        x_T, cond, list(weights), table, program.encode(), solver, noise, rng, packed,
-        [batch, program.out.width], out_low, out_high, save_path, check_precision(precision),
-    )  # fmt: skip
+    net = cond, list(weights), table, program.encode()
+    loop = solver, noise, rng, packed, [batch, program.out.width], out_low, out_high
+    out, _ = call(x_T, *net, *loop, save_path, check_precision(precision))
     return out
 
 
@@ -171,10 +166,9 @@ def denoising_loss(
     if native is None or _wanted(target):
         out = run_program(x, cond, weights, table, program, rng, precision=precision)
         return reference.mean_square(out, target)
-    return native(
-        x, cond, list(weights), table, program.encode(), target, rng, check_precision(precision),
-        _wanted(x), _wanted(cond), _wanted(*weights), _wanted(table),
-    )[0]  # fmt: skip
+    net = cond, list(weights), table, program.encode()
+    wanted = _wanted(x), _wanted(cond), _wanted(*weights), _wanted(table)
+    return native(x, *net, target, rng, check_precision(precision), *wanted)[0]
 
 
 def conservative_loss(
@@ -210,10 +204,10 @@ def conservative_loss(
         x, cond = reference.critic_input(act, proposed, cond, table)
         q = run_program(x, cond, weights, table, program, rng, precision=precision)
         return reference.conservative(q, target, 1 + proposed.size(2), cql_weight, log_density)
-    loss, parts, q, _, _ = native(
-        act, proposed, cond, list(weights), table, program.encode(), target, rng, cql_weight,
-        log_density, check_precision(precision), _wanted(*weights), _wanted(table),
-    )  # fmt: skip
+    net = cond, list(weights), table, program.encode()
+    how = cql_weight, log_density, check_precision(precision)
+    wanted = _wanted(*weights), _wanted(table)
+    loss, parts, q, _, _ = native(act, proposed, *net, target, rng, *how, *wanted)
     return loss, parts[0], parts[1], q
 
 
@@ -247,19 +241,17 @@ def chain_value(
     native = _fused("chain_value", table)
     critic_weights, critic_table, critic_program = critic
     if native is None or _wanted(x_T, cond, noise, critic_table, *critic_weights):
-        act = denoise(
-            x_T, cond, weights, table, program, solver, noise, batch=batch, rng=rng,
-            out_low=out_low, out_high=out_high, precision=precision,
-        )  # fmt: skip
+        bounds = {"out_low": out_low, "out_high": out_high}
+        how = {"batch": batch, "rng": rng, "precision": precision} | bounds
+        act = denoise(x_T, cond, weights, table, program, solver, noise, **how)
         q = run_program(act, cond, *critic, critic_rng, precision=precision)
         return reference.mean_value(q)
     batch = batch if x_T is None else x_T.shape[1]
-    mean, q, _, _ = native(
-        x_T, cond, list(weights), table, program.encode(), solver, noise, rng,
-        list(critic_weights), critic_table, critic_program.encode(), critic_rng,
-        [batch, program.out.width], out_low, out_high, check_precision(precision),
-        _wanted(*weights), _wanted(table),
-    )  # fmt: skip
+    net = cond, list(weights), table, program.encode()
+    rater = list(critic_weights), critic_table, critic_program.encode(), critic_rng
+    how = [batch, program.out.width], out_low, out_high, check_precision(precision)
+    wanted = _wanted(*weights), _wanted(table)
+    mean, q, _, _ = native(x_T, *net, solver, noise, rng, *rater, *how, *wanted)
     return mean, q
 
 
@@ -299,10 +291,20 @@ def actor(
     if _NATIVE is None:
         return None
     return backend.extension().Actor(
-        program.encode().tolist(), table.contiguous(), solver, packed,
-        check_precision(precision) == 1, stacked, out_low, out_high, watch, make_rng,
-        functools.partial(torch.empty, dtype=torch.float32), torch.Tensor, torch.float32,
-    )  # fmt: skip
+        program.encode().tolist(),
+        table.contiguous(),
+        solver,
+        packed,
+        check_precision(precision) == 1,
+        stacked,
+        out_low,
+        out_high,
+        watch,
+        make_rng,
+        functools.partial(torch.empty, dtype=torch.float32),
+        torch.Tensor,
+        torch.float32,
+    )
 
 
 def alias_table(weights: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -365,6 +367,11 @@ def drawer(fields, threshold, alias, starts):
     longs = functools.partial(torch.empty, dtype=torch.int64)
     floats = functools.partial(torch.empty, dtype=torch.float32)
     return backend.extension().Drawer(
-        list(fields), threshold.contiguous(), alias.contiguous(), starts.contiguous(), floats,
-        longs, torch.float64,
-    )  # fmt: skip
+        list(fields),
+        threshold.contiguous(),
+        alias.contiguous(),
+        starts.contiguous(),
+        floats,
+        longs,
+        torch.float64,
+    )

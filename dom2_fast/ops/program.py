@@ -148,8 +148,14 @@ def _decode_instr(w: list[int]) -> Instr:
         Slice(w[4], w[5], w[6]),
         Slice(w[7], w[8], width) if w[7] >= 0 else None,
         Slice(w[9], w[10], width) if w[9] >= 0 else None,
-        w[11], w[12], w[13], Act(w[14]), value, w[15], bool(w[17]),
-    )  # fmt: skip
+        w[11],
+        w[12],
+        w[13],
+        Act(w[14]),
+        value,
+        w[15],
+        bool(w[17]),
+    )
 
 
 class ProgramBuilder:
@@ -233,9 +239,13 @@ class ProgramBuilder:
         """Ends the program; `out` is what it returns."""
         self._check_slice("result", out)
         return StepProgram(
-            tuple(self._buffers), tuple(self._weights), len(self._table_per_step), out,
-            tuple(self._instrs), self._sites,
-        )  # fmt: skip
+            tuple(self._buffers),
+            tuple(self._weights),
+            len(self._table_per_step),
+            out,
+            tuple(self._instrs),
+            self._sites,
+        )
 
     def _binary(self, op: Op, a: Slice, b: Slice | None, table: int) -> Slice:
         if (b is None) == (table < 0):

@@ -81,9 +81,18 @@ class ActorPolicy(Policy):
             weights, table = low.hoist(lowering.grouped_params(self.net), None, rows)
             rng = ops.make_rng(generator, rows.device) if low.program.sites else None
             out = run.denoise(
-                None, rows, weights, table, low.program, NO_STEPS, batch=rows.size(1), rng=rng,
-                out_low=self.act_low, out_high=self.act_high, precision=self.precision,
-            )  # fmt: skip
+                None,
+                rows,
+                weights,
+                table,
+                low.program,
+                NO_STEPS,
+                batch=rows.size(1),
+                rng=rng,
+                out_low=self.act_low,
+                out_high=self.act_high,
+                precision=self.precision,
+            )
         return out.reshape(*shape, self.act_dim)
 
     def _out(self, rows: torch.Tensor, generator=None) -> torch.Tensor:
@@ -189,10 +198,18 @@ class DeterministicPolicy(ActorPolicy):
         run, program, rng = lowered
         _, rated, critic_rng = critic.lowered(rows, generator)
         return run.chain_value(
-            None, rows, *program, NO_STEPS, critic=rated, critic_rng=critic_rng,
-            batch=rows.size(1), rng=rng, out_low=self.act_low, out_high=self.act_high,
+            None,
+            rows,
+            *program,
+            NO_STEPS,
+            critic=rated,
+            critic_rng=critic_rng,
+            batch=rows.size(1),
+            rng=rng,
+            out_low=self.act_low,
+            out_high=self.act_high,
             precision=self.precision,
-        )  # fmt: skip
+        )
 
 
 class GaussianPolicy(ActorPolicy):

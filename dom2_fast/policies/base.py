@@ -153,9 +153,15 @@ class Policy(nn.Module):
         """What `_kept` keeps: of the present parameters, not of copies."""
         weights, table = low.hoist(lowering.grouped_params(self.net), self._times(rows), rows)
         return FrozenPolicy(
-            low.program, weights, table, self._solver(), (self.act_low, self.act_high),
-            stacked=self.groups is not None, precision=self.precision, watch=watch,
-        )  # fmt: skip
+            low.program,
+            weights,
+            table,
+            self._solver(),
+            (self.act_low, self.act_high),
+            stacked=self.groups is not None,
+            precision=self.precision,
+            watch=watch,
+        )
 
     def _settings(self) -> list[tuple]:
         """What, besides the net's state, decides how this acts: (dict, key, value)."""

@@ -123,20 +123,37 @@ class DiffusionPolicy(Policy):
         if present is not None:
             return present.denoise(rows, batch, x_T, noise, generator)
         rng = None
-        if x_T is None or (noise is None and self._plan.needs_noise) or (
-            low is not None and low.program.sites
-        ):  # fmt: skip
+        if (
+            x_T is None
+            or (noise is None and self._plan.needs_noise)
+            or (low is not None and low.program.sites)
+        ):
             rng = ops.make_rng(generator, rows.device)
         if low is None:
             return sample_plain(
-                self.net, rows, self._plan, x_T, noise, batch=batch, rng=rng,
-                out_low=self.act_low, out_high=self.act_high,
-            )  # fmt: skip
+                self.net,
+                rows,
+                self._plan,
+                x_T,
+                noise,
+                batch=batch,
+                rng=rng,
+                out_low=self.act_low,
+                out_high=self.act_high,
+            )
         return run.denoise(
-            x_T, rows, *self._hoisted(low, rows), low.program, self._plan.table, noise,
-            batch=batch, rng=rng, out_low=self.act_low, out_high=self.act_high,
+            x_T,
+            rows,
+            *self._hoisted(low, rows),
+            low.program,
+            self._plan.table,
+            noise,
+            batch=batch,
+            rng=rng,
+            out_low=self.act_low,
+            out_high=self.act_high,
             precision=self.precision,
-        )  # fmt: skip
+        )
 
     def chain_value(
         self,
@@ -162,10 +179,19 @@ class DiffusionPolicy(Policy):
             rng = ops.make_rng(generator, rows.device)
         _, rated, critic_rng = critic.lowered(rows, generator)
         return run.chain_value(
-            x_T, rows, *self._hoisted(low, rows), low.program, self._plan.table,
-            critic=rated, critic_rng=critic_rng, batch=rows.size(1), rng=rng,
-            out_low=self.act_low, out_high=self.act_high, precision=self.precision,
-        )  # fmt: skip
+            x_T,
+            rows,
+            *self._hoisted(low, rows),
+            low.program,
+            self._plan.table,
+            critic=rated,
+            critic_rng=critic_rng,
+            batch=rows.size(1),
+            rng=rng,
+            out_low=self.act_low,
+            out_high=self.act_high,
+            precision=self.precision,
+        )
 
     def _hoisted(self, low, rows):
         """(weights, table) of the present parameters."""

@@ -84,9 +84,16 @@ class FrozenPolicy:
         held["actor"] = None
         if packed is not None and table.is_cpu:
             held["actor"] = ops.actor(
-                program, table, solver, packed, stacked=stacked, out_low=low, out_high=high,
-                watch=watch, precision=precision,
-            )  # fmt: skip
+                program,
+                table,
+                solver,
+                packed,
+                stacked=stacked,
+                out_low=low,
+                out_high=high,
+                watch=watch,
+                precision=precision,
+            )
 
     @classmethod
     def from_tensors(
@@ -123,9 +130,15 @@ class FrozenPolicy:
             raise Dom2Error(f"it is of a single policy, but has {groups}")
         try:
             made = cls(
-                program, weights, table, solver, (low, high), stacked=stacked, notes=notes,
+                program,
+                weights,
+                table,
+                solver,
+                (low, high),
+                stacked=stacked,
+                notes=notes,
                 precision=precision,
-            )  # fmt: skip
+            )
             made._try()
         except (RuntimeError, ValueError, LookupError, TypeError) as error:
             # An op's error begins with the place in its source.
@@ -193,11 +206,20 @@ class FrozenPolicy:
         draws = self.steps > 0 and (x_T is None or (noise is None and self._needs_noise))
         draws = draws or self._program.sites > 0
         return ops.denoise(
-            x_T, rows, self._weights, self._table, self._program, self._solver, noise,
-            batch=batch, rng=ops.make_rng(generator, rows.device) if draws else None,
-            out_low=self.act_low, out_high=self.act_high, packed=self._packed,
+            x_T,
+            rows,
+            self._weights,
+            self._table,
+            self._program,
+            self._solver,
+            noise,
+            batch=batch,
+            rng=ops.make_rng(generator, rows.device) if draws else None,
+            out_low=self.act_low,
+            out_high=self.act_high,
+            packed=self._packed,
             precision=self.precision,
-        )  # fmt: skip
+        )
 
     # ---- the file, and copies -----------------------------------------------------------------
 
@@ -229,10 +251,15 @@ class FrozenPolicy:
             raise IndexError(f"agent {agent} of {self.num_agents}")
         one = slice(agent, agent + 1)
         return FrozenPolicy(
-            self._program, [w[one] for w in self._weights], self._table[:, one], self._solver,
-            (self.act_low, self.act_high), stacked=False,
-            notes={**self.notes, "agents": "1", "stacked": "false"}, precision=self.precision,
-        )  # fmt: skip
+            self._program,
+            [w[one] for w in self._weights],
+            self._table[:, one],
+            self._solver,
+            (self.act_low, self.act_high),
+            stacked=False,
+            notes={**self.notes, "agents": "1", "stacked": "false"},
+            precision=self.precision,
+        )
 
     def __setattr__(self, name: str, *_) -> None:
         raise AttributeError(f"a FrozenPolicy never changes: {name} can't be set")

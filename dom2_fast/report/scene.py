@@ -10,9 +10,13 @@ from dom2_fast.report.load import Run
 # Agents of one team are told apart by colour and number; the rest by what they are.
 _AGENTS = ["--s3", "--s4", "--s5", "--s7", "--s0", "--s1"]
 _KINDS = {
-    "predator": "--s1", "prey": "--s2", "landmark": "--muted", "obstacle": "--muted",
-    "food": "--s4", "forest": "--s2",
-}  # fmt: skip
+    "predator": "--s1",
+    "prey": "--s2",
+    "landmark": "--muted",
+    "obstacle": "--muted",
+    "food": "--s4",
+    "forest": "--s2",
+}
 _MOVING = ("agent", "predator", "prey")
 _SOLID = ("obstacle", "food")
 

@@ -321,10 +321,17 @@ def test_other_refusals_of_diffusions():
         "can't accelerate QLPolicy: it has none of the attributes ['obs_dim', 'state_dim', "
         "'observation_dim', 'o_dim', 's_dim'] that say how wide that input is; give obs_dim=",
     )
-    refused(diffusion(), "accelerate(QLPolicy) takes the options ['solver', 'steps', 'obs_dim', "
-            "'backend', 'precision'], not ['schedule']", schedule="vp")  # fmt: skip
-    refused(diffusion(), "unknown backend 'gpu'; choose from ['auto', 'native', 'reference']",
-            backend="gpu")  # fmt: skip
+    refused(
+        diffusion(),
+        "accelerate(QLPolicy) takes the options ['solver', 'steps', 'obs_dim', "
+        "'backend', 'precision'], not ['schedule']",
+        schedule="vp",
+    )
+    refused(
+        diffusion(),
+        "unknown backend 'gpu'; choose from ['auto', 'native', 'reference']",
+        backend="gpu",
+    )
     with pytest.raises(Dom2Error, match="6 steps asked of a schedule that has 5"):
         accelerate(diffusion(), steps=6)
     with pytest.raises(Dom2Error, match="Diffusion samples natively already; use it, or give sol"):

@@ -41,8 +41,11 @@ BIG = {"act_low": -1e6, "act_high": 1e6, "backend": "reference"}
 
 def as_eps(predict, out, x, a, s):
     return {
-        "eps": out, "x0": (x - a * out) / s, "v": a * out + s * x, "score": -s * out,
-    }[predict]  # fmt: skip
+        "eps": out,
+        "x0": (x - a * out) / s,
+        "v": a * out + s * x,
+        "score": -s * out,
+    }[predict]
 
 
 @pytest.mark.parametrize("predict", ["eps", "x0", "v", "score"])
@@ -134,54 +137,77 @@ def test_schedulers_of_diffusers_kind(config, steps):
 
 def test_refusals_of_schedulers():
     cases = [
-        ({"solver_order": 3}, "its solver_order is 3; 1 and 2 are accepted: order 3 needs two "
-         "earlier guesses, and a row of a solver table has one"),
-        ({"algorithm_type": "deis"}, "its algorithm_type is 'deis'; accepted are ['dpmsolver++', "
-         "'dpmsolver', 'sde-dpmsolver++', 'sde-dpmsolver']"),
-        ({"thresholding": True}, "thresholding is on; a step can clip a guess to fixed bounds, no "
-         "more"),
-        ({"variance_type": "learned"}, "variance_type says that the network returns a variance, "
-         "too"),
+        (
+            {"solver_order": 3},
+            "its solver_order is 3; 1 and 2 are accepted: order 3 needs two "
+            "earlier guesses, and a row of a solver table has one",
+        ),
+        (
+            {"algorithm_type": "deis"},
+            "its algorithm_type is 'deis'; accepted are ['dpmsolver++', "
+            "'dpmsolver', 'sde-dpmsolver++', 'sde-dpmsolver']",
+        ),
+        (
+            {"thresholding": True},
+            "thresholding is on; a step can clip a guess to fixed bounds, no more",
+        ),
+        (
+            {"variance_type": "learned"},
+            "variance_type says that the network returns a variance, too",
+        ),
         ({"solver_type": "bh1"}, "its solver_type is none of ['midpoint', 'heun']"),
         ({"use_flow_sigmas": True}, "use_flow_sigmas: alpha^2 + sigma^2 is not 1"),
-        ({"prediction_type": "flow"}, "its prediction_type is none of ['epsilon', 'sample', "
-         "'v_prediction']"),
-    ]  # fmt: skip
+        (
+            {"prediction_type": "flow"},
+            "its prediction_type is none of ['epsilon', 'sample', 'v_prediction']",
+        ),
+    ]
     for config, why in cases:
         message = f"can't use the scheduler MultistepScheduler: {why}"
         refused(net(), message, schedule=MultistepScheduler(**config), steps=5)
     scheduler = MultistepScheduler()
     refused(
-        net(), "a scheduler says itself what the solver is; leave out solver=",
-        schedule=scheduler, solver="ddpm",
-    )  # fmt: skip
+        net(),
+        "a scheduler says itself what the solver is; leave out solver=",
+        schedule=scheduler,
+        solver="ddpm",
+    )
     refused(
-        net(), "the scheduler has 100 timesteps and 100 sigmas, which should be one more; call "
-        "set_timesteps, or give steps=", schedule=scheduler,
-    )  # fmt: skip
+        net(),
+        "the scheduler has 100 timesteps and 100 sigmas, which should be one more; call "
+        "set_timesteps, or give steps=",
+        schedule=scheduler,
+    )
     refused(
-        net(), "algorithm_type='dpmsolver' can't end at sigma 0; set "
-        "final_sigmas_type='sigma_min'", schedule=MultistepScheduler(algorithm_type="dpmsolver"),
+        net(),
+        "algorithm_type='dpmsolver' can't end at sigma 0; set final_sigmas_type='sigma_min'",
+        schedule=MultistepScheduler(algorithm_type="dpmsolver"),
         steps=5,
-    )  # fmt: skip
+    )
     refused(
-        net(), "predict='v', but the scheduler's prediction_type means 'eps'", schedule=scheduler,
-        predict="v", steps=5,
-    )  # fmt: skip
+        net(),
+        "predict='v', but the scheduler's prediction_type means 'eps'",
+        schedule=scheduler,
+        predict="v",
+        steps=5,
+    )
 
 
 def test_refusals_of_networks():
     refused(net(), "predict is one of ['eps', 'x0', 'v', 'score'], got 'noise'", predict="noise")
     refused(net(), "act_low < act_high, both finite, are needed: 1.0, 1.0", act_low=1.0)
     refused(
-        LNResnet(), "can't accelerate LNResnet: it has none of the attributes ['act_dim', "
+        LNResnet(),
+        "can't accelerate LNResnet: it has none of the attributes ['act_dim', "
         "'action_dim', 'output_dim', 'a_dim'] that say how wide that input is; give act_dim=",
         obs_dim=OBS,
-    )  # fmt: skip
+    )
     refused(
-        net(), "solver='ddpm' needs a schedule of this package; on this one: ddim, dpm1, dpm++2m",
-        schedule=StepsVP([0.1, 0.2]), solver="ddpm",
-    )  # fmt: skip
+        net(),
+        "solver='ddpm' needs a schedule of this package; on this one: ddim, dpm1, dpm++2m",
+        schedule=StepsVP([0.1, 0.2]),
+        solver="ddpm",
+    )
     fast = accelerate(net(), predict="v", **BIG)
     with pytest.raises(Dom2Error) as error:
         fast.bc_loss(rand(2, OBS), rand(2, A))

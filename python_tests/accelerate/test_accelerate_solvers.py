@@ -149,26 +149,40 @@ def test_the_originals_defaults_hold():
 
 
 SAMPLE_REFUSALS = [
-    ({"order": 3}, "order 3 needs two earlier guesses, and a row of a solver table has one; choose "
-     "order 1 or 2"),
+    (
+        {"order": 3},
+        "order 3 needs two earlier guesses, and a row of a solver table has one; choose "
+        "order 1 or 2",
+    ),
     ({"order": 4}, "order is 1 or 2, got 4"),
-    ({"method": "adaptive"}, "method='adaptive' chooses its steps by the samples, and a solver "
-     "table is made before there are any; choose one of ['multistep', 'singlestep', "
-     "'singlestep_fixed']"),
-    ({"method": "euler"}, "method is one of ['multistep', 'singlestep', 'singlestep_fixed'], got "
-     "'euler'"),
-    ({"skip_type": "log"}, "skip_type is one of ['time_uniform', 'time_quadratic', 'logSNR'], got "
-     "'log'"),
+    (
+        {"method": "adaptive"},
+        "method='adaptive' chooses its steps by the samples, and a solver "
+        "table is made before there are any; choose one of ['multistep', 'singlestep', "
+        "'singlestep_fixed']",
+    ),
+    (
+        {"method": "euler"},
+        "method is one of ['multistep', 'singlestep', 'singlestep_fixed'], got 'euler'",
+    ),
+    (
+        {"skip_type": "log"},
+        "skip_type is one of ['time_uniform', 'time_quadratic', 'logSNR'], got 'log'",
+    ),
     ({"solver_type": "heun"}, "solver_type is 'dpmsolver' or 'taylor', got 'heun'"),
     ({"steps": 0}, "steps is a whole number of 1 or more, got 0"),
     ({"steps": 1}, "method='multistep' of order 2 takes 2 steps or more"),
-    ({"steps": 1, "method": "singlestep_fixed"}, "one step of order 2 calls the network 2 times: "
-     "more steps"),
+    (
+        {"steps": 1, "method": "singlestep_fixed"},
+        "one step of order 2 calls the network 2 times: more steps",
+    ),
     ({"steps": 1001}, "1001 network calls; 1 to 1000 are possible"),
     ({"t_end": -1.0}, "t_start and t_end must be positive and differ, got 1.0, -1.0"),
-    ({"return_intermediate": True}, "return_intermediate=True: the steps aren't kept; take the "
-     "original for it"),
-]  # fmt: skip
+    (
+        {"return_intermediate": True},
+        "return_intermediate=True: the steps aren't kept; take the original for it",
+    ),
+]
 
 
 @pytest.mark.parametrize(("settings", "message"), SAMPLE_REFUSALS)
@@ -189,27 +203,51 @@ def test_refusals_of_solvers():
         return PlainSolver(wrap(net, ns, **parts), ns, correcting_x0_fn=correct)
 
     one = {"state": obs}
-    refused(made(lambda x, t: x), what + "correcting_x0_fn is set; a step can clip a guess to "
-            "fixed bounds, no more")  # fmt: skip
-    refused(PlainSolver(lambda x, t: x, ns), what + "its model function doesn't show its network; "
-            "make it by model_wrapper(net, noise_schedule, model_type, ...) with net a "
-            "torch.nn.Module, or a function that takes one, and at most one tensor, from around "
-            "it, and model_type one of ['noise', 'x_start', 'v', 'score']")  # fmt: skip
-    refused(made(model_kwargs=one, guidance_type="classifier"), what + "guidance_type='classifier' "
-            "takes a gradient in every step, and a step program has none")  # fmt: skip
-    refused(made(guidance_type="classifier-free", condition=obs, unconditional_condition=obs,
-                 guidance_scale=2.0),
-            what + "guidance_scale is 2.0; 1 is accepted, where the network is called once in a "
-            "step")  # fmt: skip
-    refused(made(model_kwargs={"state": obs, "more": obs}), what + "its network takes 2 "
-            "conditions; one tensor [B, width] is accepted: join them")  # fmt: skip
-    refused(made(model_kwargs={"state": obs[0]}), what + "its condition has shape [5]; [B, width] "
-            "is needed", act_dim=A)  # fmt: skip
-    refused(made(model_kwargs=one), "can't accelerate StateNet: it has none of the attributes "
-            "['act_dim', 'action_dim', 'output_dim', 'a_dim'] that say how wide that input is; "
-            "give act_dim=")  # fmt: skip
-    refused(made(model_kwargs=one, model_type="noise", guidance_type="own"), what + "its sample "
-            "fails on a trial: ('own', None)", act_dim=A)  # fmt: skip
+    refused(
+        made(lambda x, t: x),
+        what + "correcting_x0_fn is set; a step can clip a guess to fixed bounds, no more",
+    )
+    refused(
+        PlainSolver(lambda x, t: x, ns),
+        what + "its model function doesn't show its network; "
+        "make it by model_wrapper(net, noise_schedule, model_type, ...) with net a "
+        "torch.nn.Module, or a function that takes one, and at most one tensor, from around "
+        "it, and model_type one of ['noise', 'x_start', 'v', 'score']",
+    )
+    refused(
+        made(model_kwargs=one, guidance_type="classifier"),
+        what + "guidance_type='classifier' "
+        "takes a gradient in every step, and a step program has none",
+    )
+    refused(
+        made(
+            guidance_type="classifier-free",
+            condition=obs,
+            unconditional_condition=obs,
+            guidance_scale=2.0,
+        ),
+        what + "guidance_scale is 2.0; 1 is accepted, where the network is called once in a step",
+    )
+    refused(
+        made(model_kwargs={"state": obs, "more": obs}),
+        what + "its network takes 2 conditions; one tensor [B, width] is accepted: join them",
+    )
+    refused(
+        made(model_kwargs={"state": obs[0]}),
+        what + "its condition has shape [5]; [B, width] is needed",
+        act_dim=A,
+    )
+    refused(
+        made(model_kwargs=one),
+        "can't accelerate StateNet: it has none of the attributes "
+        "['act_dim', 'action_dim', 'output_dim', 'a_dim'] that say how wide that input is; "
+        "give act_dim=",
+    )
+    refused(
+        made(model_kwargs=one, model_type="noise", guidance_type="own"),
+        what + "its sample fails on a trial: ('own', None)",
+        act_dim=A,
+    )
     solver.algorithm_type = "unipc"
     refused(solver, what + "algorithm_type is 'unipc'; 'dpmsolver' and 'dpmsolver++' are accepted")
     fast = accelerate(made(model_kwargs=one), act_dim=A, backend="reference")
@@ -272,10 +310,11 @@ def test_training_a_score_network_trains_the_original():
 def test_sampling_of_order_three_is_refused_unless_a_solver_is_named():
     net = score_net(order=3)
     refused(
-        net, "can't accelerate ScoreUNet: its sample asks for what a solver table can't hold: "
+        net,
+        "can't accelerate ScoreUNet: its sample asks for what a solver table can't hold: "
         "order 3 needs two earlier guesses, and a row of a solver table has one; choose order 1 or "
         "2. Give solver='dpm1' or 'dpm++2m' to sample it by that one instead",
-    )  # fmt: skip
+    )
     fast = accelerate(net, solver="dpm++2m")
     exact = in_double(net)
     torch.manual_seed(1)
@@ -292,8 +331,9 @@ def test_sampling_of_order_three_is_refused_unless_a_solver_is_named():
 def test_a_score_network_as_a_plain_network():
     net = score_net(F64)
     del net.dpm_solver
-    fast = accelerate(net, predict="score", steps=3, act_low=-1e6, act_high=1e6,
-                      backend="reference")  # fmt: skip
+    fast = accelerate(
+        net, predict="score", steps=3, act_low=-1e6, act_high=1e6, backend="reference"
+    )
     obs, x = rand(4, OBS), rand(4, A, seed=1)
     net.condition = obs
     ns = LinearVP()

@@ -57,15 +57,27 @@ def test_a_solver_that_fails_in_one_method_is_accepted_by_the_others():
     fast = accelerate(half, act_dim=A, backend="reference")
     close(fast.sample(x, 6), half.sample(x, 6))
     half.fails = ("singlestep", "multistep")
-    refused(half, "can't accelerate Half: its sample fails on a trial: a missing argument",
-            act_dim=A)  # fmt: skip
+    refused(
+        half, "can't accelerate Half: its sample fails on a trial: a missing argument", act_dim=A
+    )
 
 
 class Watched(PlainSolver):
-    def sample(self, x, steps=20, order=2, skip_type="time_uniform", method="multistep",
-               t_start=None, t_end=None, solver_type="dpmsolver", callback=None):  # fmt: skip
-        return super().sample(x, steps, t_start, t_end, order, skip_type, method, False,
-                              solver_type=solver_type)  # fmt: skip
+    def sample(
+        self,
+        x,
+        steps=20,
+        order=2,
+        skip_type="time_uniform",
+        method="multistep",
+        t_start=None,
+        t_end=None,
+        solver_type="dpmsolver",
+        callback=None,
+    ):
+        return super().sample(
+            x, steps, t_start, t_end, order, skip_type, method, False, solver_type=solver_type
+        )
 
 
 def test_arguments_of_a_fork_are_refused_where_they_ask_for_something():
@@ -195,10 +207,13 @@ def test_a_function_around_a_network_with_its_condition_as_an_argument():
     net, solver, obs, x = problem()
     ns = solver.noise_schedule
     for parts in (
-        {"model": lambda x, t, c: net(x, t, c), "guidance_type": "classifier-free",
-         "condition": obs},
+        {
+            "model": lambda x, t, c: net(x, t, c),
+            "guidance_type": "classifier-free",
+            "condition": obs,
+        },
         {"model": lambda x, t, s: net(x, t, s), "model_kwargs": {"s": obs}},
-    ):  # fmt: skip
+    ):
         fn = wrap(ns=ns, **parts)
         fast = accelerate(PlainSolver(fn, ns), act_dim=A, backend="reference")
         close(fast.sample(x, 6), solver.sample(x, 6))
@@ -208,5 +223,9 @@ def test_functions_that_take_more_than_one_network_or_condition():
     net, solver, obs, _ = problem()
     ns, more = solver.noise_schedule, rand(7, OBS, seed=3)
     two = PlainSolver(wrap(lambda x, t: net(x, t, obs) - net(x, t, more), ns), ns)
-    refused(two, "the model function takes ['more', 'obs'] from around it, each a Tensor; one is "
-            "accepted: join them, or give model_wrapper the network itself", act_dim=A)  # fmt: skip
+    refused(
+        two,
+        "the model function takes ['more', 'obs'] from around it, each a Tensor; one is "
+        "accepted: join them, or give model_wrapper the network itself",
+        act_dim=A,
+    )

@@ -15,11 +15,19 @@ from dom2_fast.ops import backend
 
 F64 = torch.float64
 BUFFERS = [
-    "betas", "alphas_cumprod", "alphas_cumprod_prev", "sqrt_alphas_cumprod",
-    "sqrt_one_minus_alphas_cumprod", "log_one_minus_alphas_cumprod", "sqrt_recip_alphas_cumprod",
-    "sqrt_recipm1_alphas_cumprod", "posterior_variance", "posterior_log_variance_clipped",
-    "posterior_mean_coef1", "posterior_mean_coef2",
-]  # fmt: skip
+    "betas",
+    "alphas_cumprod",
+    "alphas_cumprod_prev",
+    "sqrt_alphas_cumprod",
+    "sqrt_one_minus_alphas_cumprod",
+    "log_one_minus_alphas_cumprod",
+    "sqrt_recip_alphas_cumprod",
+    "sqrt_recipm1_alphas_cumprod",
+    "posterior_variance",
+    "posterior_log_variance_clipped",
+    "posterior_mean_coef1",
+    "posterior_mean_coef2",
+]
 
 
 def made(schedule="vp", n=5, dtype=torch.float32, **kwargs):
@@ -50,14 +58,18 @@ def test_buffers_are_the_published_numbers(schedule, n):
     before = np.append(1.0, bar[:-1])
     variance = b * (1 - before) / (1 - bar)
     want = {
-        "betas": b, "alphas_cumprod": bar, "alphas_cumprod_prev": before,
-        "sqrt_alphas_cumprod": bar**0.5, "sqrt_one_minus_alphas_cumprod": (1 - bar) ** 0.5,
+        "betas": b,
+        "alphas_cumprod": bar,
+        "alphas_cumprod_prev": before,
+        "sqrt_alphas_cumprod": bar**0.5,
+        "sqrt_one_minus_alphas_cumprod": (1 - bar) ** 0.5,
         "log_one_minus_alphas_cumprod": np.log(1 - bar),
         "sqrt_recip_alphas_cumprod": (1 / bar) ** 0.5,
-        "sqrt_recipm1_alphas_cumprod": (1 / bar - 1) ** 0.5, "posterior_variance": variance,
+        "sqrt_recipm1_alphas_cumprod": (1 / bar - 1) ** 0.5,
+        "posterior_variance": variance,
         "posterior_mean_coef1": b * before**0.5 / (1 - bar),
         "posterior_mean_coef2": (1 - before) * (1 - b) ** 0.5 / (1 - bar),
-    }  # fmt: skip
+    }
     assert [name for name, _ in d.named_buffers() if "." not in name] == BUFFERS
     for name, value in want.items():
         np.testing.assert_allclose(
@@ -193,13 +205,15 @@ def test_training_as_in_diffusion_ql():
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
-        ({"schedule": "quadratic"}, "beta_schedule is one of ['linear', 'cosine', 'vp'], got "
-         "'quadratic'"),
+        (
+            {"schedule": "quadratic"},
+            "beta_schedule is one of ['linear', 'cosine', 'vp'], got 'quadratic'",
+        ),
         ({"loss_type": "huber"}, "loss_type is one of ['l1', 'l2'], got 'huber'"),
         ({"n": 0}, "n_timesteps is a whole number of 1 or more, got 0"),
         ({"n": 2.5}, "n_timesteps is a whole number of 1 or more, got 2.5"),
     ],
-)  # fmt: skip
+)
 def test_bad_settings(kwargs, message):
     with pytest.raises(Dom2Error) as error:
         made(**kwargs)

@@ -143,11 +143,17 @@ def test_the_inverse_leads_back():
 
 
 REFUSED = [
-    ({"correcting_x0_fn": "dynamic_thresholding"}, "can't accelerate DPM_Solver: correcting_x0_fn "
-     "is set; a step can clip a guess to fixed bounds, no more"),
-    ({"algorithm_type": "ddim"}, "can't accelerate DPM_Solver: algorithm_type is 'ddim'; "
-     "'dpmsolver' and 'dpmsolver++' are accepted"),
-]  # fmt: skip
+    (
+        {"correcting_x0_fn": "dynamic_thresholding"},
+        "can't accelerate DPM_Solver: correcting_x0_fn "
+        "is set; a step can clip a guess to fixed bounds, no more",
+    ),
+    (
+        {"algorithm_type": "ddim"},
+        "can't accelerate DPM_Solver: algorithm_type is 'ddim'; "
+        "'dpmsolver' and 'dpmsolver++' are accepted",
+    ),
+]
 
 
 @pytest.mark.parametrize(("options", "message"), REFUSED)
@@ -165,19 +171,32 @@ def test_other_refusals():
     cases = [
         (lambda: NoiseScheduleVP("cosine"), "schedule is 'discrete' or 'linear', got 'cosine'"),
         (lambda: NoiseScheduleVP(), "schedule='discrete' takes betas [N] or alphas_cumprod [N]"),
-        (lambda: NoiseScheduleVP(betas=torch.tensor([0.1])),
-         "a discrete schedule needs two steps or more, 1 are left"),
-        (lambda: model_wrapper(net, ours, "eps"),
-         "model_type is one of ['noise', 'x_start', 'v', 'score'], got 'eps'"),
-        (lambda: model_wrapper(net, ours, guidance_type="none"),
-         "guidance_type is one of ['uncond', 'classifier', 'classifier-free'], got 'none'"),
-        (lambda: solver.sample(torch.zeros(2, A), order=3), "order 3 needs two earlier guesses, "
-         "and a row of a solver table has one; choose order 1 or 2"),
-        (lambda: solver.sample(torch.zeros(2, A), return_intermediate=True),
-         "return_intermediate=True: the steps aren't kept, only the last x"),
-        (lambda: solver.get_time_steps("log", 1.0, 0.1, 3, "cpu"),
-         "skip_type is one of ['time_uniform', 'time_quadratic', 'logSNR'], got 'log'"),
-    ]  # fmt: skip
+        (
+            lambda: NoiseScheduleVP(betas=torch.tensor([0.1])),
+            "a discrete schedule needs two steps or more, 1 are left",
+        ),
+        (
+            lambda: model_wrapper(net, ours, "eps"),
+            "model_type is one of ['noise', 'x_start', 'v', 'score'], got 'eps'",
+        ),
+        (
+            lambda: model_wrapper(net, ours, guidance_type="none"),
+            "guidance_type is one of ['uncond', 'classifier', 'classifier-free'], got 'none'",
+        ),
+        (
+            lambda: solver.sample(torch.zeros(2, A), order=3),
+            "order 3 needs two earlier guesses, "
+            "and a row of a solver table has one; choose order 1 or 2",
+        ),
+        (
+            lambda: solver.sample(torch.zeros(2, A), return_intermediate=True),
+            "return_intermediate=True: the steps aren't kept, only the last x",
+        ),
+        (
+            lambda: solver.get_time_steps("log", 1.0, 0.1, 3, "cpu"),
+            "skip_type is one of ['time_uniform', 'time_quadratic', 'logSNR'], got 'log'",
+        ),
+    ]
     for call, message in cases:
         with pytest.raises(Dom2Error) as error:
             call()

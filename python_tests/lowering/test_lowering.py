@@ -357,9 +357,15 @@ def test_odd_widths():
         def __init__(self):
             super().__init__()
             self.layers = nn.Sequential(
-                nn.Linear(3, 17), nn.GELU(), nn.Linear(17, 1), nn.Identity(), nn.Linear(1, 129),
-                nn.GELU(approximate="tanh"), nn.LayerNorm(129), nn.Linear(129, 1),
-            )  # fmt: skip
+                nn.Linear(3, 17),
+                nn.GELU(),
+                nn.Linear(17, 1),
+                nn.Identity(),
+                nn.Linear(1, 129),
+                nn.GELU(approximate="tanh"),
+                nn.LayerNorm(129),
+                nn.Linear(129, 1),
+            )
 
         def forward(self, x, t, obs):
             return self.layers(torch.cat([x, t.unsqueeze(1), obs], 1))

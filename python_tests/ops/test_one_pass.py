@@ -75,10 +75,18 @@ def test_chain_value_of_no_steps_is_the_value_of_the_action(
 
     def value(op, q, table, *weights):
         mean, values = op.chain_value(
-            None, q.cond, q.weights, q.table, q.program, NO_STEPS,
-            critic=(weights, table, rater.program), batch=batch, rng=RNG,
-            out_low=-0.5, out_high=0.4,
-        )  # fmt: skip
+            None,
+            q.cond,
+            q.weights,
+            q.table,
+            q.program,
+            NO_STEPS,
+            critic=(weights, table, rater.program),
+            batch=batch,
+            rng=RNG,
+            out_low=-0.5,
+            out_high=0.4,
+        )
         return mean, [values]
 
     p = problem(actor(dropout=dropout), groups, batch, given_cond=given)
@@ -116,9 +124,15 @@ def test_one_pass_is_run_program_to_the_last_bit(precision, isa):
 def test_bad_arguments_of_one_pass_are_named(change, words):
     q = problem(actor(), 2, 6).to(torch.float32, requires_grad=False)
     args = dict(
-        x_T=None, cond=q.cond, weights=q.weights, table=q.table, program=q.program,
-        solver=NO_STEPS, noise=None, batch=6,
-    )  # fmt: skip
+        x_T=None,
+        cond=q.cond,
+        weights=q.weights,
+        table=q.table,
+        program=q.program,
+        solver=NO_STEPS,
+        noise=None,
+        batch=6,
+    )
     with pytest.raises(RuntimeError) as error:
         ops.denoise(**{**args, **change})
     assert all(w in str(error.value) for w in words), str(error.value)

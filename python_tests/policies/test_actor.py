@@ -86,10 +86,15 @@ def test_sample_takes_it_and_draws_as_torch_is_seeded():
 @pytest.mark.parametrize(
     "obs",
     [
-        torch.zeros(2, 4), torch.zeros(1, 1, 5), torch.zeros(0, 5), torch.zeros(2, 5).double(),
-        torch.zeros(5, 2).t(), torch.zeros(10_000, 5), torch.nn.Parameter(torch.zeros(1, 5)),
+        torch.zeros(2, 4),
+        torch.zeros(1, 1, 5),
+        torch.zeros(0, 5),
+        torch.zeros(2, 5).double(),
+        torch.zeros(5, 2).t(),
+        torch.zeros(10_000, 5),
+        torch.nn.Parameter(torch.zeros(1, 5)),
     ],
-)  # fmt: skip
+)
 def test_it_leaves_other_observations_to_the_op(obs):
     assert quick(policy(), obs) is None
 
@@ -107,13 +112,14 @@ CHANGES = {
     ),
     "another parameter": lambda p: setattr(
         p.net.final_layer if hasattr(p.net, "final_layer") else list(p.net.modules())[-1],
-        "bias", torch.nn.Parameter(torch.ones(2)),
+        "bias",
+        torch.nn.Parameter(torch.ones(2)),
     ),
     "another net": lambda p: setattr(p, "net", networks.MLPNoiseNet(5, 2, hidden=24)),
     "bounds": lambda p: setattr(p, "act_high", 0.01),
     "the solver": lambda p: p.set_solver("ddim", 3),
     "train mode": lambda p: p.train(not p.training),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("change", CHANGES)

@@ -240,10 +240,15 @@ def test_one_row_and_the_wrong_arguments(tmp_path):
     assert torch.equal(q(row, generator=generator()), p.sample(row, generator=generator()))
     assert "obs_dim=5" in repr(q) and "dpm1" in repr(q)
     for args in (
-        (None,), (rand(2, OBS),), (rand(2, OBS + 1, **F32),), (rand(1, 2, OBS, **F32),),
-        (rand(2, OBS, **F32), rand(3, A, **F32)), (rand(2, OBS, **F32), rand(2, A)),
-        (rand(2, OBS, **F32), None, rand(2, A, **F32)), (rand(2, OBS, **F32), 3.0),
-    ):  # fmt: skip
+        (None,),
+        (rand(2, OBS),),
+        (rand(2, OBS + 1, **F32),),
+        (rand(1, 2, OBS, **F32),),
+        (rand(2, OBS, **F32), rand(3, A, **F32)),
+        (rand(2, OBS, **F32), rand(2, A)),
+        (rand(2, OBS, **F32), None, rand(2, A, **F32)),
+        (rand(2, OBS, **F32), 3.0),
+    ):
         with pytest.raises(Dom2Error) as ours:
             q.sample(*args)
         with pytest.raises(Dom2Error) as theirs:
@@ -423,14 +428,12 @@ BROKEN = {
     "offsets": (entry("bounds", data_offsets=[0, 16]), "begins at byte"),
     "one offset": (entry("bounds", data_offsets=[0]), "."),
     "missing": (renamed("weights.0", "weights.x"), "no tensor 'weights.0'"),
-    "turned": (
-        lambda d: changed(d, lambda h: h["weights.0"]["shape"].reverse()), "weights.0 is"
-    ),
+    "turned": (lambda d: changed(d, lambda h: h["weights.0"]["shape"].reverse()), "weights.0 is"),
     "program": (program_word(0, 7), "step program of version 1"),
     "instructions": (program_word(1, 3), "."),
     "program's end": (program_word(8, 1), "."),
     "wide": (program_word(12, 1 << 30), "."),
-}  # fmt: skip
+}
 
 
 def with_steps(table, solver):

@@ -53,9 +53,15 @@ def built():
             call(cmake, "-S", REPO / "examples", "-B", folder, *ninja)
         call(cmake, "--build", folder)
         call(
-            compiler, "-std=c++17", "-O1", f"-I{REPO / 'csrc'}", CHECK,
-            folder / "dom2_core" / "libdom2_core.a", "-o", folder / "policy_check",
-        )  # fmt: skip
+            compiler,
+            "-std=c++17",
+            "-O1",
+            f"-I{REPO / 'csrc'}",
+            CHECK,
+            folder / "dom2_core" / "libdom2_core.a",
+            "-o",
+            folder / "policy_check",
+        )
     return folder
 
 
@@ -148,9 +154,14 @@ def test_given_noise_gives_the_same_numbers(built, exported, isa, tmp_path, net,
     noise = rand(q.steps, *lead, A, seed=3, **F32)
     (tmp_path / "in").write_bytes(b"".join(t.numpy().tobytes() for t in (obs, x_T, noise)))
     call(
-        built / "policy_check", "sample", path, rows, tmp_path / "in", tmp_path / "out",
+        built / "policy_check",
+        "sample",
+        path,
+        rows,
+        tmp_path / "in",
+        tmp_path / "out",
         env=environment(isa),
-    )  # fmt: skip
+    )
     got = torch.from_numpy(np.fromfile(tmp_path / "out", dtype=np.float32))
     assert torch.equal(got.reshape(*lead, A), q.sample(obs, x_T, noise))
 

@@ -71,9 +71,15 @@ def other_solver(p):
 
 
 CHANGES = [
-    update_in_place, update_data, replace_data, replace_parameters, replace_module, load_state,
-    change_buffer, other_solver,
-]  # fmt: skip
+    update_in_place,
+    update_data,
+    replace_data,
+    replace_parameters,
+    replace_module,
+    load_state,
+    change_buffer,
+    other_solver,
+]
 
 
 @torch.no_grad()

@@ -92,8 +92,11 @@ def test_nvcc_is_looked_for_where_the_environment_says(build, monkeypatch, tmp_p
 def test_architectures(build, monkeypatch, archs, told):
     monkeypatch.setenv("DOM2_FAST_CUDA_ARCHS", archs)
     options = build.cuda_options("/cuda/bin/nvcc", "")
-    assert options == ["-DDOM2_CUDA=ON", "-DCMAKE_CUDA_COMPILER=/cuda/bin/nvcc",
-                       f"-DCMAKE_CUDA_ARCHITECTURES={told}"]  # fmt: skip
+    assert options == [
+        "-DDOM2_CUDA=ON",
+        "-DCMAKE_CUDA_COMPILER=/cuda/bin/nvcc",
+        f"-DCMAKE_CUDA_ARCHITECTURES={told}",
+    ]
 
 
 @pytest.mark.parametrize("archs", ["8.0", "sm_80", "60", "80;hopper", "native;90", "80-ptx"])

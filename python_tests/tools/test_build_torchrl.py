@@ -50,5 +50,6 @@ def test_what_is_built_takes_the_place_of_the_wheels(installed, monkeypatch, cap
     assert "built; it loads" in capsys.readouterr().out
     held = {p.name: p.read_bytes() for p in installed.glob("_torchrl*")}
     assert held == {
-        "_torchrl.cpython-311.so": b"built", "_torchrl.cpython-311.so.wheel": b"of the wheel"
-    }  # fmt: skip
+        "_torchrl.cpython-311.so": b"built",
+        "_torchrl.cpython-311.so.wheel": b"of the wheel",
+    }

@@ -47,8 +47,16 @@ def canned(gates, kind="Bf16"):
 
 
 def test_parse(gates):
-    expected = gates.Row("denoise_kernel<Bf16,8,false>", "sm_80", registers=90, shared=16,
-                         instructions=6, hmma=1, ldgsts=1, generic=1)  # fmt: skip
+    expected = gates.Row(
+        "denoise_kernel<Bf16,8,false>",
+        "sm_80",
+        registers=90,
+        shared=16,
+        instructions=6,
+        hmma=1,
+        ldgsts=1,
+        generic=1,
+    )
     assert canned(gates) == [expected]
 
 
@@ -111,8 +119,10 @@ def test_the_table_must_be_what_was_built(gates, table, capsys):
     assert gates.check(rows, ptx, "13.0.88", update=False) == []
     rows[0] = dataclasses.replace(rows[0], registers=91)
     (problem,) = gates.check(rows, ptx, "13.0.88", update=False)
-    before, after = (next(line for line in problem.splitlines() if line.startswith(sign + "den"))
-                     for sign in "-+")  # fmt: skip
+    before, after = (
+        next(line for line in problem.splitlines() if line.startswith(sign + "den"))
+        for sign in "-+"
+    )
     assert before.split()[2] == "90" and after.split()[2] == "91"
     assert "UPDATE=1" in problem
 

@@ -38,8 +38,16 @@ def test_everything_is_run_and_written(tool, monkeypatch, tmp_path):
     code, text = machine.check(tmp_path)
     assert code == 0 and text.startswith("# GPU check: all passed\n")
     names = [step.name for step in machine.ran]
-    assert names == ["build", "doctor", "GPU tests", "all tests", "memcheck", "racecheck",
-                     "synccheck", "benchmarks"]  # fmt: skip
+    assert names == [
+        "build",
+        "doctor",
+        "GPU tests",
+        "all tests",
+        "memcheck",
+        "racecheck",
+        "synccheck",
+        "benchmarks",
+    ]
     for name, value in FACTS.items():
         assert f"| {name} | {value} |" in text
     assert "$ DOM2_FAST_CUDA=1 DOM2_FAST_REQUIRE_EXTENSION=1" in text
@@ -76,10 +84,12 @@ def test_a_missing_sanitizer_is_seen(tool, monkeypatch, tmp_path):
         ((0, "12 skipped in 0.10s\n"), "no test passed: 12 skipped"),
         ((-11, "Fatal Python error: Segmentation fault\n"), "exit code -11: no test passed: Fatal"),
         ((None, "..."), "stopped after 3600 s"),
-        ((0, "SKIPPED [4] no GPU, or the extension was built without CUDA\n" + TESTED),
-         "tests were skipped"),
+        (
+            (0, "SKIPPED [4] no GPU, or the extension was built without CUDA\n" + TESTED),
+            "tests were skipped",
+        ),
     ],
-)  # fmt: skip
+)
 def test_what_counts_as_failed(tool, monkeypatch, tmp_path, answer, words):
     code, text = Machine(tool, monkeypatch, GPU_tests=answer).check(tmp_path)
     assert code == 1
