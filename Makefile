@@ -9,12 +9,13 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check
 # A change of these needs a build.
 SOURCES := setup.py CMakeLists.txt pyproject.toml constraints.txt $(shell find csrc -type f 2>/dev/null)
 
-.PHONY: help setup demo test simt test-simt cuda-gates mutation gpu-check lint format bench clean distclean
+.PHONY: help setup demo test test-slow coverage simt test-simt cuda-gates mutation gpu-check lint format bench clean distclean
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make demo     set up, build, then collect, train, evaluate and report (runs/demo)"
 	@echo "make test     set up, build, then run the test suite"
+	@echo "make test-slow   the tests that take minutes;  make coverage   lines and branches reached"
 	@echo "make lint     ruff and clang-format, checking only;  make format changes the files"
 	@echo "make test-simt   the tests of the CUDA executors on their emulator alone"
 	@echo "make cuda-gates  compile the CUDA executors by nvcc and check the binary; UPDATE=1 writes"
@@ -63,6 +64,14 @@ demo: $(VENV)/.built
 
 test: $(VENV)/.built simt
 	$(BIN)/python -m pytest
+
+# What takes a minute or more: the changes of CONTRIBUTING.md that need a compiler.
+test-slow: $(VENV)/.built
+	$(BIN)/python -m pytest -m slow
+
+# Lines and branches that the tests reach, in Python and in the kernels; half an hour.
+coverage: $(VENV)/.built simt
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python tools/coverage_report.py
 
 # The CUDA executors emulated on the CPU, for tests; needs a C++ compiler and no CUDA.
 simt: build/simt/dom2_simt.so
