@@ -4,6 +4,8 @@
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
+# Processes that run tests side by side.
+JOBS   ?= 2
 PIP    := $(BIN)/python -m pip --disable-pip-version-check
 
 # A change of these needs a build.
@@ -62,8 +64,9 @@ $(VENV)/.tools: $(VENV)/.created constraints.txt
 demo: $(VENV)/.built
 	$(BIN)/python -m dom2_fast.cli.demo
 
+# A file's tests stay together: some build what others of the same file use.
 test: $(VENV)/.built simt
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
 # What takes a minute or more: the changes of CONTRIBUTING.md that need a compiler.
 test-slow: $(VENV)/.built
