@@ -29,7 +29,7 @@ REPO = Path(__file__).resolve().parents[1]
 TABLE = REPO / "csrc" / "cuda" / "resources.txt"
 ARCHS = "80-real;90-real;90-virtual"
 CODE = "sm_80 sm_90 compute_90"
-SMOKE = ["test_backend.py", "test_doctor.py", "test_gpus.py"]
+SMOKE = ["ops/test_backend.py", "cli/test_doctor.py", "cli/test_gpus.py"]
 # Kernels that fetch ahead of their use: without cp.async they would wait for every load.
 STREAMING = ("denoise_kernel", "denoise_backward_kernel", "weight_gradient_kernel")
 

@@ -191,3 +191,7 @@ def test_planted_stack_frames_and_spills_are_found_in_a_real_binary(gates, tmp_p
     assert ptx == {"denoise_kernel", "pack_kernel"}
     found = gates.problems(rows, ptx, ptx)
     assert [p.split()[0] for p in found if "uses local memory" in p] == sorted(ptx)
+
+
+def test_the_tests_that_it_runs_are_there():
+    assert all((cuda_gates.REPO / "python_tests" / name).is_file() for name in cuda_gates.SMOKE)
