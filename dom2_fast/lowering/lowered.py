@@ -45,8 +45,12 @@ class Lowered:
         if (t is not None) != (self.mode == "table"):
             raise Dom2Error("hoist takes t [S] in mode 'table', and no t in the others")
         if self._parameters is not None:
-            matrices, rows = ([params[name] for name in names] for names in self._parameters)
-            return matrices, torch.cat(rows, -1).unsqueeze(0)
+            matrices, rows = self._parameters
+            weights = [
+                params[name] if columns is None else params[name][..., columns]
+                for name, columns in matrices
+            ]
+            return weights, torch.cat([params[name] for name in rows], -1).unsqueeze(0)
         context = self._context(params, t, like)
         groups, steps = context.groups, 1 if t is None else t.size(0)
         weights = []
@@ -78,16 +82,18 @@ class Lowered:
         return Context(params, t, groups, like, self._pure)
 
 
-def _parameters(emitter: Emitter) -> tuple[list[str], list[str]] | None:
-    """The names of matrices and of table columns where all of them are parameters as they are.
+def _parameters(emitter: Emitter) -> tuple[list[tuple], list[str]] | None:
+    """(name, columns) of the matrices, names of the table's parts, where all are parameters.
 
-    So it is for an actor or a critic of linear layers, in every step of its training.
+    So it is for actors and critics of linear layers: every step of their training hoists anew.
     """
     matrices, rows = [], []
     for w in emitter.weights:
-        if w.matrix.kind != "param" or w.width != w.matrix.example.size(-1):
+        if w.matrix.kind != "param":
             return None
-        matrices.append(w.matrix.args[0])
+        whole = w.width == w.matrix.example.size(-1)
+        columns = None if whole else slice(w.start, w.start + w.width)
+        matrices.append((w.matrix.args[0], columns))
     for h in emitter.table:
         if h.fn is not one_row or h.args[0].kind != "param":
             return None
