@@ -37,7 +37,7 @@ def descend(loss: torch.Tensor, optimiser: torch.optim.Optimizer, grad_clip: flo
     parameters = [p for group in optimiser.param_groups for p in group["params"]]
     for p in parameters:  # what zero_grad does, which takes several times as long
         p.grad = None
-    loss.sum().backward()
+    loss.backward(torch.ones_like(loss))
     if grad_clip > 0.0:
         clip_each_group(parameters, grad_clip)
     step(optimiser)
