@@ -206,15 +206,15 @@ class Kept:
 
     def __init__(self) -> None:
         self._seen = self._stamp = self._frozen = None
-        self._calls, self._needed, self._used = 0, 1, False
+        self._calls, self._needed, self.used = 0, 1, False
         self.actor = None  # for a few rows: gives None where something has changed, see ops.actor
 
     def get(self, policy: Policy, low, rows) -> FrozenPolicy | None:
         if self._frozen is not None:
             if self._stamp.fresh():
-                self._used = True
+                self.used = True
                 return self._frozen
-            self._needed = 1 if self._used else self._needed + 1
+            self._needed = 1 if self.used else self._needed + 1
         self._frozen = self.actor = None
         versions = versions_of(lowering.grouped_params(policy.net).values())
         if versions is None or versions != self._seen:
@@ -223,7 +223,7 @@ class Kept:
         self._calls += 1
         if self._calls < self._needed:
             return None
-        self._used = False
+        self.used = False
         self._stamp = Stamp(policy.net, policy._settings())
         self._frozen = policy._live(low, rows, self._stamp.watch)
         self.actor = self._frozen.actor
