@@ -32,7 +32,7 @@ class Lowered:
         self.program: StepProgram = emitter.program
         self.feature_width = feature_width
         self._weights, self._table, self._features = emitter.weights, emitter.table, features
-        self._parameters = _parameters(emitter)
+        self._parameters = None if mode == "table" else _parameters(emitter)  # that has many rows
         self._pure: dict = {}
         self._groups = 1  # for a module without parameters, whose groups can't be seen from them
 
