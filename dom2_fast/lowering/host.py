@@ -190,6 +190,11 @@ def number(value: float, width: int, like: torch.Tensor, rows: int = 1) -> Host:
     return Host("number", None, (float(value), (rows, width)), example=fill)
 
 
+def one_row(v: torch.Tensor) -> torch.Tensor:
+    """[width] -> [1, width], whatever leads."""
+    return v[..., None, :]
+
+
 def as_rows(a: Host, width: int, like: torch.Tensor) -> Host:
     """The value broadcast to [S or 1, width], as an operand beside a [B, width] tensor."""
     if not a.is_tensor:
@@ -205,7 +210,7 @@ def as_rows(a: Host, width: int, like: torch.Tensor) -> Host:
     if len(shape) == 0:
         a = apply("lead", lambda v: v[..., None, None], a)
     elif len(shape) == 1:
-        a = apply("lead", lambda v: v[..., None, :], a)
+        a = apply("lead", one_row, a)
     have = a.example.size(-1)
     if have == width:
         return a

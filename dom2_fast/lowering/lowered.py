@@ -11,7 +11,7 @@ from dom2_fast.errors import Dom2Error
 from dom2_fast.lowering.attributes import attributes_kept
 from dom2_fast.lowering.emit import Emitter
 from dom2_fast.lowering.errors import LoweringError
-from dom2_fast.lowering.host import EXAMPLE_BATCH, Context
+from dom2_fast.lowering.host import EXAMPLE_BATCH, Context, one_row
 from dom2_fast.lowering.trace import INPUTS, Interpreter
 from dom2_fast.networks import StackedModule, named_tensors
 from dom2_fast.ops import reference
@@ -32,6 +32,7 @@ class Lowered:
         self.program: StepProgram = emitter.program
         self.feature_width = feature_width
         self._weights, self._table, self._features = emitter.weights, emitter.table, features
+        self._parameters = None if mode == "table" else _parameters(emitter)  # that has many rows
         self._pure: dict = {}
         self._groups = 1  # for a module without parameters, whose groups can't be seen from them
 
@@ -43,6 +44,13 @@ class Lowered:
         """
         if (t is not None) != (self.mode == "table"):
             raise Dom2Error("hoist takes t [S] in mode 'table', and no t in the others")
+        if self._parameters is not None:
+            matrices, rows = self._parameters
+            weights = [
+                params[name] if columns is None else params[name][..., columns]
+                for name, columns in matrices
+            ]
+            return weights, torch.cat([params[name] for name in rows], -1).unsqueeze(0)
         context = self._context(params, t, like)
         groups, steps = context.groups, 1 if t is None else t.size(0)
         weights = []
@@ -72,6 +80,25 @@ class Lowered:
             raise Dom2Error("a network without parameters needs `like`, a tensor of its dtype")
         groups = self._groups if first is None else first.size(0)
         return Context(params, t, groups, like, self._pure)
+
+
+def _parameters(emitter: Emitter) -> tuple[list[tuple], list[str]] | None:
+    """(name, columns) of the matrices, names of the table's parts, where all are parameters.
+
+    So it is for actors and critics of linear layers: every step of their training hoists anew.
+    """
+    matrices, rows = [], []
+    for w in emitter.weights:
+        if w.matrix.kind != "param":
+            return None
+        whole = w.width == w.matrix.example.size(-1)
+        columns = None if whole else slice(w.start, w.start + w.width)
+        matrices.append((w.matrix.args[0], columns))
+    for h in emitter.table:
+        if h.fn is not one_row or h.args[0].kind != "param":
+            return None
+        rows.append(h.args[0].args[0])
+    return (matrices, rows) if rows else None
 
 
 def grouped_params(module: nn.Module) -> dict[str, torch.Tensor]:

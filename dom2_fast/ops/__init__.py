@@ -18,8 +18,7 @@ from dom2_fast.ops.program import StepProgram
 if backend.available():
     from dom2_fast.ops import _register
 
-    _register.register()  # fake kernels and autograd
-    _NATIVE = torch.ops.dom2_fast
+    _NATIVE = _register.register()  # with fake kernels and autograd
 else:
     _NATIVE = None
 
@@ -115,20 +114,10 @@ def denoise(
         return out.clamp(out_low, out_high)
     if packed is not None and not save_path:
         weights = ()  # not looked at: one tensor is quicker to hand over than many
-    call = _NATIVE.denoise if save_path or torch.compiler.is_compiling() else _without_autograd
     net = cond, list(weights), table, program.encode()
     loop = solver, noise, rng, packed, [batch, program.out.width], out_low, out_high
-    out, _ = call(x_T, *net, *loop, save_path, check_precision(precision))
+    out, _ = _NATIVE.denoise(x_T, *net, *loop, save_path, check_precision(precision))
     return out
-
-
-def _without_autograd(*args):
-    """denoise past the autograd wrapper: Python that takes 7 us even where it has no work."""
-    guard = torch._C._AutoDispatchBelowAutograd()
-    try:
-        return _NATIVE.denoise.default(*args)
-    finally:
-        del guard
 
 
 def _fused(name: str, like: torch.Tensor):

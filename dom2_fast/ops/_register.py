@@ -16,6 +16,7 @@ import torch
 from dom2_fast.ops import backend
 
 NET = ("cond", "weights", "table", "program")
+DIFFERENTIABLE = ("x_T", "x", "cond", "table")  # and the weights
 NEEDS = ("need_x", "need_cond", "need_weights", "need_table")
 
 
@@ -169,15 +170,15 @@ OPS = {
 }
 
 
-def register(namespace: str = "dom2_fast") -> None:
-    """Registers all of `OPS` for torch.ops.<namespace>."""
-    for name, op in OPS.items():
-        _register_op(namespace, name, op)
+def register(namespace: str = "dom2_fast") -> SimpleNamespace:
+    """Registers all of `OPS` for torch.ops.<namespace>; gives them as functions to call."""
+    return SimpleNamespace(**{name: _register_op(namespace, name, op) for name, op in OPS.items()})
 
 
-def _register_op(namespace: str, name: str, op) -> None:
+def _register_op(namespace: str, name: str, op):
     native = getattr(torch.ops, namespace)
-    schema = getattr(native, name).default._schema
+    overload = getattr(native, name).default
+    schema = overload._schema
     arguments = [argument.name for argument in schema.arguments]
     lists = {a.name for a in schema.arguments if str(a.type) == "List[Tensor]"}
     results = [result.name for result in schema.returns]
@@ -190,7 +191,7 @@ def _register_op(namespace: str, name: str, op) -> None:
 
     torch.library.register_fake(f"{namespace}::{name}", fake)
     if not hasattr(op, "backward"):
-        return
+        return overload
 
     def setup(ctx, inputs, output):
         a = named(arguments, inputs)
@@ -203,6 +204,46 @@ def _register_op(namespace: str, name: str, op) -> None:
         return tuple(found.get(name) for name in arguments)
 
     torch.library.register_autograd(f"{namespace}::{name}", backward, setup_context=setup)
+    return _eager(overload, arguments, setup, backward)
+
+
+def _eager(op, arguments: list[str], setup, backward):
+    """The op with the same gradients, but quicker to call where nothing is being compiled.
+
+    What torch.library puts around an op walks through all arguments as trees, in Python, there and
+    back: about as long as the kernels of a small network take.
+    """
+    single = [arguments.index(name) for name in DIFFERENTIABLE if name in arguments]
+    weights = arguments.index("weights")
+
+    class Function(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, args, *_):
+            found = _below_autograd(op, args)
+            setup(ctx, args, found)
+            return found
+
+        @staticmethod
+        def backward(ctx, *grads):
+            found = backward(ctx, *grads)
+            return None, *(found[i] for i in single), *found[weights]
+
+    def call(*args):
+        if torch.compiler.is_compiling():
+            return op(*args)
+        if not torch.is_grad_enabled():
+            return _below_autograd(op, args)
+        return Function.apply(args, *(args[i] for i in single), *args[weights])
+
+    return call
+
+
+def _below_autograd(op, args):
+    guard = torch._C._AutoDispatchBelowAutograd()
+    try:
+        return op(*args)
+    finally:
+        del guard
 
 
 def _save(ctx, a, *names: str, **more) -> None:

@@ -67,6 +67,7 @@ class ActorPolicy(Policy):
         ):
             quick = self._kept.actor.sample(obs, None, generator)
             if quick is not None:
+                self._kept.used = True
                 return quick
         rows, shape = self._grouped(obs)
         low = self._acting().get("act")

@@ -200,22 +200,30 @@ class Kept:
     """All that acting keeps between calls: a FrozenPolicy of the parameters as they are.
 
     It holds for as long as `Stamp` finds that nothing has changed. A target network changes before
-    every call; only a second call with the same parameters makes it worth the time to watch them
-    and to lay them out for the kernel.
+    every call or every few; only a second call with the same parameters makes it worth the time to
+    watch them and to lay them out for the kernel, and one more each time that this was in vain.
     """
 
     def __init__(self) -> None:
         self._seen = self._stamp = self._frozen = None
+        self._calls, self._needed, self.used = 0, 1, False
         self.actor = None  # for a few rows: gives None where something has changed, see ops.actor
 
     def get(self, policy: Policy, low, rows) -> FrozenPolicy | None:
-        if self._frozen is not None and self._stamp.fresh():
-            return self._frozen
+        if self._frozen is not None:
+            if self._stamp.fresh():
+                self.used = True
+                return self._frozen
+            self._needed = 1 if self.used else self._needed + 1
         self._frozen = self.actor = None
         versions = versions_of(lowering.grouped_params(policy.net).values())
         if versions is None or versions != self._seen:
-            self._seen = versions
+            self._seen, self._calls = versions, 0
             return None
+        self._calls += 1
+        if self._calls < self._needed:
+            return None
+        self.used = False
         self._stamp = Stamp(policy.net, policy._settings())
         self._frozen = policy._live(low, rows, self._stamp.watch)
         self.actor = self._frozen.actor

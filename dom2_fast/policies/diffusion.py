@@ -108,6 +108,7 @@ class DiffusionPolicy(Policy):
         ):
             quick = self._kept.actor.sample(obs, x_T, generator)
             if quick is not None:
+                self._kept.used = True
                 return quick
         rows, shape = self._grouped(obs)
         x_T, noise = inputs.starts(x_T, noise, rows, shape, self.act_dim, self.steps)

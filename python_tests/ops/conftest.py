@@ -22,8 +22,7 @@ def simt():
     if not SIMT.exists():
         return "the emulated CUDA executors are not built: make simt"
     torch.ops.load_library(SIMT)
-    _register.register("dom2_fast_simt")
-    native = {name: getattr(torch.ops.dom2_fast_simt, name) for name in _register.OPS}
+    native = vars(_register.register("dom2_fast_simt"))
     return types.SimpleNamespace(**native | {"alias_table": torch.ops.dom2_fast.alias_table})
 
 

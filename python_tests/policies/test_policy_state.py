@@ -101,6 +101,24 @@ def test_act_sees_every_change(change, how):
     assert torch.equal(after, fresh) and not torch.equal(after, before)
 
 
+@torch.no_grad()
+def test_what_was_kept_in_vain_is_not_kept_so_soon_again():
+    if not backend.available():
+        pytest.skip("the compiled extension is not built")
+    p, obs = policy(net(torch.float32), backend="auto"), rand(B, OBS, dtype=torch.float32)
+
+    def kept(calls: int) -> bool:
+        for param in p.net.parameters():
+            param.mul_(1.01)
+        for _ in range(calls):
+            p.act(obs)
+        return p._kept._frozen is not None
+
+    assert kept(2)  # and never used
+    assert not kept(2) and kept(4)  # used
+    assert kept(2)
+
+
 def test_nothing_is_kept_with_grad():
     p, obs = policy(net(torch.float32), backend="auto"), rand(B, OBS, dtype=torch.float32)
     for _ in range(3):
