@@ -10,6 +10,9 @@ ALGORITHMS = {
     "bc": ("bc", "BC"),
     "bc_det": ("bc_det", "DeterministicBC"),
     "td3_bc": ("td3_bc", "TD3BC"),
+    "itd3": ("itd3", "ITD3"),
+    "cql": ("cql", "CQL"),
+    "omar": ("omar", "OMAR"),
 }
 
 

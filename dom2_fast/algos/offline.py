@@ -2,7 +2,7 @@
 
     OfflineAgents <- diffusion_agents.DiffusionAgents   dom2, bc
                   <- actors.ActorAgents                 bc_det
-                  <- actors.ActorCriticAgents           td3_bc
+                  <- actors.ActorCriticAgents           td3_bc, itd3, cql, omar
 
 Everything is batched over agents: parameters are `[G, ...]`, one slice per agent, and no agent's
 slice ever meets another's.

@@ -1,0 +1,97 @@
+"""OMAR (Pan et al., ICML 2022, arXiv 2111.11188): MA-CQL whose actor imitates searched actions.
+
+    actor  : c E (pi(o) - a^)^2 - (1 - c) E Q1(o, pi(o)) + action_penalty E pi(o)^2
+
+a^ maximises Q1(o, .) among the last round's samples and pi(o); it has no gradient. The search:
+mu = 0, sigma = 2; in each round a_k = clip(mu + sigma N(0, 1), -1, 1), w = softmax_k Q1(o, a_k),
+mu = sum_k w_k a_k, sigma^2 = mean_k (a_k - mu)^2. With `elites` > 0 (OMAR's HalfCheetah code) mu
+and sigma are mean and sample deviation of the best so many of this round's actions and the last
+elites. sigma stays above 1e-6. Critics are those of `cql.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from dom2_fast.algos.cql import CQL, CQLConfig
+from dom2_fast.algos.settings import at_least, setting, within
+from dom2_fast.data.sampler import Batch
+from dom2_fast.errors import Dom2Error
+
+SIGMA_FLOOR = 1e-6  # a round whose samples agree must not end the search
+
+
+@dataclass
+class OMARConfig(CQLConfig):
+    """Every number of the method."""
+
+    coe: float = setting(
+        0.7, "c, weight of the searched action; 0: MA-CQL", "not tuned; OMAR's paper: 0.5 to 0.9"
+    )
+    search_rounds: int = setting(3, "rounds of the search", "OMAR's code, particle tasks")
+    search_samples: int = setting(
+        10, "actions per round and observation", "OMAR's code, particle tasks; HalfCheetah: 20"
+    )
+    search_sigma: float = setting(2.0, "deviation of the first round", "OMAR's code")
+    elites: int = setting(
+        0, "best actions kept; 0: softmax weights instead", "OMAR's code; HalfCheetah: 5"
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        at_least(self, 0, "search_sigma", "elites")
+        at_least(self, 1, "search_rounds", "search_samples")
+        within(self, 0, 1, "coe")
+        if self.elites == 1 or self.elites > self.search_samples:
+            raise Dom2Error(f"elites must be 0 or 2 to search_samples, not {self.elites}")
+
+
+class OMAR(CQL):
+    """Actors that imitate the best action found near them, on conservative critics."""
+
+    name = "omar"
+    config_class = OMARConfig
+
+    def actor_loss(self, batch: Batch, act: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
+        """c E (pi(o) - a^)^2 - (1 - c) E Q1(o, pi(o)), [G]."""
+        c = self.config
+        best, _ = search(lambda a: self.rate(a, batch.obs), act.detach(), c, self.generator)
+        return c.coe * (act - best).square().mean((1, 2)) - (1 - c.coe) * q.mean(1)
+
+    def rate(self, act: torch.Tensor, obs: torch.Tensor) -> torch.Tensor:
+        """Q1 of several actions per observation, [G, B, K, A] -> [G, B, K]."""
+        K = act.size(2)
+        return self.critics.q1(act.flatten(1, 2), obs.repeat_interleave(K, 1)).view(act.shape[:3])
+
+
+@torch.no_grad()
+def search(
+    rate: Callable, act: torch.Tensor, c: OMARConfig, generator: torch.Generator
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The best action found and its Q: [G, B, A] and [G, B]; `act` is pi(o), `rate` as OMAR's."""
+    G, B, A = act.shape
+    mu, sigma = torch.zeros_like(act), torch.full_like(act, c.search_sigma)
+    kept = act.new_empty(G, B, 0, A)
+    for _ in range(c.search_rounds):
+        noise = act.new_empty(G, B, c.search_samples, A).normal_(generator=generator)
+        pool = (mu.unsqueeze(2) + sigma.unsqueeze(2) * noise).clamp(-1.0, 1.0)
+        pool = torch.cat([pool, kept], 2)
+        q = rate(pool)
+        if c.elites:
+            kept = pick(pool, q.topk(c.elites, 2).indices)
+            mu, sigma = kept.mean(2), kept.std(2)
+        else:
+            mu = (q.softmax(2).unsqueeze(-1) * pool).sum(2)
+            sigma = (pool - mu.unsqueeze(2)).square().mean(2).sqrt()
+        sigma = sigma.clamp(min=SIGMA_FLOOR)
+    pool = torch.cat([pool, act.unsqueeze(2)], 2)
+    q, index = torch.cat([q, rate(act.unsqueeze(2))], 2).max(2, keepdim=True)
+    return pick(pool, index).squeeze(2), q.squeeze(2)
+
+
+def pick(pool: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+    """Actions by number: [G, B, K, A], [G, B, N] -> [G, B, N, A]."""
+    return pool.gather(2, index.unsqueeze(-1).expand(*index.shape, pool.size(3)))

@@ -1,0 +1,106 @@
+"""ITD3, MA-CQL and OMAR against plain PyTorch, step for step; OMAR's search on a quadratic."""
+
+import numpy as np
+import pytest
+import torch
+from plain_omar import PlainOMAR
+from small_data import dataset
+from test_td3_bc import in_float64, plain_net  # noqa: F401
+from tolerances import SAME_FORMULA_64, assert_as_good_as_torch
+
+from dom2_fast import algos
+from dom2_fast.algos.omar import OMARConfig, search
+from dom2_fast.errors import Dom2Error
+from dom2_fast.ops import backend
+
+STEPS = 8
+KINDS = ("itd3", "cql", "omar")
+SMALL = {"weights": "uniform", "batch_size": 16, "hidden": 12, "critic_hidden": 10}
+
+
+def learn(kind, which, np_dtype, dtypes):
+    """Our agents after STEPS updates, plain ones of each dtype, all from the same draws."""
+    cls = algos.algorithm(kind)
+    data = dataset(trajectories=6, obs_dims=(5, 5, 5), dtype=np_dtype)
+    agents, twin = (cls(cls.config_class(**SMALL, backend=which), data) for _ in range(2))
+    groups = []
+    for dtype in dtypes:
+        actors = [plain_net(m, True, data, j, dtype) for j, m in enumerate(agents.net.unstack())]
+        q = [
+            plain_net(m, False, data, k % 3, dtype)
+            for k, m in enumerate(agents.critics.net.unstack())
+        ]
+        groups.append([PlainOMAR(actors[j], q[j], q[3 + j], agents.config, kind) for j in range(3)])
+    curves = [[] for _ in range(1 + len(groups))]
+    for _ in range(STEPS):
+        batch = twin.sampler.sample()
+        g = torch.Generator()
+        g.set_state(agents.generator.get_state())
+        shape, like = (*batch.act.shape[:2], 10, batch.act.shape[2]), {"dtype": batch.act.dtype}
+        uniform = torch.rand(shape, generator=g, **like) * 2 - 1
+        noise = [torch.empty(shape, **like).normal_(generator=g) for _ in range(3)]
+        curves[0].append(float(agents.update()["loss/actor"]))
+        for group, curve, dtype in zip(groups, curves[1:], dtypes, strict=True):
+            losses = []
+            for j, agent in enumerate(group):
+                rows = (batch.obs, batch.act, batch.reward, batch.next_obs, uniform)
+                z = [n[j].to(dtype) for n in noise]
+                losses.append(agent.update(*(r[j].to(dtype) for r in rows), z))
+            curve.append(sum(losses) / 3)
+    return agents, groups, [torch.tensor(c, dtype=torch.float64) for c in curves]
+
+
+def flat(nets) -> torch.Tensor:
+    return torch.cat([p.detach().flatten() for net in nets for p in net.parameters()])
+
+
+def parameters(agents, group):
+    ours = [agents.net, agents.critics.net, agents.target_net, agents.critics.target_net]
+    theirs = []
+    for names in (["actor"], ["q1", "q2"], ["actor_bar"], ["q1_bar", "q2_bar"]):
+        nets = [getattr(a, name) for name in names for a in group]
+        per_net = [list(n.parameters()) for n in nets]
+        theirs += [torch.stack(ps).flatten() for ps in zip(*per_net, strict=True)]
+    return flat(ours), torch.cat(theirs).detach()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_updates_equal_the_plain_ones(kind, in_float64):  # noqa: F811
+    agents, (group,), (ours, theirs) = learn(kind, "reference", np.float64, [torch.float64])
+    torch.testing.assert_close(ours, theirs, **SAME_FORMULA_64)
+    torch.testing.assert_close(*parameters(agents, group), **SAME_FORMULA_64)
+
+
+@pytest.mark.skipif(not backend.available(), reason="no compiled extension")
+@pytest.mark.parametrize("kind", KINDS)
+def test_kernels_learn_what_plain_pytorch_learns(kind):
+    dtypes = [torch.float32, torch.float64]
+    agents, (plain32, plain64), curves = learn(kind, "native", np.float32, dtypes)
+    assert_as_good_as_torch(*curves, what="loss/actor")
+    native, torch32 = parameters(agents, plain32)
+    assert_as_good_as_torch(native, torch32, parameters(agents, plain64)[1], what="parameters")
+
+
+@pytest.mark.parametrize("elites", [0, 5])
+def test_search_finds_the_top_of_a_quadratic(elites):
+    """Nearer than the best of as many uniform actions as one round has; never worse than pi(o).
+
+    Of n points, uniform on an area of 4, the nearest is 0.5 / sqrt(n / 4) away on average.
+    """
+    top = torch.tensor([0.4, -0.3])
+    rate = lambda a: -200 * (a - top).square().sum(-1)  # noqa: E731
+    c = OMARConfig(search_rounds=8, search_samples=20, elites=elites)
+    own = torch.zeros(2, 16, 2)
+    best, q = search(rate, own, c, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(q, rate(best))
+    assert (q >= rate(own)).all()
+    assert float((best - top).norm(dim=-1).mean()) < 0.5 / (c.search_samples / 4) ** 0.5
+    same, _ = search(rate, top.expand(2, 16, 2), c, torch.Generator().manual_seed(0))
+    assert (rate(same) >= rate(top)).all()
+
+
+def test_bad_settings():
+    with pytest.raises(Dom2Error, match="elites must be 0 or 2"):
+        OMARConfig(elites=1)
+    with pytest.raises(Dom2Error, match="coe must be in"):
+        OMARConfig(coe=1.5)
