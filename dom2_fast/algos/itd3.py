@@ -33,10 +33,10 @@ class ITD3Config(CriticSettings, ActorConfig):
         "OMAR's code takes them as they are",
     )
     lr: float = setting(
-        1e-3, "Adam's learning rate of the actor", "not tuned; OMAR's code: 0.01, with batch norm"
+        1e-2, "Adam's learning rate of the actor", "not tuned; OMAR's code, with batch norm"
     )
     critic_lr: float = setting(
-        1e-3, "Adam's learning rate of the critics", "not tuned; OMAR's code: 0.01, with batch norm"
+        1e-2, "Adam's learning rate of the critics", "not tuned; OMAR's code, with batch norm"
     )
     grad_clip: float = setting(
         0.5, "largest gradient norm of one agent's network; 0: no clipping", "OMAR's code"

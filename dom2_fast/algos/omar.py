@@ -29,7 +29,9 @@ class OMARConfig(CQLConfig):
     """Every number of the method."""
 
     coe: float = setting(
-        0.7, "c, weight of the searched action; 0: MA-CQL", "not tuned; OMAR's paper: 0.5 to 0.9"
+        1.0,
+        "c, weight of the searched action; 0: MA-CQL",
+        "not tuned; OMAR's code on simple_spread; its paper: 0.5 to 0.9",
     )
     search_rounds: int = setting(3, "rounds of the search", "OMAR's code, particle tasks")
     search_samples: int = setting(
