@@ -1,6 +1,6 @@
 """What the algorithms with a deterministic actor share: the stacked actors, targets, critics.
 
-The learning rules are in `bc_det.py` and `td3_bc.py`.
+The learning rules are in `bc_det.py`, `td3_bc.py`, `itd3.py`, `cql.py` and `omar.py`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dom2_fast.algos.acting import Policies
 from dom2_fast.algos.critics import TwinCritics, critic_nets
 from dom2_fast.algos.offline import OfflineAgents
 from dom2_fast.algos.settings import ActorSettings
-from dom2_fast.algos.updates import adam, descend, frozen_copy, polyak
+from dom2_fast.algos.updates import adam, frozen_copy, polyak
 from dom2_fast.data.sampler import Batch
 from dom2_fast.data.trajectories import TrajectoryDataset
 from dom2_fast.policies.actors import DeterministicPolicy
@@ -55,20 +55,6 @@ class ActorAgents(OfflineAgents):
             mean, sd = (getattr(self.net.template, k).unsqueeze(1) for k in ("mean", "sd"))
             obs, next_obs = ((o - mean) / sd for o in (batch.obs, batch.next_obs))
             return replace(batch, obs=obs, next_obs=next_obs)
-
-    def bc_loss(self, batch: Batch) -> torch.Tensor:
-        """E (pi(o) - a)^2 of every agent, [G]; the mean over rows and action components."""
-        return self.policy.bc_loss(
-            batch.obs, batch.act, generator=self.generator, reduction="group"
-        )
-
-    def descend(self, loss: torch.Tensor) -> None:
-        """One step of the actors down the losses [G]."""
-        descend(loss, self.actor_optimiser, self.config.grad_clip)
-
-    @property
-    def policies(self) -> Policies:
-        return Policies(self.acting_policy)
 
     @cached_property
     def acting_policy(self) -> DeterministicPolicy:

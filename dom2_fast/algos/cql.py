@@ -13,6 +13,7 @@ from typing import ClassVar
 
 import torch
 
+from dom2_fast.algos.critics import uniform_actions
 from dom2_fast.algos.itd3 import ITD3, ITD3Config
 from dom2_fast.algos.settings import at_least, setting
 from dom2_fast.data.sampler import Batch
@@ -48,9 +49,8 @@ class CQL(ITD3):
 
     def critic_loss(self, batch: Batch, y: torch.Tensor) -> tuple[torch.Tensor, dict]:
         """TD + zeta CQL of every critic, [2 G]."""
-        c, (G, B, A) = self.config, batch.act.shape
-        where = {"dtype": batch.act.dtype, "device": self.device}
-        uniform = torch.rand((G, B, c.cql_actions, A), generator=self.generator, **where) * 2 - 1
+        c, G = self.config, self.num_agents
+        uniform = uniform_actions(batch, c.cql_actions, self.generator)
         found = self.critics.conservative_loss(batch, y, uniform, c.zeta)
         return found.loss, {
             "loss/td": found.td,

@@ -145,6 +145,13 @@ def rating(net: networks.StackedModule, config) -> FusedModule:
     return FusedModule(view, backend=config.backend, precision=config.precision)
 
 
+def uniform_actions(batch: Batch, count: int, generator: torch.Generator) -> torch.Tensor:
+    """That many actions per observation, uniform in [-1, 1]^A, for a CQL term: [G, B, count, A]."""
+    groups, rows, width = batch.act.shape
+    like = {"dtype": batch.act.dtype, "device": batch.act.device}
+    return torch.rand((groups, rows, count, width), generator=generator, **like) * 2 - 1
+
+
 def twice(x: torch.Tensor) -> torch.Tensor:
     """[G, ...] -> [2 G, ...]: the same for an agent's first and second critic."""
     return torch.cat([x, x])

@@ -7,15 +7,13 @@ from __future__ import annotations
 
 from functools import cached_property
 
-import torch
 from torch import nn
 
 from dom2_fast import networks
 from dom2_fast.algos.acting import Policies
 from dom2_fast.algos.offline import OfflineAgents
 from dom2_fast.algos.settings import DiffusionSettings
-from dom2_fast.algos.updates import adam, descend, frozen_copy, frozen_view
-from dom2_fast.data.sampler import Batch
+from dom2_fast.algos.updates import adam, frozen_copy, frozen_view
 from dom2_fast.policies.diffusion import DiffusionPolicy
 from dom2_fast.policies.schedules import VPSchedule
 
@@ -33,20 +31,6 @@ class DiffusionAgents(OfflineAgents):
         self.policy = diffusion_policy(c, self.net)
         self.target_policy = diffusion_policy(c, self.target_net)
         self.actor_optimiser = adam(self.net, c.lr)
-
-    def bc_loss(self, batch: Batch) -> torch.Tensor:
-        """E || eps - eps_theta(alpha_t a + sigma_t eps, o, t) ||^2 of every agent, [G]."""
-        return self.policy.bc_loss(
-            batch.obs, batch.act, generator=self.generator, reduction="group"
-        )
-
-    def descend(self, loss: torch.Tensor) -> None:
-        """One step of the policies down the losses [G]."""
-        descend(loss, self.actor_optimiser, self.config.grad_clip)
-
-    @property
-    def policies(self) -> Policies:
-        return Policies(self.acting_policy)
 
     @cached_property
     def acting_policy(self) -> DiffusionPolicy:

@@ -23,7 +23,13 @@ from typing import ClassVar
 import torch
 
 from dom2_fast.algos.acting import Policies
-from dom2_fast.algos.critics import Conservative, TwinCritics, critic_nets, rating
+from dom2_fast.algos.critics import (
+    Conservative,
+    TwinCritics,
+    critic_nets,
+    rating,
+    uniform_actions,
+)
 from dom2_fast.algos.diffusion_agents import DiffusionAgents
 from dom2_fast.algos.settings import (
     TUNED,
@@ -144,8 +150,7 @@ class DOM2(DiffusionAgents):
     def _proposed(self, batch: Batch) -> torch.Tensor:
         """Actions of the CQL term: uniform ones, then (if asked for) the policy's: [G, B, M, A]."""
         c, (G, B, A) = self.config, batch.act.shape
-        where = {"dtype": batch.act.dtype, "device": self.device}
-        uniform = torch.rand((G, B, c.cql_actions, A), generator=self.generator, **where) * 2 - 1
+        uniform = uniform_actions(batch, c.cql_actions, self.generator)
         if c.cql_policy_actions == 0:
             return uniform
         obs = batch.obs.repeat_interleave(c.cql_policy_actions, 1)  # [G, B P, O]

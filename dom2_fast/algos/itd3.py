@@ -70,7 +70,9 @@ class ITD3(ActorCriticAgents):
         """One update of all agents: critics, actor, targets."""
         c, batch = self.config, self._draw()
         with self.stage("critic"):
-            y = self.critics.td_target(batch, self.target_policy.sample(batch.next_obs).detach())
+            with torch.no_grad():
+                next_act = self.target_policy.sample(batch.next_obs)  # pi_bar(o'), [G, B, A]
+            y = self.critics.td_target(batch, next_act)
             loss, metrics = self.critic_loss(batch, y)
             self.critics.descend(loss, c.grad_clip)
         with self.stage("actor"):

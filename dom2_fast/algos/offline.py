@@ -22,6 +22,7 @@ from torch import nn
 from dom2_fast import checkpoint
 from dom2_fast import config as configs
 from dom2_fast.algos.acting import Policies
+from dom2_fast.algos.updates import descend
 from dom2_fast.data.sampler import Batch, TrajectorySampler
 from dom2_fast.data.trajectories import TrajectoryDataset
 from dom2_fast.errors import Dom2Error
@@ -117,7 +118,21 @@ class OfflineAgents:
     @property
     def policies(self) -> Policies:
         """The learnt policies, for `evaluate` or for acting anywhere; they follow the training."""
-        raise TypeError(f"{type(self).__name__} defines no policies")
+        return Policies(self.acting_policy)
+
+    def bc_loss(self, batch: Batch) -> torch.Tensor:
+        """The behaviour-cloning loss of every agent's policy, [G]: the policy's own `bc_loss`.
+
+        A diffusion policy's is E || eps - eps_theta(alpha_t a + sigma_t eps, o, t) ||^2, a
+        deterministic one's E (pi(o) - a)^2; means over rows and action components.
+        """
+        return self.policy.bc_loss(
+            batch.obs, batch.act, generator=self.generator, reduction="group"
+        )
+
+    def descend(self, loss: torch.Tensor) -> None:
+        """One step of the policies down the losses [G]."""
+        descend(loss, self.actor_optimiser, self.config.grad_clip)
 
     def learnt(self) -> dict[str, nn.Module]:
         """The networks that gradients change, by name."""

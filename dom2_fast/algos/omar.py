@@ -6,7 +6,8 @@ a^ maximises Q1(o, .) among the last round's samples and pi(o); it has no gradie
 mu = 0, sigma = 2; in each round a_k = clip(mu + sigma N(0, 1), -1, 1), w = softmax_k Q1(o, a_k),
 mu = sum_k w_k a_k, sigma^2 = mean_k (a_k - mu)^2. With `elites` > 0 (OMAR's HalfCheetah code) mu
 and sigma are mean and sample deviation of the best so many of this round's actions and the last
-elites. sigma stays above 1e-6. Critics are those of `cql.py`.
+elites. sigma stays above 1e-6. Softmax search hardly narrows, since its sigma is not weighted;
+elites may settle on a corner, where clipped samples are equal. Critics are those of `cql.py`.
 """
 
 from __future__ import annotations

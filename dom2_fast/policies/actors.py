@@ -60,15 +60,9 @@ class ActorPolicy(Policy):
 
     def _action(self, obs: torch.Tensor, generator) -> torch.Tensor:
         """What the net does for obs without drawing: its action, or their mean; clipped."""
-        if (
-            not torch.is_grad_enabled()
-            and not torch.compiler.is_compiling()
-            and self._kept.actor is not None
-        ):
-            quick = self._kept.actor.sample(obs, None, generator)
-            if quick is not None:
-                self._kept.used = True
-                return quick
+        quick = self._quick(obs, None, generator)
+        if quick is not None:
+            return quick
         rows, shape = self._grouped(obs)
         low = self._acting().get("act")
         if low is None:

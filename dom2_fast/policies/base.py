@@ -149,6 +149,16 @@ class Policy(nn.Module):
             return None
         return self._kept.get(self, low, rows)
 
+    def _quick(self, obs, x_T, generator) -> torch.Tensor | None:
+        """Actions for a few rows past all checks here; None where that can't serve the call."""
+        kept = self._kept
+        if kept.actor is None or torch.is_grad_enabled() or torch.compiler.is_compiling():
+            return None
+        found = kept.actor.sample(obs, x_T, generator)
+        if found is not None:
+            kept.used = True
+        return found
+
     def _live(self, low, rows, watch) -> FrozenPolicy:
         """What `_kept` keeps: of the present parameters, not of copies."""
         weights, table = low.hoist(lowering.grouped_params(self.net), self._times(rows), rows)

@@ -100,16 +100,9 @@ class DiffusionPolicy(Policy):
         `ops.make_rng`.
         Differentiable in the parameters, obs and x_T. Raises Dom2Error for wrong shapes or dtypes.
         """
-        if (
-            noise is None
-            and not torch.is_grad_enabled()
-            and not torch.compiler.is_compiling()
-            and self._kept.actor is not None
-        ):
-            quick = self._kept.actor.sample(obs, x_T, generator)
-            if quick is not None:
-                self._kept.used = True
-                return quick
+        quick = self._quick(obs, x_T, generator) if noise is None else None
+        if quick is not None:
+            return quick
         rows, shape = self._grouped(obs)
         x_T, noise = inputs.starts(x_T, noise, rows, shape, self.act_dim, self.steps)
         out = self._denoise(rows, rows.size(1), x_T, noise, generator)

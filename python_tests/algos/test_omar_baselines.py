@@ -5,7 +5,7 @@ import pytest
 import torch
 from plain_omar import PlainOMAR
 from small_data import dataset
-from test_td3_bc import in_float64, plain_net  # noqa: F401
+from test_td3_bc import plain_net
 from tolerances import SAME_FORMULA_64, assert_as_good_as_torch
 
 from dom2_fast import algos
@@ -65,7 +65,7 @@ def parameters(agents, group):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_updates_equal_the_plain_ones(kind, in_float64):  # noqa: F811
+def test_updates_equal_the_plain_ones(kind, in_float64):
     agents, (group,), (ours, theirs) = learn(kind, "reference", np.float64, [torch.float64])
     torch.testing.assert_close(ours, theirs, **SAME_FORMULA_64)
     torch.testing.assert_close(*parameters(agents, group), **SAME_FORMULA_64)
@@ -97,6 +97,38 @@ def test_search_finds_the_top_of_a_quadratic(elites):
     assert float((best - top).norm(dim=-1).mean()) < 0.5 / (c.search_samples / 4) ** 0.5
     same, _ = search(rate, top.expand(2, 16, 2), c, torch.Generator().manual_seed(0))
     assert (rate(same) >= rate(top)).all()
+
+
+def plain_search(rate, own, c, noise):
+    """The search for one observation, action by action; noise [rounds, samples, A]."""
+    mu, sigma, kept = torch.zeros_like(own), torch.full_like(own, c.search_sigma), []
+    for draws in noise:
+        pool = [(mu + sigma * z).clamp(-1, 1) for z in draws] + kept
+        q = torch.stack([rate(a) for a in pool])
+        if c.elites:
+            order = sorted(range(len(pool)), key=lambda k: -float(q[k]))[: c.elites]
+            kept = [pool[k] for k in order]
+            mu, sigma = torch.stack(kept).mean(0), torch.stack(kept).std(0)
+        else:
+            w = q.exp() / q.exp().sum()
+            mu = sum(w[k] * a for k, a in enumerate(pool))
+            sigma = (sum((a - mu) ** 2 for a in pool) / len(pool)).sqrt()
+        sigma = sigma.clamp(min=1e-6)
+    return max([*pool, own], key=lambda a: float(rate(a)))
+
+
+@pytest.mark.parametrize("elites", [0, 5])
+def test_search_is_the_plain_one(elites):
+    top = torch.tensor([0.4, -0.3], dtype=torch.float64)
+    rate = lambda a: -3 * (a - top).square().sum(-1)  # noqa: E731
+    c = OMARConfig(search_rounds=4, search_samples=7, elites=elites)
+    own = torch.rand(2, 3, 2, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    best, _ = search(rate, own, c, torch.Generator().manual_seed(0))
+    g = torch.Generator().manual_seed(0)
+    noise = [own.new_empty(2, 3, 7, 2).normal_(generator=g) for _ in range(c.search_rounds)]
+    noise = torch.stack(noise, 2)  # [G, B, rounds, samples, A]
+    plain = [[plain_search(rate, own[j, b], c, noise[j, b]) for b in range(3)] for j in range(2)]
+    torch.testing.assert_close(best, torch.stack([torch.stack(row) for row in plain]))
 
 
 def test_bad_settings():

@@ -24,13 +24,6 @@ def td3_config(**changes) -> TD3BCConfig:
     return TD3BCConfig(**{**SMALL, "critic_hidden": 10, "lr": 0.003, "critic_lr": 0.005, **changes})
 
 
-@pytest.fixture
-def in_float64():
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
-
-
 def plain_net(module, tanh: bool, data, j: int, dtype) -> Net:
     """The tests' own network with the weights of one of ours."""
     linears = [m for m in module.modules() if isinstance(m, torch.nn.Linear)]
