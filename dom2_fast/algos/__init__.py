@@ -13,6 +13,10 @@ ALGORITHMS = {
     "itd3": ("itd3", "ITD3"),
     "cql": ("cql", "CQL"),
     "omar": ("omar", "OMAR"),
+    "bc_gauss": ("bc_gauss", "GaussianBC"),
+    "bc10": ("bc10", "FilteredBC"),
+    "iql": ("iql", "IQL"),
+    "icq": ("icq", "ICQ"),
 }
 
 
