@@ -97,7 +97,8 @@ class TwinCritics:
 
     def td_loss(self, batch: Batch, target: torch.Tensor) -> torch.Tensor:
         """E (Q_k(o, a) - y)^2 of every critic, [2 G]; `target` is y, [G, B]."""
-        return td_loss(self.q, twice(batch.act), twice(batch.obs), twice(target))
+        y = twice(target).unsqueeze(-1)
+        return mean_square(self.q, twice(batch.act), twice(batch.obs), y)
 
     def conservative_loss(
         self, batch: Batch, target: torch.Tensor, proposed: torch.Tensor, weight: float
@@ -143,15 +144,18 @@ class TwinCritics:
         }
 
 
-def td_loss(
-    q: FusedModule, act: torch.Tensor, obs: torch.Tensor, target: torch.Tensor
+def mean_square(
+    module: FusedModule, x: torch.Tensor, obs: torch.Tensor, target: torch.Tensor
 ) -> torch.Tensor:
-    """E (Q(o, a) - y)^2 of each critic, [K], for [K, B, A], [K, B, O] and y [K, B]."""
-    y, lowered = target.unsqueeze(-1), q.lowered(act)
+    """E (module(x, o) - target)^2 of each network of a stack, [K], for a target [K, B, width].
+
+    The mean is over rows and columns. Of a critic and y the temporal-difference loss.
+    """
+    lowered = module.lowered(x)
     if lowered is None:
-        return reference.mean_square(q(act, obs), y)
+        return reference.mean_square(module(x, obs), target)
     run, program, rng = lowered
-    return run.denoising_loss(act, obs, *program, y, rng, precision=q.precision)
+    return run.denoising_loss(x, obs, *program, target, rng, precision=module.precision)
 
 
 def critic_nets(

@@ -23,7 +23,7 @@ import torch
 from torch import nn
 
 from dom2_fast import networks
-from dom2_fast.algos.critics import Rewards, discount, td_loss
+from dom2_fast.algos.critics import Rewards, discount, mean_square
 from dom2_fast.algos.gaussian_agents import GaussianAgents
 from dom2_fast.algos.settings import (
     CriticSettings,
@@ -98,7 +98,7 @@ class ICQ(GaussianAgents):
             weight = (rows / c.alpha * (q / c.beta).softmax(1)).clamp(max=1.0)
             y = reward + gamma * weight * q
         with self.stage("critic"):
-            td = td_loss(self.q, batch.act, batch.obs, y)
+            td = mean_square(self.q, batch.act, batch.obs, y.unsqueeze(-1))
             descend(td, self.critic_optimiser, c.grad_clip)
         with self.stage("actor"):
             with torch.no_grad():

@@ -100,16 +100,22 @@ class IQL(GaussianAgents):
     stages = ("sample", "value", "actor", "critic", "target")
     advice = "lower lr, critic_lr or value_lr, or clip (grad_clip)"
 
+    @staticmethod
+    def make_nets(c: IQLConfig, **sizes: int) -> networks.StackedModule:
+        net = GaussianAgents.make_nets(c, **sizes)
+        if c.orthogonal_init:
+            orthogonal(net)
+        return net
+
     def _build(self) -> None:
         super()._build()
         c = self.config
-        critics = critic_nets(c, **self.sizes).to(self.device)
-        values = value_nets(c, self.obs_dim, self.num_agents).to(self.device)
+        critics, values = critic_nets(c, **self.sizes), value_nets(c, self.obs_dim, self.num_agents)
         if c.orthogonal_init:
-            for net in (self.net, critics, values):
-                orthogonal(net)
-        self.critics = TwinCritics(critics, c, self.sampler)
-        self.value = Values(values, c)
+            orthogonal(critics)
+            orthogonal(values)
+        self.critics = TwinCritics(critics.to(self.device), c, self.sampler)
+        self.value = Values(values.to(self.device), c)
         if c.return_span and self.sampler is not None:
             spans = return_spans(self.sampler.data, self.num_agents) / c.return_span
             self.critics.reward.sd.copy_(spans.unsqueeze(1))

@@ -17,6 +17,7 @@ from dom2_fast import algos, checkpoint
 from dom2_fast import config as configs
 from dom2_fast.algos.bc import BCConfig
 from dom2_fast.algos.dom2 import DOM2Config
+from dom2_fast.algos.iql import IQLConfig
 from dom2_fast.algos.td3_bc import TD3BCConfig
 from dom2_fast.errors import Dom2Error
 from dom2_fast.runs import runlog, train
@@ -27,6 +28,7 @@ CONFIGS = {
     "dom2": DOM2Config(**COMMON, critic_hidden=8, q_warmup=2, cql_actions=2, actor_every=2),
     "bc": BCConfig(**COMMON),
     "td3_bc": TD3BCConfig(**ACTOR, critic_hidden=8),
+    "iql": IQLConfig(**ACTOR, critic_hidden=8, decay_steps=5),
 }
 QUIET = {"progress": False, "tensorboard": False}
 
