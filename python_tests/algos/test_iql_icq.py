@@ -15,6 +15,7 @@ from dom2_fast.algos.bc10 import FilteredBC, FilteredBCConfig
 from dom2_fast.algos.bc_gauss import GaussianBC, GaussianBCConfig
 from dom2_fast.algos.icq import ICQ, ICQConfig
 from dom2_fast.algos.iql import IQL, IQLConfig
+from dom2_fast.algos.values import expectile_loss
 from dom2_fast.data.trajectories import TrajectoryDataset
 from dom2_fast.errors import Dom2Error
 from dom2_fast.ops import backend
@@ -146,6 +147,32 @@ def test_agents_do_not_influence_each_other(name):
     for key, net in made[0].items():
         for a, b in zip(net.parameters(), made[1][key].parameters(), strict=True):
             assert torch.equal(a[::2], b[::2])
+
+
+@pytest.mark.parametrize("log_std", [-7.0, -1.0, 3.0])
+@pytest.mark.parametrize("standardise", [True, False])
+def test_the_weighted_loss_is_that_of_the_policy_s_density(log_std, standardise, in_float64):
+    """And its gradients; beyond the bounds of log sigma that parameter has none."""
+    data = dataset(trajectories=6, dtype=np.float64)
+    settings = config("bc_gauss", backend="reference", standardise_obs=standardise)
+    agents = GaussianBC(settings, data)
+    torch.nn.init.constant_(dict(agents.learner.named_parameters())["template.log_std"], log_std)
+    batch = agents._draw()
+    weight = torch.rand(2, 16, generator=torch.Generator().manual_seed(0))
+    loss = agents.weighted_loss(batch, weight)
+    plain = -(weight * agents.policy.log_prob(batch.obs, batch.act)).mean(1)
+    torch.testing.assert_close(loss, plain, **SAME_FORMULA_64)
+    parameters = list(agents.net.parameters())
+    one, other = (torch.autograd.grad(x.sum(), parameters) for x in (loss, plain))
+    torch.testing.assert_close(one, other, **SAME_FORMULA_64)
+
+
+def test_an_expectile_by_hand():
+    u = torch.tensor([[-1.0, 2.0], [3.0, 0.0]])
+    expected = [(0.3 * 1 + 0.7 * 4) / 2, 0.7 * 9 / 2]
+    assert expectile_loss(u, 0.7).tolist() == pytest.approx(expected)
+    flat = expectile_loss(u, 0.5)  # of 0.5 half a squared error
+    torch.testing.assert_close(flat, u.square().mean(1) / 2)
 
 
 def two_modes() -> TrajectoryDataset:
