@@ -27,6 +27,7 @@ from dom2_fast import networks
 from dom2_fast.algos.critics import TwinCritics, critic_nets, discount, twice
 from dom2_fast.algos.gaussian_agents import GaussianAgents
 from dom2_fast.algos.settings import (
+    GRID,
     CriticSettings,
     GaussianConfig,
     above,
@@ -52,10 +53,10 @@ class IQLConfig(CriticSettings, GaussianConfig):
         25.0,
         "scale each agent's rewards so that its best and worst trajectories' returns lie this far "
         "apart; 0: take them as they are",
-        "IQL: 1000, the length of its locomotion episodes",
+        "steps of an episode of the particle tasks; IQL: 1000, those of locomotion",
     )
-    critic_lr: float = setting(3e-4, "Adam's learning rate of the critics", "IQL")
-    value_lr: float = setting(3e-4, "Adam's learning rate of V", "IQL")
+    critic_lr: float = setting(3e-3, "Adam's learning rate of the critics", GRID + "; IQL: 3e-4")
+    value_lr: float = setting(3e-3, "Adam's learning rate of V", GRID + "; IQL: 3e-4")
     decay_steps: int = setting(
         0,
         "updates over which a cosine takes the actor's learning rate to 0; 0: it stays",
@@ -66,10 +67,10 @@ class IQLConfig(CriticSettings, GaussianConfig):
     )
     expectile: float = setting(0.7, "of Q that V is", "IQL, locomotion; antmaze: 0.9")
     temperature: float = setting(
-        3.0, "inverse temperature of the actor's weights", "IQL, locomotion; antmaze: 10"
+        10.0, "inverse temperature of the actor's weights", GRID + "; IQL: 3, in antmaze 10"
     )
     weight_clip: float = setting(100.0, "largest weight of a transition in the actor's loss", "IQL")
-    tau: float = setting(0.005, "Polyak rate of the target networks", "IQL")
+    tau: float = setting(0.02, "Polyak rate of the target networks", GRID + "; IQL: 0.005")
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -2,7 +2,7 @@
 
 An algorithm's config dataclass inherits the groups it uses and adds its own, so it has no option
 that it doesn't read. Every field says what it is and where its default comes from; "tuned here"
-points to docs/tuning.md. Python puts the fields of the last base first.
+points to the document that has the grid. Python puts the fields of the last base first.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from dom2_fast.data import reweight
 from dom2_fast.errors import Dom2Error
 
 TUNED = "tuned here, docs/tuning.md"
+GRID = "tuned here, docs/algorithms.md"
 
 
 class Settings:
@@ -152,7 +153,7 @@ class ActorSettings(Settings):
 class GaussianSettings(ActorSettings):
     """A Gaussian actor: a tanh mean and one log deviation per action component, in [-5, 2]."""
 
-    lr: float = setting(3e-4, "Adam's learning rate of the actor", "IQL, ICQ")
+    lr: float = setting(1e-3, "Adam's learning rate of the actor", GRID + "; IQL, ICQ: 3e-4")
     grad_clip: float = setting(
         0.0, "largest gradient norm of one agent's network; 0: no clipping", "IQL, ICQ clip none"
     )
