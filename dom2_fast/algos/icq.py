@@ -46,13 +46,21 @@ class ICQConfig(CriticSettings, GaussianConfig):
         "shift and scale each agent's rewards to mean 0, sd 1, as the weights draw them",
         "ICQ takes them as they are",
     )
-    critic_lr: float = setting(3e-4, "Adam's learning rate of the critic", "ICQ")
+    critic_lr: float = setting(
+        3e-3, "Adam's learning rate of the critic", "as IQL's here, not tuned; ICQ: 3e-4"
+    )
     alpha: float = setting(
         1.0, "divides the weight w of the next value", "1: no halved discount; ICQ's main.py: 2"
     )
-    beta: float = setting(1.0, "temperature of both softmaxes", "ICQ's main.py: 600")
+    beta: float = setting(
+        10.0,
+        "temperature of both softmaxes",
+        "hardly tuned, docs/algorithms.md; ICQ's main.py: 600",
+    )
     weight_decay: float = setting(1e-4, "of the actor, Adam's", "ICQ")
-    tau: float = setting(0.005, "Polyak rate of the target network", "ICQ")
+    tau: float = setting(
+        0.02, "Polyak rate of the target network", "as IQL's here, not tuned; ICQ: 0.005"
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
