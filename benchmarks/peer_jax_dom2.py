@@ -20,7 +20,7 @@ class JaxDOM2:
 
     def __init__(self, agent, seed: int = 0):
         self.c, self.G, self.net = agent.config, agent.num_agents, NETS[agent.config.network]
-        self.shift, self.sd = array(agent.critics.reward_shift), array(agent.critics.reward_sd)
+        self.shift, self.sd = array(agent.critics.reward.shift), array(agent.critics.reward.sd)
 
         def fresh(stacked):
             params = params_of(stacked)

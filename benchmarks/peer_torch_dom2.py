@@ -25,7 +25,7 @@ class TorchDOM2:
     def __init__(self, agent, make, compile: bool = False, autocast: bool = False):
         self.autocast = autocast
         self.c, self.G = agent.config, agent.num_agents
-        self.shift, self.sd = agent.critics.reward_shift, agent.critics.reward_sd
+        self.shift, self.sd = agent.critics.reward.shift, agent.critics.reward.sd
         self.net, self.critic = make(agent.net), make(agent.critics.net)
         self.target_net = copy.deepcopy(self.net).requires_grad_(False)
         self.target_critic = copy.deepcopy(self.critic).requires_grad_(False)

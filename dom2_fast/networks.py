@@ -153,6 +153,24 @@ class MLPCritic(nn.Module):
         return self.final_layer(self.mid_layer(torch.cat([act, obs], dim=-1)))
 
 
+class MLPValue(nn.Module):
+    """V(obs): `depth` hidden layers over obs, as in IQL.
+
+    forward(obs [B, obs_dim]) -> v [B, 1]. `act` names the activation, as in `MLPCritic`. Raises
+    Dom2Error for sizes < 1.
+    """
+
+    def __init__(self, obs_dim, hidden=256, depth=2, act="relu"):
+        super().__init__()
+        _positive(obs_dim=obs_dim, hidden=hidden, depth=depth)
+        self.obs_dim = obs_dim
+        self.mid_layer = _mlp(obs_dim, hidden, depth, act)
+        self.final_layer = nn.Linear(hidden, 1)
+
+    def forward(self, obs):
+        return self.final_layer(self.mid_layer(obs))
+
+
 class Standardised(nn.Module):
     """An actor net(obs) that takes raw observations: inner((obs - mean) / sd).
 

@@ -213,6 +213,16 @@ def test_actors_give_actions_and_deviations(state_dependent):
         networks.MLPActor(5, 2, hidden=0)
 
 
+def test_a_value_is_one_number_per_observation():
+    obs = inputs()[2]
+    net = networks.MLPValue(5, hidden=8)
+    hidden = torch.relu(net.mid_layer[2](torch.relu(net.mid_layer[0](obs))))
+    torch.testing.assert_close(net(obs), net.final_layer(hidden))
+    assert (net(obs).shape, net.obs_dim) == ((4, 1), 5)
+    with pytest.raises(Dom2Error, match="depth must be a whole number"):
+        networks.MLPValue(5, depth=0)
+
+
 def test_a_standardised_actor_holds_mean_and_sd():
     torch.manual_seed(0)
     inner = networks.MLPActor(5, 2, hidden=8)

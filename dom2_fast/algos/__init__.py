@@ -15,6 +15,10 @@ ALGORITHMS = {
     "omar": ("omar", "OMAR"),
     "diffusion_ql": ("diffusion_ql", "DiffusionQL"),
     "sfbc": ("sfbc", "SfBC"),
+    "bc_gauss": ("bc_gauss", "GaussianBC"),
+    "bc10": ("bc10", "FilteredBC"),
+    "iql": ("iql", "IQL"),
+    "icq": ("icq", "ICQ"),
 }
 
 

@@ -1,6 +1,7 @@
 """What the algorithms with a deterministic actor share: the stacked actors, targets, critics.
 
-The learning rules are in `bc_det.py`, `td3_bc.py`, `itd3.py`, `cql.py` and `omar.py`.
+The learning rules are in `bc_det.py`, `td3_bc.py`, `itd3.py`, `cql.py` and `omar.py`. Gaussian
+actors are made otherwise, see `gaussian_agents.py`.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from dom2_fast.algos.updates import adam, frozen_copy, polyak
 from dom2_fast.data.sampler import Batch
 from dom2_fast.data.trajectories import TrajectoryDataset
 from dom2_fast.policies.actors import DeterministicPolicy
+from dom2_fast.policies.base import Policy
 
 SD_FLOOR = 1e-3  # added to the observations' deviations, as in TD3+BC's code
 
@@ -34,7 +36,7 @@ class ActorAgents(OfflineAgents):
 
     def _build(self) -> None:
         c = self.config
-        self.net = actor_nets(c, **self.sizes)
+        self.net = self.make_nets(c, **self.sizes)
         self.learner = self.net
         if c.standardise_obs:
             template = self.net.template
@@ -44,7 +46,7 @@ class ActorAgents(OfflineAgents):
                 template.sd.copy_(sd)
             self.learner = networks.StackedModule(template.inner, self.num_agents)
         self.net.to(self.device)
-        self.policy = actor_policy(c, self.learner)
+        self.policy = self.make_policy(c, self.learner)
         self.actor_optimiser = adam(self.net, c.lr)
 
     def _draw(self) -> Batch:
@@ -56,15 +58,30 @@ class ActorAgents(OfflineAgents):
             obs, next_obs = ((o - mean) / sd for o in (batch.obs, batch.next_obs))
             return replace(batch, obs=obs, next_obs=next_obs)
 
+    @staticmethod
+    def make_nets(c: ActorSettings, **sizes: int) -> networks.StackedModule:
+        """The actors of all agents, newly initialised."""
+        return actor_nets(c, **sizes)
+
+    @staticmethod
+    def make_policy(c: ActorSettings, net: nn.Module) -> Policy:
+        """The policy that learns with these networks."""
+        return actor_policy(c, net)
+
+    @classmethod
+    def make_acting(cls, c: ActorSettings, net: nn.Module) -> Policy:
+        """The policy that acts with them."""
+        return cls.make_policy(c, net)
+
     @cached_property
-    def acting_policy(self) -> DeterministicPolicy:
-        return actor_policy(self.config, self.net)
+    def acting_policy(self) -> Policy:
+        return self.make_acting(self.config, self.net)
 
     @classmethod
     def _acting(cls, config, sizes, parts) -> Policies:
-        net = actor_nets(config, **sizes).requires_grad_(False).eval()
+        net = cls.make_nets(config, **sizes).requires_grad_(False).eval()
         net.load_state_dict(parts["net"])
-        return Policies(actor_policy(config, net))
+        return Policies(cls.make_acting(config, net))
 
     def learnt(self) -> dict[str, nn.Module]:
         return {"net": self.net}
@@ -99,11 +116,16 @@ class ActorCriticAgents(ActorAgents):
         return {**super()._parts(), "target_net": self.target_net, **self.critics.parts()}
 
 
-def actor_nets(c: ActorSettings, obs_dim: int, act_dim: int, agents: int) -> networks.StackedModule:
-    """The actors of all agents, newly initialised; a standardisation that changes nothing yet."""
+def actor_nets(
+    c: ActorSettings, obs_dim: int, act_dim: int, agents: int, kind: type = networks.MLPActor
+) -> networks.StackedModule:
+    """The actors of all agents, newly initialised; a standardisation that changes nothing yet.
+
+    kind: what one is, before that.
+    """
 
     def make():
-        net = networks.MLPActor(obs_dim, act_dim, hidden=c.hidden, depth=c.depth)
+        net = kind(obs_dim, act_dim, hidden=c.hidden, depth=c.depth)
         if not c.standardise_obs:
             return net
         return networks.Standardised(net, torch.zeros(obs_dim), torch.ones(obs_dim))

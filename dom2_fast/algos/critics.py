@@ -36,6 +36,30 @@ class Conservative(NamedTuple):
     q_proposed: torch.Tensor  # [2 G, B, M]
 
 
+class Rewards:
+    """r~, the rewards that critics learn from: shifted and scaled for each agent.
+
+    `shift` and `sd` are [G, 1]; 0 and 1 without `normalise_reward` or without a sampler.
+    """
+
+    def __init__(self, config, groups: int, device, sampler: TrajectorySampler | None = None):
+        self.config = config
+        shift, sd = torch.zeros(groups, 1), torch.ones(groups, 1)
+        if config.normalise_reward and sampler is not None:
+            for j, (mean, deviation) in enumerate(sampler.reward_moments()):
+                shift[j], sd[j] = mean, max(deviation, 1e-6)
+        self.shift, self.sd = shift.to(device), sd.to(device)
+
+    def __call__(self, batch: Batch) -> torch.Tensor:
+        """[G, B]."""
+        return self.config.reward_scale * (batch.reward - self.shift) / self.sd
+
+
+def discount(config: CriticSettings, batch: Batch) -> torch.Tensor | float:
+    """gamma, or with `mask_done` gamma (1 - done), [G, B]."""
+    return config.gamma * (1.0 - batch.done) if config.mask_done else config.gamma
+
+
 class TwinCritics:
     """Two critics for each of G agents, learnt side by side.
 
@@ -61,12 +85,7 @@ class TwinCritics:
         self.q = FusedModule(net, **how)
         self.target_q = FusedModule(self.target_net, **how)
         self.q1 = rating(net, config)
-        shift, sd = torch.zeros(groups, 1), torch.ones(groups, 1)
-        if config.normalise_reward and sampler is not None:
-            for j, (mean, deviation) in enumerate(sampler.reward_moments()):
-                shift[j], sd[j] = mean, max(deviation, 1e-6)
-        like = next(net.parameters())
-        self.reward_shift, self.reward_sd = shift.to(like.device), sd.to(like.device)  # [G, 1]
+        self.reward = Rewards(config, groups, next(net.parameters()).device, sampler)
 
     @torch.no_grad()
     def td_target(self, batch: Batch, next_act: torch.Tensor) -> torch.Tensor:
@@ -74,13 +93,12 @@ class TwinCritics:
         c = self.config
         q = self.target_q(twice(next_act), twice(batch.next_obs)).squeeze(-1)  # [2 G, B]
         q = torch.minimum(*q.chunk(2))
-        keep = 1.0 - batch.done if c.mask_done else 1.0
-        reward = c.reward_scale * (batch.reward - self.reward_shift) / self.reward_sd
-        return reward + c.gamma * keep * q
+        return self.reward(batch) + discount(c, batch) * q
 
     def td_loss(self, batch: Batch, target: torch.Tensor) -> torch.Tensor:
         """E (Q_k(o, a) - y)^2 of every critic, [2 G]; `target` is y, [G, B]."""
-        return squared_error(self.q, twice(batch.act), twice(batch.obs), twice(target))
+        y = twice(target).unsqueeze(-1)
+        return mean_square(self.q, twice(batch.act), twice(batch.obs), y)
 
     def conservative_loss(
         self, batch: Batch, target: torch.Tensor, proposed: torch.Tensor, weight: float
@@ -133,15 +151,18 @@ class LowerOfTwins(FusedModule):
         return torch.minimum(*super().forward(twice(x), twice(obs), generator).chunk(2))
 
 
-def squared_error(
-    q: FusedModule, act: torch.Tensor, obs: torch.Tensor, target: torch.Tensor
+def mean_square(
+    module: FusedModule, x: torch.Tensor, obs: torch.Tensor, target: torch.Tensor
 ) -> torch.Tensor:
-    """E (Q(o, a) - y)^2 of every critic of a stack: [G, B, A], [G, B, O], y [G, B] -> [G]."""
-    y, lowered = target.unsqueeze(-1), q.lowered(act)
+    """E (module(x, o) - target)^2 of each network of a stack, [K], for a target [K, B, width].
+
+    The mean is over rows and columns. Of a critic and y the temporal-difference loss.
+    """
+    lowered = module.lowered(x)
     if lowered is None:
-        return reference.mean_square(q(act, obs), y)
+        return reference.mean_square(module(x, obs), target)
     run, program, rng = lowered
-    return run.denoising_loss(act, obs, *program, y, rng, precision=q.precision)
+    return run.denoising_loss(x, obs, *program, target, rng, precision=module.precision)
 
 
 def critic_nets(

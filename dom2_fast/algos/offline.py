@@ -1,8 +1,9 @@
 """What all offline algorithms share: data, draws, steps, checkpoints. No loss and no network.
 
-    OfflineAgents <- diffusion_agents.DiffusionAgents   dom2, bc, diffusion_ql, sfbc
+    OfflineAgents <- diffusion_agents.DiffusionAgents   dom2, bc, bc10, diffusion_ql, sfbc
                   <- actors.ActorAgents                 bc_det
                   <- actors.ActorCriticAgents           td3_bc, itd3, cql, omar
+                  <- gaussian_agents.GaussianAgents     bc_gauss, iql, icq
 
 Everything is batched over agents: parameters are `[G, ...]`, one slice per agent, and no agent's
 slice ever meets another's.
@@ -67,6 +68,8 @@ class OfflineAgents:
     stages: ClassVar[tuple[str, ...]]
     # What to change when losses are no longer finite.
     advice: ClassVar[str]
+    # Does `update` read the next action of the log? Then the last rows of episodes aren't drawn.
+    next_acts: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -97,6 +100,7 @@ class OfflineAgents:
                 agents=agents,
                 dtype=torch.get_default_dtype(),
                 device=self.device,
+                next_acts=self.next_acts,
             )
         self.obs_dim, self.act_dim, self.num_agents, self.env = obs_dim, act_dim, agents, env
         self.step = 0

@@ -2,7 +2,7 @@
 
 An algorithm's config dataclass inherits the groups it uses and adds its own, so it has no option
 that it doesn't read. Every field says what it is and where its default comes from; "tuned here"
-points to docs/tuning.md. Python puts the fields of the last base first.
+points to the document that has the grid. Python puts the fields of the last base first.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from dom2_fast.data import reweight
 from dom2_fast.errors import Dom2Error
 
 TUNED = "tuned here, docs/tuning.md"
+GRID = "tuned here, docs/algorithms.md"
 
 
 class Settings:
@@ -127,7 +128,7 @@ class CriticSettings(Settings):
 
 @dataclass
 class ActorSettings(Settings):
-    """A deterministic actor and how it learns."""
+    """An actor of one pass, a deterministic one where nothing else is said, and how it learns."""
 
     hidden: int = setting(64, "width of the actor", "OMAR, particle tasks; TD3+BC: 256")
     depth: int = setting(2, "hidden layers of the actor", "TD3+BC, OMAR")
@@ -149,6 +150,21 @@ class ActorSettings(Settings):
 
 
 @dataclass
+class GaussianSettings(ActorSettings):
+    """A Gaussian actor: a tanh mean and one log deviation per action component, in [-5, 2]."""
+
+    lr: float = setting(1e-3, "Adam's learning rate of the actor", GRID + "; IQL, ICQ: 3e-4")
+    grad_clip: float = setting(
+        0.0, "largest gradient norm of one agent's network; 0: no clipping", "IQL, ICQ clip none"
+    )
+    act_by: str = setting("mean", "act by the mean, or by a sample: mean or sample", "IQL, ICQ")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        one_of(self, "act_by", ("mean", "sample"))
+
+
+@dataclass
 class DiffusionConfig(MachineSettings, DiffusionSettings, DataSettings):
     """All settings of an algorithm that only fits a diffusion policy: diffusion BC's."""
 
@@ -156,6 +172,11 @@ class DiffusionConfig(MachineSettings, DiffusionSettings, DataSettings):
 @dataclass
 class ActorConfig(MachineSettings, ActorSettings, DataSettings):
     """All settings of an algorithm that only fits a deterministic actor: deterministic BC's."""
+
+
+@dataclass
+class GaussianConfig(MachineSettings, GaussianSettings, DataSettings):
+    """All settings of an algorithm that only fits a Gaussian actor: Gaussian BC's."""
 
 
 def check_device(name: str) -> None:

@@ -27,7 +27,7 @@ import torch
 
 from dom2_fast import networks
 from dom2_fast.algos.acting import Policies
-from dom2_fast.algos.critics import squared_error
+from dom2_fast.algos.critics import mean_square
 from dom2_fast.algos.diffusion_agents import DiffusionAgents
 from dom2_fast.algos.planned_returns import PlannedReturns
 from dom2_fast.algos.settings import DiffusionConfig, above, at_least, one_of, setting, within
@@ -115,7 +115,7 @@ class SfBC(DiffusionAgents):
         batch = self._draw()
         with self.stage("critic"):
             target = self.returns.targets.gather(1, batch.index.to(self.device))  # [G, B]
-            loss = squared_error(self.q, batch.act, batch.obs, target)
+            loss = mean_square(self.q, batch.act, batch.obs, target.unsqueeze(-1))
             descend(loss, self.critic_optimiser, c.grad_clip)
         with self.stage("actor"):
             bc = self.bc_loss(batch)

@@ -341,7 +341,7 @@ def test_normalised_rewards_and_no_terminal_masking():
     batch = agents.sampler.sample()
     for j in range(2):
         reward = data.reward[j].double()
-        shift, scale = agents.critics.reward_shift[j], agents.critics.reward_sd[j]
+        shift, scale = agents.critics.reward.shift[j], agents.critics.reward.sd[j]
         assert float(shift) == pytest.approx(float(reward.mean()), abs=1e-6)
         sd = float(reward.std(unbiased=False))
         assert float(scale) == pytest.approx(sd, rel=1e-5)

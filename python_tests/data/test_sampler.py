@@ -105,6 +105,39 @@ def test_reward_moments_are_those_of_replicated_trajectories():
         assert moments[agent][1] == pytest.approx(float(expected.std(unbiased=False)))
 
 
+@pytest.mark.parametrize("weights", ["uniform", "thresholds:-1,0,1", "rank", "top_k:3"])
+def test_next_actions_are_the_following_row_s_and_last_rows_are_never_drawn(weights):
+    """Drawn as from literal copies of the trajectories without their last rows."""
+    lengths = [3, 1, 6, 2, 5]
+    data = TrajectoryDataset.from_arrays(**arrays(trajectories=1, length=17), lengths=lengths)
+    sampler = TrajectorySampler(data, weights, batch_size=40_000, seed=3, next_acts=True)
+    batch = sampler.sample()
+    share = reweight.parse(weights)(data.returns).double().repeat_interleave(data.lengths, 1)
+    share[:, data.starts[1:] - 1] = 0.0
+    for i in range(2):
+        rows = batch.index[i]
+        assert torch.equal(batch.act[i], data.act[i][rows])
+        assert torch.equal(batch.next_act[i], data.act[i][rows + 1])
+        assert torch.equal(batch.next_obs[i], data.obs[i][rows + 1])
+        expected = share[i] / share[i].sum() * 40_000
+        counted = torch.bincount(rows, minlength=17)
+        assert not counted[expected == 0].any()
+        some = (expected > 0).numpy()
+        p = stats.chisquare(counted.numpy()[some], expected.numpy()[some]).pvalue
+        assert p > CHI2_P
+        mean, sd = sampler.reward_moments()[i]
+        reward, weight = data.reward[i].double(), share[i] / share[i].sum()
+        assert mean == pytest.approx(float((weight * reward).sum()))
+        assert sd == pytest.approx(float((weight * (reward - mean) ** 2).sum().sqrt()))
+
+
+def test_no_next_actions_unless_asked_for_and_none_in_single_rows():
+    data = dataset(length=1)
+    assert TrajectorySampler(data).sample().next_act is None
+    with pytest.raises(Dom2Error, match="have one row each: give longer episodes"):
+        TrajectorySampler(data, next_acts=True)
+
+
 @pytest.mark.parametrize(
     ("weights", "message"),
     [

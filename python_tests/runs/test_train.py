@@ -18,6 +18,7 @@ from dom2_fast import config as configs
 from dom2_fast.algos.bc import BCConfig
 from dom2_fast.algos.diffusion_ql import DiffusionQLConfig
 from dom2_fast.algos.dom2 import DOM2Config
+from dom2_fast.algos.iql import IQLConfig
 from dom2_fast.algos.sfbc import SfBCConfig
 from dom2_fast.algos.td3_bc import TD3BCConfig
 from dom2_fast.errors import Dom2Error
@@ -31,6 +32,7 @@ CONFIGS = {
     "td3_bc": TD3BCConfig(**ACTOR, critic_hidden=8),
     "diffusion_ql": DiffusionQLConfig(**COMMON, critic_hidden=8, ema_start=3),
     "sfbc": SfBCConfig(**COMMON, critic_hidden=8, plan_every=4),
+    "iql": IQLConfig(**ACTOR, critic_hidden=8, decay_steps=5),
 }
 QUIET = {"progress": False, "tensorboard": False}
 
