@@ -10,6 +10,7 @@ from small_envs import Line
 from dom2_fast import envs
 from dom2_fast.behaviours import shipped
 from dom2_fast.behaviours.collect import QUALITIES, collect
+from dom2_fast.data import reweight
 from dom2_fast.data.trajectories import TrajectoryDataset
 from dom2_fast.errors import Dom2Error
 
@@ -101,6 +102,23 @@ def test_a_stopped_collection_leaves_nothing(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         collect("simple_spread", "random", 7, out=tmp_path / "d")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_task_without_behaviours_has_random_data_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr(shipped, "asset", lambda task: tmp_path / "absent.npz")
+    for quality in set(QUALITIES) - {"random"}:
+        with pytest.raises(Dom2Error, match="for simple_tag; only quality 'random'"):
+            collect("simple_tag", quality, 20, out=tmp_path / "d")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("quality", QUALITIES)
+@pytest.mark.parametrize("task", [t for t in envs.TASKS if shipped.asset(t).is_file()])
+def test_every_kind_of_every_task_with_behaviours(task, quality):
+    data = collect(task, quality, 10)
+    assert (data.task, data.quality, data.num_trajectories) == (task, quality, 10)
+    assert sum(data.part_counts) == 10
+    assert bool((reweight.preset(task, quality)(data.returns) >= 1).all())
 
 
 def test_behaviours_without_a_kind_and_a_prey_of_another_task(tmp_path, monkeypatch):
@@ -216,7 +234,6 @@ def test_nothing_of_a_users_is_overwritten(tmp_path):
         (("simple_spread", "random", 0), "episodes must be"),
         (("simple_spread", "random", 2.5), "episodes must be"),
         (("simple_spread", "random", 2, -1), "seed must be"),
-        (("simple_tag", "expert", 2), "only quality 'random'"),
         (("simple_tag", "random", 2, 0, None, "external"), "drives the prey itself"),
         (("simple_tag", "random", 2, 0, None, "absent.npz"), "no prey file"),
     ],
