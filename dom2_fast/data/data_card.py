@@ -42,8 +42,8 @@ def card(
         returns: "rule", what the score is; "score" and "agents" (a list), what `statistics` gives;
         coverage: see there;
         sha256: "files" (name -> hash) and "set": of the lines "hash  name" of all files but
-            meta.json, as `sha256sum *.npy | sha256sum` prints for a folder; both are empty for
-            data that are in no file;
+            meta.json, as `sha256sum *.npy | sha256sum` prints for a folder in OMAR's layout; both
+            are empty for data that are in no file;
         published: `published.card` and "difference_percent" of the means, or None.
     Raises:
         Dom2Error: as `TrajectoryDataset.load`; a grid with a size that is not > 0.
@@ -69,7 +69,7 @@ def card(
         **facts,
         "returns": returns,
         "coverage": coverage(data, grid),
-        "sha256": _sha256(data.path),
+        "sha256": _sha256(data.path, chosen.name),
         "published": theirs,
     }
 
@@ -105,12 +105,15 @@ def statistics(returns: np.ndarray) -> dict:
     }
 
 
-def _sha256(path: Path | None) -> dict:
+def _sha256(path: Path | None, format: str) -> dict:
     if path is None:
         return {"files": {}, "set": None}
-    inside = sorted(item for item in path.rglob("*") if item.is_file()) if path.is_dir() else [path]
+    inside = [p for p in path.rglob("*") if p.is_file()] if path.is_dir() else [path]
+    if format == "omar":  # what else lies there, such as a card, isn't data
+        inside = [item for item in path.glob("*.npy") if item.is_file()]
+        inside += [path / omar.META] if (path / omar.META).is_file() else []
     root = path if path.is_dir() else path.parent
-    files = {item.relative_to(root).as_posix(): _of_file(item) for item in inside}
+    files = {item.relative_to(root).as_posix(): _of_file(item) for item in sorted(inside)}
     lines = [f"{digest}  {name}\n" for name, digest in sorted(files.items()) if name != omar.META]
     return {"files": files, "set": hashlib.sha256("".join(lines).encode()).hexdigest()}
 

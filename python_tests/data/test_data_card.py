@@ -94,6 +94,8 @@ def test_card_of_a_folder(tmp_path):
     assert card["sha256"]["files"] == hashes
     lines = "".join(f"{hashes[n]}  {n}\n" for n in sorted(hashes) if n != "meta.json")
     assert card["sha256"]["set"] == hashlib.sha256(lines.encode()).hexdigest()
+    (folder / "card.md").write_text("beside the data")
+    assert d2_data.card(folder)["sha256"] == card["sha256"]
     assert card["published"]["mean"] == 273.39
     away = 100 * (returns.mean() - 273.39) / 273.39
     assert card["published"]["difference_percent"] == pytest.approx(away)
