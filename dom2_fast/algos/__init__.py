@@ -13,6 +13,8 @@ ALGORITHMS = {
     "itd3": ("itd3", "ITD3"),
     "cql": ("cql", "CQL"),
     "omar": ("omar", "OMAR"),
+    "diffusion_ql": ("diffusion_ql", "DiffusionQL"),
+    "sfbc": ("sfbc", "SfBC"),
 }
 
 

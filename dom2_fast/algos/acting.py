@@ -14,6 +14,7 @@ from torch import nn
 
 from dom2_fast.errors import Dom2Error
 from dom2_fast.lowering import FusedModule
+from dom2_fast.policies.diffusion import choose
 
 
 class Policies:
@@ -27,10 +28,18 @@ class Policies:
             `DeterministicPolicy`.
         candidates, critic: of that many sampled actions, agent i's own critic (a FusedModule of the
             stack of them) takes the best.
+        temperature: or draws one of them with probability ~ exp(q / temperature), if given.
     """
 
-    def __init__(self, policy, candidates: int = 1, critic: FusedModule | None = None):
+    def __init__(
+        self,
+        policy,
+        candidates: int = 1,
+        critic: FusedModule | None = None,
+        temperature: float | None = None,
+    ):
         self.policy, self.candidates, self._critic = policy, candidates, critic
+        self.temperature = temperature
         self.obs_dims = [policy.obs_dim] * policy.groups
 
     @property
@@ -55,6 +64,7 @@ class Policies:
         how = {}
         if self.candidates > 1:
             how = {"candidates": self.candidates, "critic": self._critic}
+            how |= {"temperature": self.temperature}
         act = self.policy.act(obs.to(own.device, own.dtype), generator=generator, **how)
         return act.to(obs.device)
 
@@ -66,7 +76,8 @@ class Policies:
         frozen = self.policy.frozen()
         if self.candidates == 1:
             return frozen
-        return FrozenBest(frozen, self.candidates, copy.deepcopy(self._critic), self.obs_dims)
+        critic = copy.deepcopy(self._critic)
+        return FrozenBest(frozen, self.candidates, critic, self.obs_dims, self.temperature)
 
     def export(self, path) -> None:
         """Writes the policies to one file for `load_policy`; without the critic of `candidates`."""
@@ -79,10 +90,18 @@ class Policies:
 
 
 class FrozenBest:
-    """The best of several samples of a frozen policy, by a critic that nothing changes any more."""
+    """One of several samples of a frozen policy, by a critic that nothing changes any more."""
 
-    def __init__(self, policy, candidates: int, critic: FusedModule, obs_dims: list[int]):
+    def __init__(
+        self,
+        policy,
+        candidates: int,
+        critic: FusedModule,
+        obs_dims: list[int],
+        temperature: float | None = None,
+    ):
         self.policy, self.candidates, self.obs_dims = policy, candidates, obs_dims
+        self.temperature = temperature
         self._critic = critic.requires_grad_(False)
         self.num_agents = len(obs_dims)
 
@@ -93,10 +112,8 @@ class FrozenBest:
         own = next(self._critic.parameters())
         obs = given.to(own.device, own.dtype)
         acts = self.policy.denoise(obs, obs.size(1) * self.candidates, generator=generator)
-        q = self._critic(acts, obs).reshape(*obs.shape[:2], self.candidates)
-        index = q.argmax(-1)[..., None, None].expand(-1, -1, 1, acts.size(-1))
-        acts = acts.reshape(*obs.shape[:2], self.candidates, -1)
-        return acts.gather(2, index).squeeze(2).to(given.device)
+        act = choose(acts, self._critic(acts, obs), self.candidates, self.temperature, generator)
+        return act.to(given.device)
 
     def frozen(self) -> FrozenBest:
         return self

@@ -80,12 +80,7 @@ class TwinCritics:
 
     def td_loss(self, batch: Batch, target: torch.Tensor) -> torch.Tensor:
         """E (Q_k(o, a) - y)^2 of every critic, [2 G]; `target` is y, [G, B]."""
-        act, obs, y = twice(batch.act), twice(batch.obs), twice(target).unsqueeze(-1)
-        lowered = self.q.lowered(act)
-        if lowered is None:
-            return reference.mean_square(self.q(act, obs), y)
-        run, program, rng = lowered
-        return run.denoising_loss(act, obs, *program, y, rng, precision=self.q.precision)
+        return squared_error(self.q, twice(batch.act), twice(batch.obs), twice(target))
 
     def conservative_loss(
         self, batch: Batch, target: torch.Tensor, proposed: torch.Tensor, weight: float
@@ -131,11 +126,29 @@ class TwinCritics:
         }
 
 
+class LowerOfTwins(FusedModule):
+    """min_k Q_k(o, a) of a stack of twin critics: [G, B, A], [G, B, O] -> [G, B, 1]."""
+
+    def forward(self, x, obs, generator=None):
+        return torch.minimum(*super().forward(twice(x), twice(obs), generator).chunk(2))
+
+
+def squared_error(
+    q: FusedModule, act: torch.Tensor, obs: torch.Tensor, target: torch.Tensor
+) -> torch.Tensor:
+    """E (Q(o, a) - y)^2 of every critic of a stack: [G, B, A], [G, B, O], y [G, B] -> [G]."""
+    y, lowered = target.unsqueeze(-1), q.lowered(act)
+    if lowered is None:
+        return reference.mean_square(q(act, obs), y)
+    run, program, rng = lowered
+    return run.denoising_loss(act, obs, *program, y, rng, precision=q.precision)
+
+
 def critic_nets(
-    c: CriticSettings, obs_dim: int, act_dim: int, agents: int
+    c: CriticSettings, obs_dim: int, act_dim: int, agents: int, act: str = "relu"
 ) -> networks.StackedModule:
-    """The 2 G critics of all agents, newly initialised."""
-    sizes = {"hidden": c.critic_hidden, "depth": c.critic_depth}
+    """The 2 G critics of all agents, newly initialised; `act` names their activation."""
+    sizes = {"hidden": c.critic_hidden, "depth": c.critic_depth, "act": act}
     return networks.stack(networks.MLPCritic(obs_dim, act_dim, **sizes) for _ in range(2 * agents))
 
 

@@ -1,6 +1,6 @@
 """What the diffusion-policy algorithms share: the stacked policy, its target, its optimiser.
 
-The learning rules are in `dom2.py` and `bc.py`.
+The learning rules are in `dom2.py`, `bc.py`, `diffusion_ql.py` and `sfbc.py`.
 """
 
 from __future__ import annotations
@@ -28,22 +28,27 @@ class DiffusionAgents(OfflineAgents):
         c = self.config
         self.net = noise_nets(c, **self.sizes).to(self.device)
         self.target_net = frozen_copy(self.net)
-        self.policy = diffusion_policy(c, self.net)
-        self.target_policy = diffusion_policy(c, self.target_net)
+        self.policy = self.make_policy(c, self.net)
+        self.target_policy = self.make_policy(c, self.target_net)
         self.actor_optimiser = adam(self.net, c.lr)
+
+    @staticmethod
+    def make_policy(c: DiffusionSettings, net: nn.Module) -> DiffusionPolicy:
+        """The policy that samples from these networks as the settings say."""
+        return diffusion_policy(c, net)
 
     @cached_property
     def acting_policy(self) -> DiffusionPolicy:
         if self.config.act_with_target:
             return self.target_policy
         # The learning net's own parameters, without its dropout.
-        return diffusion_policy(self.config, frozen_view(self.net, self.num_agents).eval())
+        return self.make_policy(self.config, frozen_view(self.net, self.num_agents).eval())
 
     @classmethod
     def _acting(cls, config, sizes, parts) -> Policies:
         net = noise_nets(config, **sizes).requires_grad_(False).eval()
         net.load_state_dict(parts["target_net" if config.act_with_target else "net"])
-        return Policies(diffusion_policy(config, net))
+        return Policies(cls.make_policy(config, net))
 
     def learnt(self) -> dict[str, nn.Module]:
         return {"net": self.net}
@@ -71,11 +76,11 @@ def noise_nets(
     return networks.stack([make() for _ in range(agents)])
 
 
-def diffusion_policy(c: DiffusionSettings, net: nn.Module) -> DiffusionPolicy:
-    """The policy that samples from these networks as the settings say."""
+def diffusion_policy(c: DiffusionSettings, net: nn.Module, schedule=None) -> DiffusionPolicy:
+    """The same with a schedule of one's own; None: the continuous VP SDE."""
     return DiffusionPolicy(
         net,
-        schedule=VPSchedule(),
+        schedule=VPSchedule() if schedule is None else schedule,
         solver=c.solver,
         steps=c.steps,
         backend=c.backend,

@@ -1,6 +1,6 @@
 """What all offline algorithms share: data, draws, steps, checkpoints. No loss and no network.
 
-    OfflineAgents <- diffusion_agents.DiffusionAgents   dom2, bc
+    OfflineAgents <- diffusion_agents.DiffusionAgents   dom2, bc, diffusion_ql, sfbc
                   <- actors.ActorAgents                 bc_det
                   <- actors.ActorCriticAgents           td3_bc, itd3, cql, omar
 

@@ -26,7 +26,7 @@ def run(run: str, out: str) -> int:
     )
     if policies.candidates > 1:
         print(
-            f"the run acts with the best of {policies.candidates} samples by its critic; the file "
-            f"has the policy alone, without the critic"
+            f"the run acts with one of {policies.candidates} samples, chosen by its critic; the "
+            f"file has the policy alone, without the critic"
         )
     return 0

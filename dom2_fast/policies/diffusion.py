@@ -221,14 +221,7 @@ class DiffusionPolicy(Policy):
         q = self._critic(critic)(acts, rows)
         if q.shape != (*acts.shape[:2], 1):
             raise Dom2Error(f"the critic returns {tuple(q.shape)}, not {(*acts.shape[:2], 1)}")
-        q = q.reshape(-1, candidates)
-        if temperature is None:
-            best = q.argmax(-1, keepdim=True)
-        else:
-            best = torch.multinomial(torch.softmax(q / temperature, -1), 1, generator=generator)
-        acts = acts.reshape(-1, candidates, self.act_dim)
-        index = best[:, :, None].expand(-1, 1, self.act_dim)
-        return acts.gather(1, index).reshape(*shape, self.act_dim)
+        return choose(acts, q, candidates, temperature, generator).reshape(*shape, self.act_dim)
 
     def _critic(self, critic):
         if isinstance(critic, FusedModule) or not isinstance(critic, nn.Module):
@@ -350,6 +343,29 @@ class DiffusionPolicy(Policy):
 
     def extra_repr(self) -> str:
         return f"{self.schedule}, solver={self.solver}, steps={self.steps}, backend={self.backend}"
+
+
+def choose(
+    acts: torch.Tensor,
+    q: torch.Tensor,
+    candidates: int,
+    temperature: float | None,
+    generator: torch.Generator | None,
+) -> torch.Tensor:
+    """One of every `candidates` consecutive rows of acts [G, B candidates, A]: [G, B, A].
+
+    q: their values, [G, B candidates, 1]. temperature: None for the best one; else one is drawn
+    with probability ~ exp(q / temperature).
+    """
+    groups, rows, width = acts.shape
+    q = q.reshape(-1, candidates)
+    if temperature is None:
+        index = q.argmax(-1, keepdim=True)
+    else:
+        index = torch.multinomial(torch.softmax(q / temperature, -1), 1, generator=generator)
+    acts = acts.reshape(-1, candidates, width)
+    chosen = acts.gather(1, index[:, :, None].expand(-1, 1, width))
+    return chosen.reshape(groups, rows // candidates, width)
 
 
 def _call_net(net, x, t, rows) -> torch.Tensor:

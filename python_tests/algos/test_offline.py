@@ -31,6 +31,9 @@ def small(name: str, **changes):
         "steps": 2,
         "critic_hidden": 8,
         "q_warmup": 1,
+        "ema_start": 0,
+        "candidates": 1,
+        "plan_every": 2,
     }
     return cls.config_class(**({k: v for k, v in sizes.items() if k in known} | changes))
 
@@ -100,9 +103,10 @@ def test_acting_from_a_checkpoint_builds_no_optimiser_and_no_critic(name, tmp_pa
     assert policies.obs_dims == [3, 3]
 
 
+@pytest.mark.parametrize("name", ["dom2", "diffusion_ql", "sfbc"])
 @pytest.mark.parametrize("act_with_target", [True, False])
-def test_acting_with_candidates_has_the_critic(act_with_target):
-    agents = made("dom2", candidates=5, act_with_target=act_with_target)
+def test_acting_with_candidates_has_the_critic(name, act_with_target):
+    agents = made(name, candidates=5, act_with_target=act_with_target)
     agents.fit(3)
     policies = agents.acting(agents.state_dict())
     obs = torch.rand(2, 5, 3)
@@ -131,8 +135,9 @@ def test_frozen_and_exported_policies_act_alike_and_stay_as_they_are(name, tmp_p
     assert not torch.equal(agents.policies.act(obs, torch.Generator().manual_seed(1)), want)
 
 
-def test_frozen_candidates_are_chosen_by_a_critic_that_stays():
-    agents = made("dom2", candidates=6)
+@pytest.mark.parametrize("name", ["dom2", "diffusion_ql", "sfbc"])
+def test_frozen_candidates_are_chosen_by_a_critic_that_stays(name):
+    agents = made(name, candidates=6)
     agents.fit(2)
     policies, obs = agents.policies, torch.rand(2, 50, 3)
     frozen = policies.frozen()

@@ -16,7 +16,9 @@ from small_data import dataset
 from dom2_fast import algos, checkpoint
 from dom2_fast import config as configs
 from dom2_fast.algos.bc import BCConfig
+from dom2_fast.algos.diffusion_ql import DiffusionQLConfig
 from dom2_fast.algos.dom2 import DOM2Config
+from dom2_fast.algos.sfbc import SfBCConfig
 from dom2_fast.algos.td3_bc import TD3BCConfig
 from dom2_fast.errors import Dom2Error
 from dom2_fast.runs import runlog, train
@@ -27,6 +29,8 @@ CONFIGS = {
     "dom2": DOM2Config(**COMMON, critic_hidden=8, q_warmup=2, cql_actions=2, actor_every=2),
     "bc": BCConfig(**COMMON),
     "td3_bc": TD3BCConfig(**ACTOR, critic_hidden=8),
+    "diffusion_ql": DiffusionQLConfig(**COMMON, critic_hidden=8, ema_start=3),
+    "sfbc": SfBCConfig(**COMMON, critic_hidden=8, plan_every=4),
 }
 QUIET = {"progress": False, "tensorboard": False}
 
