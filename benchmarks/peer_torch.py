@@ -17,21 +17,26 @@ FIELDS = ("obs", "act", "reward", "next_obs")
 
 
 class Rows:
-    """Weighted draws of an agent's data: a cached cumulative sum and one gather per field."""
+    """Weighted draws of an agent's data: a cached cumulative sum and one gather per field.
 
-    def __init__(self, agent):
+    extra: further fields [G, N, ...] by name. but_last: the last row of an episode isn't drawn.
+    """
+
+    def __init__(self, agent, extra: dict | None = None, but_last: bool = False):
         data, groups = agent.sampler.data, agent.num_agents
         self.data = {f: torch.stack(getattr(data, f)[:groups]) for f in FIELDS}  # [G, N, ...]
+        self.data |= extra or {}
         self.length, self.batch = int(data.lengths[0]), agent.config.batch_size
+        self.inside = self.length - but_last
         self.cumulative = agent.sampler.weights.cumsum(1)  # [G, trajectories]
         self.agents = torch.arange(groups)[:, None]
 
     def draw(self) -> list[torch.Tensor]:
-        """obs, act, reward, next_obs."""
+        """obs, act, reward, next_obs, and the extra fields."""
         u = torch.rand(len(self.agents), self.batch, dtype=torch.float64) * self.cumulative[:, -1:]
-        inside = torch.randint(self.length, u.shape)
+        inside = torch.randint(self.inside, u.shape)
         index = torch.searchsorted(self.cumulative, u) * self.length + inside
-        return [self.data[f][self.agents, index] for f in FIELDS]
+        return [values[self.agents, index] for values in self.data.values()]
 
 
 class PerAgent(nn.Module):

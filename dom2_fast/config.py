@@ -191,7 +191,7 @@ def option_strings(parser) -> list[str]:
         if isinstance(action.choices, Mapping):
             for sub in action.choices.values():
                 names += option_strings(sub)
-    return names
+    return list(dict.fromkeys(names))  # subcommands share some
 
 
 def add_options(parser, cls: type, names: Mapping[str, tuple[str, ...]] | None = None) -> None:

@@ -1,4 +1,5 @@
-"""What the task's name alone says: steps per episode. Data and environments both read it here.
+"""What the task's name alone says: steps per episode, what counts as its score, where an agent's
+observation has its position. Data and environments both read it here.
 
 Neither room needs to know the other: an environment is entered when it is registered, and a data
 set that names its task is cut into episodes by it.
@@ -17,6 +18,9 @@ _PUBLIC = {
     "spread_6_landmarks": 25,
     "HalfCheetah-v2": 1000,
 }
+# All predators are paid the same; the prey belongs to the task and is scored by nobody.
+_CHASES = ("simple_tag", "simple_world")
+_PARTICLES = ("simple_spread", "spread_6_landmarks", *_CHASES)
 _registered: dict[str, int] = {}
 
 
@@ -38,3 +42,22 @@ def register(task: str, steps: int) -> None:
             "register the environment under another name"
         )
     _registered[task] = steps
+
+
+def score_rule(task: str | None) -> str:
+    """What `score` gives, in words."""
+    return "predator 0's return" if task in _CHASES else "mean return of the agents"
+
+
+def score(task: str | None, returns):
+    """Scores [n] of episodes from each agent's returns [agents, n], as OMAR's paper reports them.
+
+    Takes any array or tensor. A registered environment may have another rule (`Env.score`), which
+    its name alone doesn't say.
+    """
+    return returns[0] if task in _CHASES else returns.mean(0)
+
+
+def position_columns(task: str | None) -> tuple[int, int] | None:
+    """(first, end) of an agent's own position in its observation; None where it isn't known."""
+    return (2, 4) if task in _PARTICLES else None

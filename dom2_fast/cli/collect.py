@@ -13,7 +13,12 @@ ABOUT = "Play a behaviour policy and write its episodes as a data set."
 def add_options(parser, argv: list[str]) -> None:
     add = parser.add_argument
     add("--env", type=str, required=True, help="task, such as simple_spread")
-    add("--quality", type=str, required=True, help="random, medium-replay, medium or expert")
+    add(
+        "--quality",
+        type=str,
+        required=True,
+        help="random, random-medium, medium-replay, medium, medium-expert or expert",
+    )
     add("--episodes", type=int, default=4000, help="how many to play")
     add("--seed", type=int, default=0, help="the same seed gives the same data")
     add(

@@ -1,16 +1,20 @@
-"""`dom2-fast data inspect | convert`: what a data set holds, and the same in another format."""
+"""`dom2-fast data inspect | card | convert`: what a data set holds, and it in another format."""
 
 from __future__ import annotations
 
 from argparse import SUPPRESS
 from json import dumps
+from pathlib import Path
 from typing import Any
 
 from dom2_fast import config as configs
+from dom2_fast.errors import Dom2Error
+from dom2_fast.files import atomic_write
 
-ABOUT = "Look at a data set, or write it in another format."
+ABOUT = "Look at a data set, make its card, or write it in another format."
 
 _INSPECT = "Check a data set and print what it holds."
+_CARD = "Statistics of its returns, coverage, how it was made and hashes, as a page or as JSON."
 _CONVERT = "Write a data set in another format; the old one stays."
 
 
@@ -19,14 +23,22 @@ def add_options(parser, argv: list[str]) -> None:
 
     names = ", ".join(formats.names())
     actions = parser.add_subcommands(required=True, dest="action", metavar="ACTION")
-    for name, about in (("inspect", _INSPECT), ("convert", _CONVERT)):
+    for name, about in (("inspect", _INSPECT), ("card", _CARD), ("convert", _CONVERT)):
         sub = configs.option_parser(description=about)
         add = sub.add_argument
         add("path", type=str, help="of the data set, or what its format calls it, as minari:ID")
         if name == "convert":
             add("--to", type=str, required=True, help=f"format to write: {names}")
             add("--out", type=str, required=True, help="where to write it; nothing may be there")
-        add("--format", type=str, default=SUPPRESS, help=f"of PATH, where it isn't clear: {names}")
+        if name == "card":
+            add("--out", type=str, default=SUPPRESS, help="new file; without it, it is printed")
+            add("--format", type=str, default="md", help="of the card: md or json")
+        add(
+            "--source-format" if name == "card" else "--format",
+            type=str,
+            default=SUPPRESS,
+            help=f"of PATH, where it isn't clear: {names}",
+        )
         add(
             "--episode-length",
             type=int,
@@ -40,7 +52,7 @@ def add_options(parser, argv: list[str]) -> None:
 
 
 def run(action: str, **options) -> int:
-    return {"inspect": inspect, "convert": convert}[action](**options[action])
+    return {"inspect": inspect, "card": card, "convert": convert}[action](**options[action])
 
 
 def inspect(
@@ -58,6 +70,31 @@ def inspect(
     print("\n".join(f"{name:<{width}}  {value}" for name, value in lines.items()))
     for note in notes:
         print(f"note: {note}")
+    return 0
+
+
+def card(
+    path: str,
+    format: str,
+    out: str | None = None,
+    source_format: str | None = None,
+    episode_length: int | None = None,
+) -> int:
+    from dom2_fast import data
+    from dom2_fast.data import card_page
+
+    if format not in ("md", "json"):
+        raise Dom2Error(f"--format of a card is md or json, not {format!r}")
+    if out is not None and Path(out).exists():
+        raise Dom2Error(f"{out} exists; nothing was overwritten: choose another name")
+    made = data.card(path, episode_length, source_format)
+    text = card_page.markdown(made) if format == "md" else dumps(made, indent=2) + "\n"
+    if out is None:
+        print(text, end="")
+        return 0
+    with atomic_write(out, "w") as file:
+        file.write(text)
+    print(f"written to {out}")
     return 0
 
 

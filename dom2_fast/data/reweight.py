@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from dom2_fast.data.weights import (
+    Parts,
     Quantiles,
     Rank,
     Reweighting,
@@ -38,9 +39,24 @@ PRESETS: dict[tuple[str, str], tuple[str, tuple[float, ...]]] = {
     ("HalfCheetah-v2", "expert"): ("thresholds", (3800, 3850, 3900, 3950, 4000)),
     ("HalfCheetah-v2", "medium"): ("thresholds", (1800, 1850, 1900, 1950, 2000)),
     ("HalfCheetah-v2", "medium-replay"): ("thresholds", (100, 300, 500, 1000, 1500)),
-    **{(task, "random"): ("uniform", ())
-       for task in ("simple_spread", "simple_tag", "simple_world", "HalfCheetah-v2")},
+    # Nobody published levels for these data: quantiles fit any, as for the replay data.
+    ("spread_6_landmarks", "expert"): _REPLAY,
+    ("spread_6_landmarks", "medium"): _REPLAY,
+    ("spread_6_landmarks", "medium-replay"): _REPLAY,
 }  # fmt: skip
+_TASKS = ("simple_spread", "simple_tag", "simple_world", "spread_6_landmarks", "HalfCheetah-v2")
+PRESETS |= {
+    (t, quality): ("uniform", ()) for t in _TASKS for quality in ("random", "random-medium")
+}
+# Mixed data: the levels of its first 90 % and of the rest, as OM2P has them. On the spread tasks
+# those are quantiles of each part; elsewhere each part has the levels it has alone.
+MIXED = {
+    (task, "medium-expert"): (_REPLAY, _REPLAY)
+    if "spread" in task
+    else (PRESETS[task, "medium"], PRESETS[task, "expert"])
+    for task in _TASKS
+}
+_SHARES = (0.9, 0.1)
 
 
 def check(rule: Reweighting, returns: torch.Tensor) -> list[str]:
@@ -76,32 +92,53 @@ def top_k(k: float = 0.1) -> TopK:
     return TopK(float(k))
 
 
-def preset(task: str, quality: str) -> Reweighting:
-    """The published thresholds of a data set (see PRESETS)."""
+def parts(shares: Sequence[float], rules: Sequence[Reweighting | str]) -> Parts:
+    """Rules for the parts of a data set, in its order; `shares` of its trajectories add up to 1."""
+    if len(shares) != len(rules):
+        raise Dom2Error(f"parts need a share for each rule, given {len(shares)} and {len(rules)}")
+    rules = [parse(rule) for rule in rules]
+    if any(isinstance(rule, Parts) for rule in rules):
+        raise Dom2Error("parts can't be inside of parts: give one list of all")
+    return Parts(tuple(zip(_numbers("parts", shares), rules, strict=True)))
+
+
+def preset(task: str, quality: str, counts: Sequence[int] | None = None) -> Reweighting:
+    """The published thresholds of a data set (see PRESETS and MIXED).
+
+    counts: trajectories of each part of mixed data, where it says so; None: 90 and 10 %.
+    """
+    if (task, quality) in MIXED:
+        shares = _SHARES if counts is None else [count / sum(counts) for count in counts]
+        return parts(shares, [_text(*rule) for rule in MIXED[task, quality]])
     if (task, quality) not in PRESETS:
-        known = ", ".join(f"{t}/{q}" for t, q in PRESETS)
+        known = ", ".join(f"{t}/{q}" for t, q in (*PRESETS, *MIXED))
         raise Dom2Error(
             f"no thresholds are known for {task}/{quality}: choose one of {known}, or give them, "
             "for example thresholds:200,250,300 or quantiles:0.5,0.75,0.875"
         )
-    kind, values = PRESETS[task, quality]
-    return parse(kind + (":" + ",".join(map(str, values)) if values else ""))
+    return parse(_text(*PRESETS[task, quality]))
+
+
+def _text(kind: str, values: Sequence[float]) -> str:
+    return kind + (":" + ",".join(map(str, values)) if values else "")
 
 
 _KINDS = {f.__name__: f for f in (uniform, thresholds, quantiles, softmax, rank, top_k)}
 _FORMS = (
     "preset, preset:TASK/QUALITY, uniform, thresholds:200,250,300, quantiles:0.5,0.75, "
-    "softmax:0.1, rank:0.7, top_k:0.1 or top_k:500"
+    "softmax:0.1, rank:0.7, top_k:0.1, top_k:500 or parts:0.9/thresholds:200,250/0.1/uniform"
 )
 
 
-def parse(spec, task: str | None = None, quality: str | None = None) -> Reweighting:
+def parse(
+    spec, task: str | None = None, quality: str | None = None, counts: Sequence[int] | None = None
+) -> Reweighting:
     """A reweighting from what a command line or a YAML file holds.
 
     Args:
         spec: a string (`KIND` or `KIND:numbers`, see the error message for all forms), a mapping
             with one key (`{"thresholds": [200, 250]}`), or a reweighting, which is returned.
-        task, quality: the data set's, used by "preset".
+        task, quality, counts: the data set's, used by "preset" (counts: as in `preset`).
     Raises:
         Dom2Error: the kind or a number can't be used; "preset" for a data set without one.
     """
@@ -113,13 +150,15 @@ def parse(spec, task: str | None = None, quality: str | None = None) -> Reweight
         kind, values = next(iter(spec.items()))
         values = [] if values is None else values
         values = list(values) if isinstance(values, Sequence | set) else [values]
-        text = str(kind) + (":" + ",".join(map(str, values)) if values else "")
-        return parse(text, task, quality)
+        text = str(kind) + ":" * bool(values)
+        text += ("/" if kind == "parts" else ",").join(map(str, values))
+        return parse(text, task, quality, counts)
     if not isinstance(spec, str):
         raise Dom2Error(f"weights can't be {spec!r}; accepted: {_FORMS}")
     kind, _, rest = spec.strip().partition(":")
     if kind == "preset":
         if rest:
+            counts = counts if rest == f"{task}/{quality}" else None
             task, _, quality = rest.partition("/")
         if not task or not quality:
             raise Dom2Error(
@@ -127,19 +166,29 @@ def parse(spec, task: str | None = None, quality: str | None = None) -> Reweight
                 "them: use preset:TASK/QUALITY (for example preset:simple_spread/medium), or one "
                 f"of: {_FORMS}"
             )
-        return preset(task, quality)
+        return preset(task, quality, counts)
+    if kind == "parts":
+        pieces = rest.split("/")
+        return parts(_floats(spec, pieces[::2]), pieces[1::2])
     if kind not in _KINDS:
         raise Dom2Error(f"weights {spec!r} are unknown; accepted: {_FORMS}")
-    try:
-        numbers = [float(part) for part in rest.split(",")] if rest.strip() else []
-    except ValueError:
-        raise Dom2Error(f"weights {spec!r}: {rest!r} are not numbers; accepted: {_FORMS}") from None
+    numbers = _floats(spec, rest.split(",")) if rest.strip() else []
     if kind in ("thresholds", "quantiles"):
         return _KINDS[kind](numbers)
     most = 0 if kind == "uniform" else 1
     if len(numbers) > most:
         raise Dom2Error(f"weights {spec!r}: {kind} takes {most} number(s); accepted: {_FORMS}")
     return _KINDS[kind](*numbers)
+
+
+def _floats(spec: str, texts: Sequence[str]) -> list[float]:
+    try:
+        return [float(text) for text in texts]
+    except ValueError:
+        shown = ",".join(texts)
+        raise Dom2Error(
+            f"weights {spec!r}: {shown!r} are not numbers; accepted: {_FORMS}"
+        ) from None
 
 
 def _numbers(kind: str, values) -> tuple[float, ...]:

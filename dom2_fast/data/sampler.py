@@ -92,7 +92,7 @@ class TrajectorySampler:
     def _weights(self, weights) -> torch.Tensor:
         data = self.data
         if not isinstance(weights, torch.Tensor):
-            rule = reweight.parse(weights, data.task, data.quality)
+            rule = reweight.parse(weights, data.task, data.quality, data.part_counts)
             returns = data.returns[: self.agents]
             weights = rule(returns)  # first: it refuses returns that aren't finite
             for message in reweight.check(rule, returns):

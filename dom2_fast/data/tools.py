@@ -26,13 +26,17 @@ def inspect(source: Any, episode_length: int | None = None, format: str | None =
         Dom2Error: as `TrajectoryDataset.load`.
     """
     chosen = formats.find(source) if format is None else formats.get(format)
-    data = TrajectoryDataset.load(source, episode_length, format=chosen.name)
+    return facts(TrajectoryDataset.load(source, episode_length, format=chosen.name), chosen.name)
+
+
+def facts(data: TrajectoryDataset, format: str) -> dict:
+    """What `inspect` gives, of a data set that is open."""
     terminals = [int((done != 0).sum()) for done in data.done]
     truncations = None
     if data.truncation is not None:
         truncations = [int((flag != 0).sum()) for flag in data.truncation]
     return {
-        "format": chosen.name,
+        "format": format,
         "path": None if data.path is None else str(data.path),
         **data.summary(),
         "length_min": int(data.lengths.min()),

@@ -179,6 +179,16 @@ class TrajectoryDataset:
         task, quality = _from_path(self.path)
         return quality if task == self.task else None  # the path is not about another task
 
+    @property
+    def part_counts(self) -> list[int] | None:
+        """Trajectories of each part of mixed data, first part first; None where meta says none."""
+        try:
+            counts = [int(part["episodes"]) for part in self.meta["parts"]]
+        except (KeyError, TypeError, ValueError):
+            return None
+        whole = sum(counts) == self.num_trajectories and min(counts, default=-1) >= 0
+        return counts if whole else None
+
     def subset(self, fraction: float | None = None, *, indices=None, seed: int = 0):
         """A data set of some whole trajectories, copied into memory, in their original order.
 
@@ -204,6 +214,11 @@ class TrajectoryDataset:
         told = FIELDS if self.truncation is None else (*FIELDS, "truncation")
         fields = {f: [a[rows] for a in getattr(self, f)] for f in told}
         meta = {**self.meta, "trajectories_of": n}
+        if (counts := self.part_counts) is not None:
+            bounds = torch.tensor([0, *counts]).cumsum(0)
+            kept = torch.searchsorted(chosen, bounds).diff().tolist()
+            old = self.meta["parts"]
+            meta["parts"] = [{**p, "episodes": k} for p, k in zip(old, kept, strict=True)]
         if self.task:
             meta |= {"task": self.task, "quality": self.quality}
         return TrajectoryDataset(**fields, starts=starts, meta=meta)

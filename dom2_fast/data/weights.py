@@ -192,6 +192,55 @@ class TopK(Reweighting):
         return weights
 
 
+@dataclass(frozen=True)
+class Parts(Reweighting):
+    """A rule of its own for each part of a data set, from that part's returns.
+
+    parts: (share of the trajectories, rule), in the order of the data; shares add up to 1. Source:
+    the first author's later code (OM2P), which loads mixed data as two sets, each with its own
+    thresholds.
+    """
+
+    parts: tuple[tuple[float, Reweighting], ...]
+    kind = "parts"
+
+    def __post_init__(self):
+        shares = [share for share, _ in self.parts]
+        if not shares or min(shares) < 0 or abs(sum(shares) - 1) > 1e-4:
+            raise Dom2Error(f"the shares of parts must be >= 0 and add up to 1, given {shares}")
+
+    def _pieces(self, returns):  # [..., n_traj] -> (rule, its [..., n]) of parts that aren't empty
+        n, total, first = returns.size(-1), 0.0, 0
+        for i, (share, rule) in enumerate(self.parts):
+            total += share
+            last = n if i == len(self.parts) - 1 else round(total * n)
+            if last > first:
+                yield rule, returns[..., first:last]
+            first = last
+
+    def _row(self, returns):
+        return torch.cat([rule._row(piece) for rule, piece in self._pieces(returns)])
+
+    def check(self, returns):
+        """What each part's rule says of its part.
+
+        Raises:
+            Dom2Error: every part has levels, and nobody exceeds any.
+        """
+        said, failed, pieces = [], [], list(self._pieces(returns))
+        for i, (rule, piece) in enumerate(pieces):
+            try:
+                said += [f"part {i}: {message}" for message in rule.check(piece)]
+            except Dom2Error as error:
+                failed.append(f"part {i}: {error}")
+        if len(failed) == len(pieces):
+            raise Dom2Error("; ".join(failed))
+        return said + failed
+
+    def __str__(self) -> str:
+        return self.kind + ":" + "/".join(f"{share:g}/{rule}" for share, rule in self.parts)
+
+
 def _span(returns: torch.Tensor) -> str:
     return f"returns go from {float(returns.min()):g} to {float(returns.max()):g}"
 

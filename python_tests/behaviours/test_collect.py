@@ -8,7 +8,9 @@ import torch
 from small_envs import Line
 
 from dom2_fast import envs
+from dom2_fast.behaviours import shipped
 from dom2_fast.behaviours.collect import QUALITIES, collect
+from dom2_fast.data import reweight
 from dom2_fast.data.trajectories import TrajectoryDataset
 from dom2_fast.errors import Dom2Error
 
@@ -36,6 +38,103 @@ def test_spread_returns_are_where_the_public_data_are(spread):
     assert mean["expert"] >= 500
     # strictly between, further than the noise of the two means
     assert mean["random"] + 6 * error < mean["medium-replay"] < mean["medium"] - 6 * error
+
+
+def test_mixtures_are_their_parts_one_after_the_other(spread):
+    """Each part's mean is that of its own kind, and the second part begins at 90 %."""
+    for mixed, first, second in (
+        ("random-medium", "random", "medium"),
+        ("medium-expert", "medium", "expert"),
+    ):
+        score = spread[mixed]
+        for part, kind in ((score[:3600], first), (score[3600:], second)):
+            error = spread[kind].std().item() / math.sqrt(len(part))
+            assert abs(part.mean() - spread[kind].mean()) < tolerances.SIGMAS * 1.1 * error
+    data = collect("simple_spread", "medium-expert", 20, seed=2)
+    assert data.num_trajectories == 20 and data.part_counts == [18, 2]
+    names = [part["quality"] for part in data.meta["parts"]]
+    assert names == ["medium", "expert"] and data.quality == "medium-expert"
+    with pytest.raises(Dom2Error, match=r"none of expert.*ask for 10 or more"):
+        collect("simple_spread", "medium-expert", 4)
+
+
+def test_what_made_the_data_is_in_its_meta():
+    meta = collect("simple_spread", "medium", 2).meta
+    assert meta["parts"] == [{"quality": "medium", "episodes": 2}]
+    assert len(meta["behaviours_sha256"]) == 64 and meta["prey_sha256"] is None
+    meta = collect("simple_tag", "random", 2).meta
+    assert meta["prey"] == "bundled" and len(meta["prey_sha256"]) == 64
+    assert meta["behaviours_sha256"] is None
+
+
+@pytest.mark.parametrize(
+    ("env", "options"), [("simple_tag", {}), ("small_envs:Counting", {"widths": (1, 2)})]
+)
+def test_data_in_parts_on_disk_are_those_in_memory(env, options, tmp_path, monkeypatch):
+    from dom2_fast.behaviours import collect as module
+
+    monkeypatch.setattr(module, "_BATCH", 3)
+    monkeypatch.setattr(envs, "ADAPTED", 3)
+    memory = collect(env, "random", 7, seed=1, **options)
+    mapped = collect(env, "random", 7, seed=1, out=tmp_path / "d", **options)
+    loaded = TrajectoryDataset.load(tmp_path / "d")
+    for data in (mapped, loaded):
+        assert data.path == tmp_path / "d" and torch.equal(data.starts, memory.starts)
+        for field in module.FIELDS:
+            for one, other in zip(getattr(data, field), getattr(memory, field), strict=True):
+                assert torch.equal(one, other) and one.dtype == other.dtype
+    assert mapped.meta == loaded.meta
+
+
+def test_a_stopped_collection_leaves_nothing(tmp_path, monkeypatch):
+    from dom2_fast.behaviours import collect as module
+
+    monkeypatch.setattr(module, "_BATCH", 3)
+    play, calls = module._play, []
+
+    def stop(*args):
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return play(*args)
+
+    monkeypatch.setattr(module, "_play", stop)
+    with pytest.raises(KeyboardInterrupt):
+        collect("simple_spread", "random", 7, out=tmp_path / "d")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_task_without_behaviours_has_random_data_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr(shipped, "asset", lambda task: tmp_path / "absent.npz")
+    for quality in set(QUALITIES) - {"random"}:
+        with pytest.raises(Dom2Error, match="for simple_tag; only quality 'random'"):
+            collect("simple_tag", quality, 20, out=tmp_path / "d")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("quality", QUALITIES)
+@pytest.mark.parametrize("task", [t for t in envs.TASKS if shipped.asset(t).is_file()])
+def test_every_kind_of_every_task_with_behaviours(task, quality):
+    data = collect(task, quality, 10)
+    assert (data.task, data.quality, data.num_trajectories) == (task, quality, 10)
+    assert sum(data.part_counts) == 10
+    assert bool((reweight.preset(task, quality)(data.returns) >= 1).all())
+
+
+def test_behaviours_without_a_kind_and_a_prey_of_another_task(tmp_path, monkeypatch):
+    from dom2_fast.envs.particle.prey import ASSETS
+
+    policies, noise = shipped.load("simple_spread")
+    path = tmp_path / "behaviour_simple_spread.npz"
+    shipped.write(path, {"medium": policies["medium"]}, noise)
+    monkeypatch.setattr(shipped, "asset", lambda task: path)
+    for quality in ("expert", "medium-expert", "medium-replay"):
+        with pytest.raises(Dom2Error, match=r"for simple_spread have no .* policy, only medium"):
+            collect("simple_spread", quality, 20, out=tmp_path / "d")
+    with pytest.raises(Dom2Error, match="prey of simple_world"):
+        other = ASSETS / "prey_simple_tag.npz"
+        collect("simple_world", "random", 20, out=tmp_path / "d", prey=other)
+    assert not (tmp_path / "d").exists()
 
 
 def test_written_data_are_consistent_episodes(tmp_path):
@@ -135,7 +234,6 @@ def test_nothing_of_a_users_is_overwritten(tmp_path):
         (("simple_spread", "random", 0), "episodes must be"),
         (("simple_spread", "random", 2.5), "episodes must be"),
         (("simple_spread", "random", 2, -1), "seed must be"),
-        (("simple_tag", "expert", 2), "only quality 'random'"),
         (("simple_tag", "random", 2, 0, None, "external"), "drives the prey itself"),
         (("simple_tag", "random", 2, 0, None, "absent.npz"), "no prey file"),
     ],

@@ -43,15 +43,32 @@ def test_convert_keeps_the_data(capsys, data, tmp_path):
     assert "nothing was overwritten" in text and out.read_bytes() == before
 
 
+def test_card_is_printed_or_written(capsys, data, tmp_path):
+    code, page, err = run(capsys, "data", "card", str(data))
+    assert code == 0, err
+    assert page.startswith("# walk\n") and "| OACo of agent 1 |" in page
+    out = tmp_path / "card.json"
+    code, said, _ = run(capsys, "data", "card", str(data), "--format", "json", "--out", str(out))
+    made = json.loads(out.read_text())
+    assert code == 0 and f"written to {out}" in said
+    assert made["trajectories"] == 8 and made["returns"]["rule"] == "mean return of the agents"
+    before = out.read_bytes()
+    assert "nothing was overwritten" in fails(capsys, "data", "card", str(data), "--out", str(out))
+    assert out.read_bytes() == before
+
+
 @pytest.mark.parametrize(
     ("command", "message"),
     [
-        ("data", "{inspect,convert}"),
+        ("data", "{inspect,card,convert}"),
         ("data look {data}", "invalid choice: 'look'"),
         ("data inspect", "path"),
         ("data inspect {tmp}/absent", "nothing is there"),
         ("data inspect {data} --format omr", "unknown data format 'omr'; accepted: omar"),
         ("data inspect {data} --episode_length 7", "not whole episodes of 7 steps"),
+        ("data card {data} --format html", "is md or json, not 'html'"),
+        ("data card {data} --source-format omr --out {tmp}/x", "unknown data format 'omr'"),
+        ("data card {tmp}/absent --out {tmp}/x", "nothing is there"),
         ("data convert {data} --to omr --out {tmp}/x", "unknown data format 'omr'"),
         ("data convert {data} --out {tmp}/x", "to"),
         ("data convert {data} --too omar --out {tmp}/x", "did you mean --to or --out?"),
@@ -67,7 +84,7 @@ def test_mistakes_are_one_line(capsys, data, tmp_path, command, message):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("action", ["inspect", "convert"])
+@pytest.mark.parametrize("action", ["inspect", "card", "convert"])
 def test_every_action_has_help(capsys, action):
     code, out, _ = run(capsys, "data", action, "--help")
     assert code == 0 and out.startswith(f"usage: dom2-fast data {action}") and "--format" in out

@@ -7,7 +7,7 @@ import pytest
 from dom2_fast.cli import demo
 from dom2_fast.errors import Dom2Error
 
-SMALL = {"episodes": 20, "bc_steps": 2, "dom2_steps": 2, "eval_episodes": 4}
+SMALL = {"episodes": 20, "steps": 2, "eval_episodes": 4}
 
 
 def names(folder):
@@ -23,12 +23,14 @@ def made(tmp_path_factory):
 
 def test_demo_writes_scores_and_report(made):
     scores = json.loads((made / "scores.json").read_text())
-    assert set(scores) == {"dataset_mean", "bc", "dom2"}
-    for name in ("bc", "dom2"):
+    assert set(scores) == {"dataset_mean", "bc", "td3_bc", "omar", "dom2"}
+    for name in demo.ALGOS:
         assert set(scores[name]) == {"standard", "shift_speed"}
         for result in scores[name].values():
             assert result["ci95"][0] <= result["mean"] <= result["ci95"][1]
             assert "normalised" in result and "returns" not in result
+        config = (made / name / "config.yaml").read_text()
+        assert "steps: 2\n" in config and "batch_size: 256" in config  # the same budget for all
     assert "normalised" in scores["dataset_mean"]
     page = (made / "report.html").read_text()
     assert "data set" in page and "rollout-data" in page
@@ -40,7 +42,9 @@ def test_a_second_demo_replaces_its_own_files_and_keeps_others(made, capsys):
     before = (made / "report.html").stat().st_mtime_ns
     options = [f"--{name}={value}" for name, value in SMALL.items()]
     assert demo.main([*options, f"--out={made}"]) == 0
-    assert "dom2" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    for name in demo.ALGOS:
+        assert sum(line.startswith(name) for line in shown.splitlines()) == 2  # standard, shifted
     assert (made / "report.html").stat().st_mtime_ns > before
     assert (made / "notes.txt").read_text() == "mine"
     (made / "notes.txt").unlink()

@@ -71,6 +71,9 @@ def test_we_read_what_flashbax_writes(tmp_path):
     assert (found["format"], found["meta"]["vault"]) == ("vault", "simple_tag.vlt/Expert")
     assert "exactly 4 steps: likely a time limit" in found["notes"][0]
     assert TrajectoryDataset.load(path, agents=2).num_agents == 2
+    card = rooms.card(path)
+    assert card["returns"]["score"] == card["returns"]["agents"][0]  # a predator's, all share it
+    assert card["published"]["mean"] == 207.9 and "metadata.json" in card["sha256"]["files"]
 
 
 def test_the_folder_of_one_or_of_several(tmp_path):

@@ -8,9 +8,12 @@ zero. Ours may also have `meta.json`, `lengths.npy` where episodes differ in len
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import IO, Any
 
 import numpy as np
 
@@ -55,30 +58,81 @@ def open(source, agents: int | None = None) -> Contents:
 
 
 def write(data, target) -> Path:
-    length = data.lengths
-    same = bool((length == length[0]).all())
-    meta = {**data.meta, **({"episode_length": int(length[0])} if same else {})}
-    if not same:
-        meta.pop("episode_length", None)
-    with atomic_dir(target) as made:
-        for field in FILES:
-            for i, tensor in enumerate(getattr(data, field)):
-                save_array(file_of(made, field, i), tensor.numpy())
-        for i, tensor in enumerate(data.truncation or []):
-            save_array(file_of(made, TRUNCATION, i), tensor.numpy())
-        if not same:
-            save_array(made / LENGTHS, length.numpy())
-        if meta:
-            (made / META).write_text(json.dumps(meta, indent=2) + "\n", encoding="utf-8")
+    with writing(target, data.meta) as add:
+        add(data)
     return Path(target)
 
 
-def save_array(path, array: np.ndarray) -> None:
-    """np.save for which a full disk is an OSError with its errno; NumPy's own loses it."""
-    array = np.ascontiguousarray(array)
-    with Path(path).open("wb") as file:
-        np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array))
-        file.write(array.data)
+@contextlib.contextmanager
+def writing(target, meta: dict) -> Iterator[Callable[[Any], None]]:
+    """Writes a folder part by part, whole or not at all: memory holds one part at a time.
+
+    Gives a function that appends the episodes of a `TrajectoryDataset`; all of them have the same
+    agents, widths and dtypes, and tell truncations or don't. `meta` is what meta.json gets beside
+    the episode length.
+
+    Raises:
+        Dom2Error: `target` holds something (before the block runs); no space is left.
+    """
+    lengths: list[np.ndarray] = []
+    with atomic_dir(target) as made:
+        with contextlib.ExitStack() as stack:
+            files: dict[str, _GrowingArray] = {}
+
+            def add(data) -> None:
+                for field in (*FILES, "truncation"):
+                    for i, tensor in enumerate(getattr(data, field) or []):
+                        short = TRUNCATION if field == "truncation" else FILES[field]
+                        path, array = file_of(made, short, i), tensor.numpy()
+                        if path.name not in files:
+                            files[path.name] = _GrowingArray(stack.enter_context(path.open("wb")))
+                        files[path.name].append(array)
+                lengths.append(data.lengths.numpy())
+
+            yield add
+            for file in files.values():
+                file.finish()
+        length = np.concatenate(lengths)
+        same = bool((length == length[0]).all())
+        known = {key: value for key, value in meta.items() if key != "episode_length"}
+        known |= {"episode_length": int(length[0])} if same else {}
+        if not same:
+            with (made / LENGTHS).open("wb") as file:
+                column = _GrowingArray(file)
+                column.append(length)
+                column.finish()
+        if known:
+            (made / META).write_text(json.dumps(known, indent=2) + "\n", encoding="utf-8")
+
+
+class _GrowingArray:
+    """A .npy file whose rows come in parts; a full disk is an OSError with its errno.
+
+    NumPy leaves room in a header for the number of rows to grow, so it is written again in place.
+    """
+
+    def __init__(self, file: IO[bytes]):
+        self.file, self.rows = file, 0
+        self.header: dict = {}
+        self.begin = 0
+
+    def append(self, array: np.ndarray) -> None:
+        array = np.ascontiguousarray(array)
+        if not self.header:
+            self.header = np.lib.format.header_data_from_array_1_0(array)
+            self._write_header()
+            self.begin = self.file.tell()
+        self.rows += len(array)
+        self.file.write(array.data)
+
+    def finish(self) -> None:
+        self.file.seek(0)
+        self._write_header()
+        assert self.file.tell() == self.begin, "NumPy's header has outgrown its room"
+
+    def _write_header(self) -> None:
+        shape = (self.rows, *self.header["shape"][1:])
+        np.lib.format.write_array_header_1_0(self.file, {**self.header, "shape": shape})
 
 
 def _read_meta(path: Path) -> dict:
