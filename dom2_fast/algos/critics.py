@@ -88,17 +88,24 @@ class TwinCritics:
         return run.denoising_loss(act, obs, *program, y, rng, precision=self.q.precision)
 
     def conservative_loss(
-        self, batch: Batch, target: torch.Tensor, proposed: torch.Tensor, weight: float
+        self,
+        batch: Batch,
+        target: torch.Tensor,
+        proposed: torch.Tensor,
+        weight: float,
+        log_density: torch.Tensor | None = None,
     ) -> Conservative:
-        """E (Q_k(o, a) - y)^2 + weight E [log sum_m exp(Q_k(o, u_m) - log 0.5^A) - Q_k(o, a)].
+        """E (Q_k(o, a) - y)^2 + weight E [log sum_m exp(Q_k(o, u_m) - log p(u_m)) - Q_k(o, a)].
 
-        The integral over actions is estimated by importance sampling from uniform u_m in
-        [-1, 1]^A, whose density is 0.5^A, as in OMAR's code.
+        The integral over actions is estimated by importance sampling from the density p that the
+        actions were drawn from, as in CQL (Kumar et al. 2020, appendix F).
 
         Args:
             target: y, [G, B]. proposed: the actions u, [G, B, M, A], the same for both twins.
+            log_density: log p(u), [G, B, M]. None: the u are uniform in [-1, 1]^A.
         """
-        log_density = proposed.size(3) * math.log(0.5)
+        if log_density is None:
+            log_density = uniform_log_density(proposed.size(3))
         lowered = self.q.lowered(proposed)
         if lowered is None:
             acts = torch.cat([batch.act.unsqueeze(2), proposed], 2).flatten(1, 2)  # [G, B(1+M), A]
@@ -150,6 +157,11 @@ def uniform_actions(batch: Batch, count: int, generator: torch.Generator) -> tor
     groups, rows, width = batch.act.shape
     like = {"dtype": batch.act.dtype, "device": batch.act.device}
     return torch.rand((groups, rows, count, width), generator=generator, **like) * 2 - 1
+
+
+def uniform_log_density(width: int) -> float:
+    """The log density of the actions that `uniform_actions` draws: 0.5 per component."""
+    return width * math.log(0.5)
 
 
 def twice(x: torch.Tensor) -> torch.Tensor:

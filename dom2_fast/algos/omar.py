@@ -77,14 +77,14 @@ def search(
     """The best action found and its Q: [G, B, A] and [G, B]; `act` is pi(o), `rate` as OMAR's."""
     G, B, A = act.shape
     mu, sigma = torch.zeros_like(act), torch.full_like(act, c.search_sigma)
-    kept = act.new_empty(G, B, 0, A)
+    kept, kept_q = act.new_empty(G, B, 0, A), act.new_empty(G, B, 0)
     for _ in range(c.search_rounds):
         noise = act.new_empty(G, B, c.search_samples, A).normal_(generator=generator)
         pool = (mu.unsqueeze(2) + sigma.unsqueeze(2) * noise).clamp(-1.0, 1.0)
-        pool = torch.cat([pool, kept], 2)
-        q = rate(pool)
+        pool, q = torch.cat([pool, kept], 2), torch.cat([rate(pool), kept_q], 2)
         if c.elites:
-            kept = pick(pool, q.topk(c.elites, 2).indices)
+            kept_q, index = q.topk(c.elites, 2)
+            kept = pick(pool, index)
             mu, sigma = kept.mean(2), kept.std(2)
         else:
             mu = (q.softmax(2).unsqueeze(-1) * pool).sum(2)
