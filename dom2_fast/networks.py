@@ -170,6 +170,24 @@ class Standardised(nn.Module):
         return self.inner((obs - self.mean) / self.sd)
 
 
+class Scaled(nn.Module):
+    """An actor net(obs) behind a scale and a shift that it learns: inner(obs * scale + shift).
+
+    The learnt half of a batch normalisation (Ioffe and Szegedy 2015). inner: the network itself,
+    not a copy. scale, shift: parameters [obs_dim], 1 and 0 at first.
+    """
+
+    def __init__(self, inner: nn.Module):
+        super().__init__()
+        self.inner = inner
+        self.obs_dim, self.act_dim = inner.obs_dim, inner.act_dim
+        self.scale = nn.Parameter(torch.ones(inner.obs_dim))
+        self.shift = nn.Parameter(torch.zeros(inner.obs_dim))
+
+    def forward(self, obs):
+        return self.inner(obs * self.scale + self.shift)
+
+
 class MLPActor(nn.Module):
     """Deterministic actor: `depth` hidden layers over obs, then tanh, as in TD3.
 

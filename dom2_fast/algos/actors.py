@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from dom2_fast import networks
+from dom2_fast.algos import batch_norm
 from dom2_fast.algos.acting import Policies
 from dom2_fast.algos.critics import TwinCritics, critic_nets
 from dom2_fast.algos.offline import OfflineAgents
@@ -29,16 +30,17 @@ class ActorAgents(OfflineAgents):
 
     `net` acts, on observations as they are. With `standardise_obs` batches are standardised as they
     are drawn, and `learner` is the part of `net` behind that, with the same parameters; without,
-    it is `net` itself. `policy` is the learner's.
+    it is `net` itself. `policy` is the learner's. Settings whose `obs_norm` is "batch" have it done
+    by the moments of each batch, and `net` has running averages of them.
     """
 
     def _build(self) -> None:
         c = self.config
         self.net = actor_nets(c, **self.sizes)
         self.learner = self.net
-        if c.standardise_obs:
+        if c.obs_norm != "none":
             template = self.net.template
-            if self.sampler is not None:
+            if c.obs_norm == "data" and self.sampler is not None:
                 mean, sd = obs_moments(self.sampler.data, self.num_agents)
                 template.mean.copy_(mean)
                 template.sd.copy_(sd)
@@ -49,9 +51,14 @@ class ActorAgents(OfflineAgents):
 
     def _draw(self) -> Batch:
         batch = super()._draw()
-        if not self.config.standardise_obs:
+        norm = self.config.obs_norm
+        if norm == "none":
             return batch
         with self.stage("sample"):
+            if norm == "batch":
+                batch_norm.follow_moments(self.net.template, batch.obs)
+                obs, next_obs = (batch_norm.whiten(o) for o in (batch.obs, batch.next_obs))
+                return replace(batch, obs=obs, next_obs=next_obs)
             mean, sd = (getattr(self.net.template, k).unsqueeze(1) for k in ("mean", "sd"))
             obs, next_obs = ((o - mean) / sd for o in (batch.obs, batch.next_obs))
             return replace(batch, obs=obs, next_obs=next_obs)
@@ -85,7 +92,9 @@ class ActorCriticAgents(ActorAgents):
         self.target_net = frozen_copy(self.learner)
         self.target_policy = actor_policy(self.config, self.target_net)
         net = critic_nets(self.config, **self.sizes).to(self.device)
-        self.critics = TwinCritics(net, self.config, self.sampler)
+        batch = self.config.obs_norm == "batch"
+        kind = batch_norm.BatchNormCritics if batch else TwinCritics
+        self.critics = kind(net, self.config, self.sampler)
 
     def follow(self, tau: float) -> None:
         """The Polyak step of all targets: target <- tau net + (1 - tau) target."""
@@ -93,7 +102,7 @@ class ActorCriticAgents(ActorAgents):
         polyak(self.target_net, self.learner, tau)
 
     def learnt(self) -> dict[str, nn.Module]:
-        return {**super().learnt(), "critic": self.critics.net}
+        return {**super().learnt(), **self.critics.learnt()}
 
     def _parts(self) -> dict:
         return {**super()._parts(), "target_net": self.target_net, **self.critics.parts()}
@@ -104,8 +113,10 @@ def actor_nets(c: ActorSettings, obs_dim: int, act_dim: int, agents: int) -> net
 
     def make():
         net = networks.MLPActor(obs_dim, act_dim, hidden=c.hidden, depth=c.depth)
-        if not c.standardise_obs:
+        if c.obs_norm == "none":
             return net
+        if c.obs_norm == "batch":
+            return batch_norm.actor(net)
         return networks.Standardised(net, torch.zeros(obs_dim), torch.ones(obs_dim))
 
     return networks.stack([make() for _ in range(agents)])

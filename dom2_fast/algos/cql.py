@@ -62,10 +62,10 @@ class CQL(ITD3):
         """TD + zeta CQL of every critic, [2 G]."""
         c, G = self.config, self.num_agents
         uniform = uniform_actions(batch, c.cql_actions, self.generator)
-        proposed, log_density = uniform, None
+        proposed, log_density = [uniform], None
         if c.cql_policy_actions:
             here, there = (self.own_actions(obs) for obs in (batch.obs, batch.next_obs))
-            proposed = torch.cat([uniform, here[0], there[0]], 2)
+            proposed = [uniform, here[0], there[0]]
             flat = torch.full_like(uniform[..., 0], uniform_log_density(uniform.size(3)))
             log_density = torch.cat([flat, here[1], there[1]], 2)
         found = self.critics.conservative_loss(batch, y, proposed, c.zeta, log_density)

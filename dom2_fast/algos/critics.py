@@ -14,9 +14,11 @@ time limit, which is no terminal state, so y bootstraps there too unless `mask_d
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
+from torch import nn
 
 from dom2_fast import networks
 from dom2_fast.algos.settings import CriticSettings
@@ -61,6 +63,7 @@ class TwinCritics:
         self.q = FusedModule(net, **how)
         self.target_q = FusedModule(self.target_net, **how)
         self.q1 = rating(net, config)
+        self.input = self.target_input = self.rated_input = AsGiven
         shift, sd = torch.zeros(groups, 1), torch.ones(groups, 1)
         if config.normalise_reward and sampler is not None:
             for j, (mean, deviation) in enumerate(sampler.reward_moments()):
@@ -72,7 +75,8 @@ class TwinCritics:
     def td_target(self, batch: Batch, next_act: torch.Tensor) -> torch.Tensor:
         """y = r~ + gamma min_k Qbar_k(o', a') for the actions a' [G, B, A]: [G, B]."""
         c = self.config
-        q = self.target_q(twice(next_act), twice(batch.next_obs)).squeeze(-1)  # [2 G, B]
+        act, obs = self.target_input.act(next_act), self.target_input.obs(batch.next_obs)
+        q = self.target_q(twice(act), twice(obs)).squeeze(-1)  # [2 G, B]
         q = torch.minimum(*q.chunk(2))
         keep = 1.0 - batch.done if c.mask_done else 1.0
         reward = c.reward_scale * (batch.reward - self.reward_shift) / self.reward_sd
@@ -80,7 +84,8 @@ class TwinCritics:
 
     def td_loss(self, batch: Batch, target: torch.Tensor) -> torch.Tensor:
         """E (Q_k(o, a) - y)^2 of every critic, [2 G]; `target` is y, [G, B]."""
-        act, obs, y = twice(batch.act), twice(batch.obs), twice(target).unsqueeze(-1)
+        act, obs = twice(self.input.act(batch.act)), twice(self.input.obs(batch.obs))
+        y = twice(target).unsqueeze(-1)
         lowered = self.q.lowered(act)
         if lowered is None:
             return reference.mean_square(self.q(act, obs), y)
@@ -91,7 +96,7 @@ class TwinCritics:
         self,
         batch: Batch,
         target: torch.Tensor,
-        proposed: torch.Tensor,
+        proposed: torch.Tensor | Sequence[torch.Tensor],
         weight: float,
         log_density: torch.Tensor | None = None,
     ) -> Conservative:
@@ -101,15 +106,20 @@ class TwinCritics:
         actions were drawn from, as in CQL (Kumar et al. 2020, appendix F).
 
         Args:
-            target: y, [G, B]. proposed: the actions u, [G, B, M, A], the same for both twins.
+            target: y, [G, B]. proposed: the actions u, [G, B, M, A], the same for both twins; or
+                several such, which critics that look at many actions at once look at one by one.
             log_density: log p(u), [G, B, M]. None: the u are uniform in [-1, 1]^A.
         """
+        parts = [proposed] if isinstance(proposed, torch.Tensor) else proposed
+        parts = [self.input.act(part) for part in parts]
+        proposed = parts[0] if len(parts) == 1 else torch.cat(parts, 2)
+        act, obs = self.input.act(batch.act), self.input.obs(batch.obs)
         if log_density is None:
             log_density = uniform_log_density(proposed.size(3))
         lowered = self.q.lowered(proposed)
         if lowered is None:
-            acts = torch.cat([batch.act.unsqueeze(2), proposed], 2).flatten(1, 2)  # [G, B(1+M), A]
-            q = self.q(twice(acts), twice(batch.obs))
+            acts = torch.cat([act.unsqueeze(2), proposed], 2).flatten(1, 2)  # [G, B(1+M), A]
+            q = self.q(twice(acts), twice(obs))
             loss, td, cql, q = reference.conservative(
                 q, target, 1 + proposed.size(2), weight, log_density
             )
@@ -117,9 +127,19 @@ class TwinCritics:
             run, program, rng = lowered
             how = {"cql_weight": weight, "log_density": log_density, "precision": self.q.precision}
             loss, td, cql, q = run.conservative_loss(
-                batch.act, proposed, batch.obs, *program, target, rng, **how
+                act, proposed, obs, *program, target, rng, **how
             )
         return Conservative(loss, td, cql, q[..., 0], q[..., 1:])
+
+    def rate(self, act: torch.Tensor, obs: torch.Tensor) -> torch.Tensor:
+        """Q_1 of one or several actions per observation: [G, B, (K,) A] -> [G, B, (K)].
+
+        For policies to climb: differentiable in act, without gradients of the critics.
+        """
+        seen, obs = self.rated_input.act(act), self.rated_input.obs(obs)
+        if act.dim() == 4:
+            seen, obs = seen.flatten(1, 2), obs.repeat_interleave(act.size(2), 1)
+        return self.q1(seen, obs).view(act.shape[:-1])
 
     def descend(self, loss: torch.Tensor, grad_clip: float) -> None:
         """One step of Adam down the losses [2 G], each critic's gradient clipped on its own."""
@@ -129,6 +149,10 @@ class TwinCritics:
         """The targets' Polyak step: Qbar <- tau Q + (1 - tau) Qbar."""
         polyak(self.target_net, self.net, tau)
 
+    def learnt(self) -> dict[str, nn.Module]:
+        """The networks that gradients change, by name."""
+        return {"critic": self.net}
+
     def parts(self) -> dict:
         """What has a state, by its name in a checkpoint."""
         return {
@@ -136,6 +160,18 @@ class TwinCritics:
             "target_critic": self.target_net,
             "critic_optimiser": self.optimiser,
         }
+
+
+class AsGiven:
+    """What critics see of actions and observations: these."""
+
+    @staticmethod
+    def act(act: torch.Tensor) -> torch.Tensor:
+        return act
+
+    @staticmethod
+    def obs(obs: torch.Tensor) -> torch.Tensor:
+        return obs
 
 
 def critic_nets(

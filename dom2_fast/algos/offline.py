@@ -78,6 +78,8 @@ class OfflineAgents:
         agents: int | None = None,
         env: str | None = None,
     ):
+        if data is not None:
+            config = self.settled(config, env or data.task, data.quality)
         self.config = config
         self.device = usable_device(config.device)
         self.sampler = None
@@ -106,6 +108,25 @@ class OfflineAgents:
         with torch.random.fork_rng(devices=[]):  # network initialisation draws from torch's own
             torch.manual_seed(config.seed)
             self._build()
+
+    @classmethod
+    def settled(cls, config, task: str | None, kind: str | None):
+        """The settings as they hold on a data set of that task and kind: most just as they are.
+
+        Raises:
+            Dom2Error: they can't hold there.
+        """
+        return config
+
+    @property
+    def usual_steps(self) -> int | None:
+        """The number of updates that belongs to these settings, if one does."""
+        return None
+
+    @property
+    def data_kind(self) -> str | None:
+        """What the data set says of its kind: "medium", say."""
+        return None if self.sampler is None else self.sampler.data.quality
 
     def _build(self) -> None:
         """Makes networks, optimisers and policies, on `self.device`."""

@@ -61,20 +61,18 @@ class OMAR(CQL):
     def actor_loss(self, batch: Batch, act: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
         """c E (pi(o) - a^)^2 - (1 - c) E Q1(o, pi(o)), [G]."""
         c = self.config
-        best, _ = search(lambda a: self.rate(a, batch.obs), act.detach(), c, self.generator)
+        best, _ = search(lambda a: self.critics.rate(a, batch.obs), act.detach(), c, self.generator)
         return c.coe * (act - best).square().mean((1, 2)) - (1 - c.coe) * q.mean(1)
-
-    def rate(self, act: torch.Tensor, obs: torch.Tensor) -> torch.Tensor:
-        """Q1 of several actions per observation, [G, B, K, A] -> [G, B, K]."""
-        K = act.size(2)
-        return self.critics.q1(act.flatten(1, 2), obs.repeat_interleave(K, 1)).view(act.shape[:3])
 
 
 @torch.no_grad()
 def search(
     rate: Callable, act: torch.Tensor, c: OMARConfig, generator: torch.Generator
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The best action found and its Q: [G, B, A] and [G, B]; `act` is pi(o), `rate` as OMAR's."""
+    """The best action found and its Q: [G, B, A] and [G, B].
+
+    rate: Q of several actions per observation, [G, B, K, A] -> [G, B, K]. act: pi(o), [G, B, A].
+    """
     G, B, A = act.shape
     mu, sigma = torch.zeros_like(act), torch.full_like(act, c.search_sigma)
     kept, kept_q = act.new_empty(G, B, 0, A), act.new_empty(G, B, 0)
