@@ -91,7 +91,8 @@ class ITD3(ActorCriticAgents):
 
     @property
     def usual_steps(self) -> int | None:
-        return faithful.updates(self.env, self.data_kind) if self.config.faithful else None
+        known = self.config.faithful and self.task is not None
+        return faithful.updates(self.task, self.kind) if known else None
 
     def update(self) -> dict[str, torch.Tensor]:
         """One update of all agents: critics, actor, targets."""

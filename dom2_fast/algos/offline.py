@@ -78,8 +78,10 @@ class OfflineAgents:
         agents: int | None = None,
         env: str | None = None,
     ):
+        self.task = self.kind = None  # of the data set: "simple_spread" and "medium", say
         if data is not None:
-            config = self.settled(config, env or data.task, data.quality)
+            self.task, self.kind = data.task or env, data.quality
+            config = self.settled(config, self.task, self.kind)
         self.config = config
         self.device = usable_device(config.device)
         self.sampler = None
@@ -120,13 +122,8 @@ class OfflineAgents:
 
     @property
     def usual_steps(self) -> int | None:
-        """The number of updates that belongs to these settings, if one does."""
+        """The number of updates that belongs to these settings on the data set, if one does."""
         return None
-
-    @property
-    def data_kind(self) -> str | None:
-        """What the data set says of its kind: "medium", say."""
-        return None if self.sampler is None else self.sampler.data.quality
 
     def _build(self) -> None:
         """Makes networks, optimisers and policies, on `self.device`."""

@@ -152,7 +152,7 @@ def _check_settings(out: Path, saved: dict, config, data: TrajectoryDataset) -> 
         return
     # A run of an earlier version lacks settings that have come since: it has their defaults.
     own = configs.from_dict(type(config), saved["config"], str(out / checkpoint.NAME))
-    config = algos.of_config(config).settled(config, saved["env"] or data.task, data.quality)
+    config = algos.of_config(config).settled(config, data.task or saved["env"], data.quality)
     own, asked = configs.to_dict(own), configs.to_dict(config)
     differ = [
         f"{name} = {own[name]!r} (asked for: {value!r})"
