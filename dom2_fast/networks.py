@@ -153,6 +153,19 @@ class MLPCritic(nn.Module):
         return self.final_layer(self.mid_layer(torch.cat([act, obs], dim=-1)))
 
 
+class ScaledCritic(MLPCritic):
+    """An `MLPCritic` behind a scale and a shift of [act, obs] that it learns, as in `Scaled`."""
+
+    def __init__(self, obs_dim, act_dim, **sizes):
+        super().__init__(obs_dim, act_dim, **sizes)
+        self.scale = nn.Parameter(torch.ones(act_dim + obs_dim))
+        self.shift = nn.Parameter(torch.zeros(act_dim + obs_dim))
+
+    def forward(self, act, obs):
+        rows = torch.cat([act, obs], dim=-1) * self.scale + self.shift
+        return self.final_layer(self.mid_layer(rows))
+
+
 class Standardised(nn.Module):
     """An actor net(obs) that takes raw observations: inner((obs - mean) / sd).
 

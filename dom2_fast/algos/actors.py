@@ -91,10 +91,11 @@ class ActorCriticAgents(ActorAgents):
         super()._build()
         self.target_net = frozen_copy(self.learner)
         self.target_policy = actor_policy(self.config, self.target_net)
-        net = critic_nets(self.config, **self.sizes).to(self.device)
-        batch = self.config.obs_norm == "batch"
-        kind = batch_norm.BatchNormCritics if batch else TwinCritics
-        self.critics = kind(net, self.config, self.sampler)
+        twins, kind = TwinCritics, networks.MLPCritic
+        if self.config.obs_norm == "batch":
+            twins, kind = batch_norm.BatchNormCritics, networks.ScaledCritic
+        net = critic_nets(self.config, **self.sizes, kind=kind).to(self.device)
+        self.critics = twins(net, self.config, self.sampler)
 
     def follow(self, tau: float) -> None:
         """The Polyak step of all targets: target <- tau net + (1 - tau) target."""
@@ -102,7 +103,7 @@ class ActorCriticAgents(ActorAgents):
         polyak(self.target_net, self.learner, tau)
 
     def learnt(self) -> dict[str, nn.Module]:
-        return {**super().learnt(), **self.critics.learnt()}
+        return {**super().learnt(), "critic": self.critics.net}
 
     def _parts(self) -> dict:
         return {**super()._parts(), "target_net": self.target_net, **self.critics.parts()}

@@ -3,8 +3,7 @@
 There every network begins with a BatchNorm1d, which stays in training mode: each call is normalised
 by the moments of its own rows, the target networks' too, and the actions that the CQL term and the
 search rate have moments of their own. Only an acting policy uses running averages. Here the
-normalisation is PyTorch's, and what follows it, the scale and shift included, is a step program for
-actors; the two critics of an agent share their scale and shift, which are PyTorch's as well.
+normalisation is PyTorch's; the learnt scale and shift and all that follows are step programs.
 """
 
 from __future__ import annotations
@@ -13,8 +12,8 @@ import torch
 from torch import nn
 
 from dom2_fast import networks
-from dom2_fast.algos.critics import TwinCritics
-from dom2_fast.algos.updates import adam, descend, frozen_copy, frozen_view, polyak
+from dom2_fast.algos.critics import TwinCritics, twice
+from dom2_fast.algos.updates import backward, step
 
 EPS, MOMENTUM = 1e-5, 0.1  # PyTorch's defaults, which OMAR's code keeps
 LAST_LAYER = 3e-3  # bound of the actor's initial last weights
@@ -42,61 +41,36 @@ def actor(inner: networks.MLPActor) -> networks.Standardised:
     return networks.Standardised(networks.Scaled(inner), mean, (var + EPS).sqrt())
 
 
-class CriticInput(nn.Module):
-    """Scale and shift of normalised critics' inputs; for use as a stack, parameters [G, D]."""
-
-    def __init__(self, obs_dim: int, act_dim: int):
-        super().__init__()
-        self.act_scale, self.act_shift = _ones(act_dim), _zeros(act_dim)
-        self.obs_scale, self.obs_shift = _ones(obs_dim), _zeros(obs_dim)
-
-    def act(self, act: torch.Tensor) -> torch.Tensor:
-        """What the critics see of actions [G, ..., A], normalised over all but the last."""
-        scale, shift = (_beside(p, act) for p in (self.act_scale, self.act_shift))
-        return whiten(act) * scale + shift
-
-    def obs(self, obs: torch.Tensor) -> torch.Tensor:
-        """The same of observations [G, B, O] that are normalised already, as batches are drawn."""
-        return obs * _beside(self.obs_scale, obs) + _beside(self.obs_shift, obs)
-
-
 class BatchNormCritics(TwinCritics):
-    """Twin critics behind one `CriticInput` per agent; their gradients are clipped as one."""
+    """Twin critics whose actions are normalised like the batches' observations.
 
-    def __init__(self, net, config, sampler=None):
-        super().__init__(net, config, sampler)
-        agents, template = net.groups // 2, net.template
-        like = next(net.parameters())
-        made = [CriticInput(template.obs_dim, template.act_dim) for _ in range(agents)]
-        self.inputs = networks.stack(made).to(like.device, like.dtype)
-        self.target_inputs = frozen_copy(self.inputs)
-        self.input, self.target_input = self.inputs.template, self.target_inputs.template
-        self.rated_input = frozen_view(self.inputs, agents).template
-        self.optimiser = adam(nn.ModuleList([net, self.inputs]), config.critic_lr)
+    net: a stack of `networks.ScaledCritic`. An agent's two critics share scale and shift, and their
+    gradients are clipped as one. Each has a copy of the two, and both get the sum of the gradients.
+    """
+
+    def seen(self, act: torch.Tensor) -> torch.Tensor:
+        return whiten(act)
 
     def descend(self, loss: torch.Tensor, grad_clip: float) -> None:
-        descend(loss, self.optimiser, grad_clip, self.inputs.groups)
-
-    def follow(self, tau: float) -> None:
-        super().follow(tau)
-        polyak(self.target_inputs, self.inputs, tau)
-
-    def learnt(self) -> dict[str, nn.Module]:
-        return {**super().learnt(), "critic_input": self.inputs}
-
-    def parts(self) -> dict:
-        own = {"critic_input": self.inputs, "target_critic_input": self.target_inputs}
-        return {**super().parts(), **own}
+        parameters = backward(loss, self.optimiser)
+        shared = [self.net.template.scale, self.net.template.shift]
+        for p in shared:
+            p.grad = twice(sum(p.grad.chunk(2)))
+        if grad_clip > 0.0:
+            clip_twins(parameters, shared, grad_clip)
+        step(self.optimiser)
+        with torch.no_grad():  # where Adam rounds an element depends on its place in memory
+            for p in shared:
+                p[p.size(0) // 2 :].copy_(p[: p.size(0) // 2])
 
 
-def _ones(width: int) -> nn.Parameter:
-    return nn.Parameter(torch.ones(width))
-
-
-def _zeros(width: int) -> nn.Parameter:
-    return nn.Parameter(torch.zeros(width))
-
-
-def _beside(p: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-    """[G, D] -> [G, 1, ..., D], of as many dimensions as x."""
-    return p.view(p.size(0), *[1] * (x.dim() - 2), p.size(1))
+def clip_twins(parameters: list, shared: list, most: float) -> None:
+    """Scales each agent's gradients, [2 G, ...], to norm <= most; what is shared counts once."""
+    norms, shared = [], {id(p) for p in shared}
+    for p in parameters:
+        each = torch.linalg.vector_norm(p.grad.flatten(1), dim=1).view(2, -1)  # [2, G]
+        norms.append(each[:1] if id(p) in shared else each)
+    norm = torch.linalg.vector_norm(torch.cat(norms), dim=0)  # [G]
+    scale = twice((most / (norm + 1e-6)).clamp(max=1.0))
+    for p in parameters:
+        p.grad.mul_(scale.view(-1, *[1] * (p.dim() - 1)))

@@ -18,7 +18,6 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-from torch import nn
 
 from dom2_fast import networks
 from dom2_fast.algos.settings import CriticSettings
@@ -63,7 +62,6 @@ class TwinCritics:
         self.q = FusedModule(net, **how)
         self.target_q = FusedModule(self.target_net, **how)
         self.q1 = rating(net, config)
-        self.input = self.target_input = self.rated_input = AsGiven
         shift, sd = torch.zeros(groups, 1), torch.ones(groups, 1)
         if config.normalise_reward and sampler is not None:
             for j, (mean, deviation) in enumerate(sampler.reward_moments()):
@@ -75,16 +73,19 @@ class TwinCritics:
     def td_target(self, batch: Batch, next_act: torch.Tensor) -> torch.Tensor:
         """y = r~ + gamma min_k Qbar_k(o', a') for the actions a' [G, B, A]: [G, B]."""
         c = self.config
-        act, obs = self.target_input.act(next_act), self.target_input.obs(batch.next_obs)
-        q = self.target_q(twice(act), twice(obs)).squeeze(-1)  # [2 G, B]
+        q = self.target_q(twice(self.seen(next_act)), twice(batch.next_obs)).squeeze(-1)  # [2 G, B]
         q = torch.minimum(*q.chunk(2))
         keep = 1.0 - batch.done if c.mask_done else 1.0
         reward = c.reward_scale * (batch.reward - self.reward_shift) / self.reward_sd
         return reward + c.gamma * keep * q
 
+    def seen(self, act: torch.Tensor) -> torch.Tensor:
+        """What the networks are given of actions [G, ..., A]: here the actions themselves."""
+        return act
+
     def td_loss(self, batch: Batch, target: torch.Tensor) -> torch.Tensor:
         """E (Q_k(o, a) - y)^2 of every critic, [2 G]; `target` is y, [G, B]."""
-        act, obs = twice(self.input.act(batch.act)), twice(self.input.obs(batch.obs))
+        act, obs = twice(self.seen(batch.act)), twice(batch.obs)
         y = twice(target).unsqueeze(-1)
         lowered = self.q.lowered(act)
         if lowered is None:
@@ -111,15 +112,15 @@ class TwinCritics:
             log_density: log p(u), [G, B, M]. None: the u are uniform in [-1, 1]^A.
         """
         parts = [proposed] if isinstance(proposed, torch.Tensor) else proposed
-        parts = [self.input.act(part) for part in parts]
+        parts = [self.seen(part) for part in parts]
         proposed = parts[0] if len(parts) == 1 else torch.cat(parts, 2)
-        act, obs = self.input.act(batch.act), self.input.obs(batch.obs)
+        act = self.seen(batch.act)
         if log_density is None:
             log_density = uniform_log_density(proposed.size(3))
         lowered = self.q.lowered(proposed)
         if lowered is None:
             acts = torch.cat([act.unsqueeze(2), proposed], 2).flatten(1, 2)  # [G, B(1+M), A]
-            q = self.q(twice(acts), twice(obs))
+            q = self.q(twice(acts), twice(batch.obs))
             loss, td, cql, q = reference.conservative(
                 q, target, 1 + proposed.size(2), weight, log_density
             )
@@ -127,7 +128,7 @@ class TwinCritics:
             run, program, rng = lowered
             how = {"cql_weight": weight, "log_density": log_density, "precision": self.q.precision}
             loss, td, cql, q = run.conservative_loss(
-                act, proposed, obs, *program, target, rng, **how
+                act, proposed, batch.obs, *program, target, rng, **how
             )
         return Conservative(loss, td, cql, q[..., 0], q[..., 1:])
 
@@ -136,7 +137,7 @@ class TwinCritics:
 
         For policies to climb: differentiable in act, without gradients of the critics.
         """
-        seen, obs = self.rated_input.act(act), self.rated_input.obs(obs)
+        seen = self.seen(act)
         if act.dim() == 4:
             seen, obs = seen.flatten(1, 2), obs.repeat_interleave(act.size(2), 1)
         return self.q1(seen, obs).view(act.shape[:-1])
@@ -149,10 +150,6 @@ class TwinCritics:
         """The targets' Polyak step: Qbar <- tau Q + (1 - tau) Qbar."""
         polyak(self.target_net, self.net, tau)
 
-    def learnt(self) -> dict[str, nn.Module]:
-        """The networks that gradients change, by name."""
-        return {"critic": self.net}
-
     def parts(self) -> dict:
         """What has a state, by its name in a checkpoint."""
         return {
@@ -162,24 +159,13 @@ class TwinCritics:
         }
 
 
-class AsGiven:
-    """What critics see of actions and observations: these."""
-
-    @staticmethod
-    def act(act: torch.Tensor) -> torch.Tensor:
-        return act
-
-    @staticmethod
-    def obs(obs: torch.Tensor) -> torch.Tensor:
-        return obs
-
-
 def critic_nets(
-    c: CriticSettings, obs_dim: int, act_dim: int, agents: int
+    c: CriticSettings, obs_dim: int, act_dim: int, agents: int, kind: type | None = None
 ) -> networks.StackedModule:
-    """The 2 G critics of all agents, newly initialised."""
+    """The 2 G critics of all agents, newly initialised; kind: of the networks, MLPCritic."""
     sizes = {"hidden": c.critic_hidden, "depth": c.critic_depth}
-    return networks.stack(networks.MLPCritic(obs_dim, act_dim, **sizes) for _ in range(2 * agents))
+    kind = networks.MLPCritic if kind is None else kind
+    return networks.stack(kind(obs_dim, act_dim, **sizes) for _ in range(2 * agents))
 
 
 def rating(net: networks.StackedModule, config) -> FusedModule:

@@ -32,23 +32,21 @@ def frozen_view(stacked: networks.StackedModule, groups: int) -> networks.Stacke
     return view
 
 
-def descend(
-    loss: torch.Tensor,
-    optimiser: torch.optim.Optimizer,
-    grad_clip: float,
-    groups: int | None = None,
-) -> None:
-    """One step down the sum of all groups' losses `[G]`; groups share no parameter.
+def descend(loss: torch.Tensor, optimiser: torch.optim.Optimizer, grad_clip: float) -> None:
+    """One step down the sum of all groups' losses `[G]`; groups share no parameter."""
+    parameters = backward(loss, optimiser)
+    if grad_clip > 0.0:
+        clip_each_group(parameters, grad_clip)
+    step(optimiser)
 
-    groups: as of `clip_each_group`.
-    """
+
+def backward(loss: torch.Tensor, optimiser: torch.optim.Optimizer) -> list[torch.Tensor]:
+    """Gradients of the sum of the losses `[G]` in the optimiser's parameters, which it gives."""
     parameters = [p for group in optimiser.param_groups for p in group["params"]]
     for p in parameters:  # what zero_grad does, which takes several times as long
         p.grad = None
     loss.backward(torch.ones_like(loss))
-    if grad_clip > 0.0:
-        clip_each_group(parameters, grad_clip, groups)
-    step(optimiser)
+    return parameters
 
 
 @torch.no_grad()
@@ -82,22 +80,17 @@ def step(optimiser: torch.optim.Adam) -> None:
     )
 
 
-def clip_each_group(parameters: list[torch.Tensor], most: float, groups: int | None = None) -> None:
+def clip_each_group(parameters: list[torch.Tensor], most: float) -> None:
     """Scales every group's own gradient to norm <= most; parameters are [G, ...].
 
-    Not across groups: one agent's large gradient must not slow the others. groups: G, where some
-    parameters are [K G, ...]; then the K of a group count as one. None: as many as they have.
+    Not across groups: one agent's large gradient must not slow the others.
     """
     grads = [p.grad for p in parameters if p.grad is not None]
-    groups = grads[0].size(0) if groups is None else groups
-    norms = [torch.linalg.vector_norm(g.flatten(1), dim=1).view(-1, groups) for g in grads]
-    norm = torch.linalg.vector_norm(torch.cat(norms), dim=0)  # [G]
+    norms = [torch.linalg.vector_norm(g.flatten(1), dim=1) for g in grads]
+    norm = torch.linalg.vector_norm(torch.stack(norms), dim=0)  # [G]
     scale = (most / (norm + 1e-6)).clamp(max=1.0)
-    shaped = {
-        (n, d): scale.repeat(n // groups).view(-1, *[1] * (d - 1))
-        for n, d in {(g.size(0), g.ndim) for g in grads}
-    }
-    torch._foreach_mul_(grads, [shaped[g.size(0), g.ndim] for g in grads])
+    shaped = {n: scale.view(-1, *[1] * (n - 1)) for n in {g.ndim for g in grads}}
+    torch._foreach_mul_(grads, [shaped[g.ndim] for g in grads])
 
 
 @torch.no_grad()
