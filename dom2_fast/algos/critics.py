@@ -137,10 +137,7 @@ class TwinCritics:
 
         For policies to climb: differentiable in act, without gradients of the critics.
         """
-        seen = self.seen(act)
-        if act.dim() == 4:
-            seen, obs = seen.flatten(1, 2), obs.repeat_interleave(act.size(2), 1)
-        return self.q1(seen, obs).view(act.shape[:-1])
+        return self.q1(self.seen(act).flatten(1, -2), obs).view(act.shape[:-1])
 
     def descend(self, loss: torch.Tensor, grad_clip: float) -> None:
         """One step of Adam down the losses [2 G], each critic's gradient clipped on its own."""
