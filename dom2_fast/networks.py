@@ -11,6 +11,7 @@ import math
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from dom2_fast import activations
 from dom2_fast.errors import Dom2Error, whole_number
@@ -162,8 +163,14 @@ class ScaledCritic(MLPCritic):
         self.shift = nn.Parameter(torch.zeros(act_dim + obs_dim))
 
     def forward(self, act, obs):
-        rows = torch.cat([act, obs], dim=-1) * self.scale + self.shift
-        return self.final_layer(self.mid_layer(rows))
+        first, *others = self.mid_layer
+        # Folded into the first layer, which costs a batch of rows nothing.
+        weight = first.weight * self.scale
+        bias = first.bias + (first.weight * self.shift).sum(-1)
+        h = F.linear(torch.cat([act, obs], dim=-1), weight, bias)
+        for layer in others:
+            h = layer(h)
+        return self.final_layer(h)
 
 
 class Standardised(nn.Module):
