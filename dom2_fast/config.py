@@ -210,6 +210,7 @@ def add_options(parser, cls: type, names: Mapping[str, tuple[str, ...]] | None =
             type=field.type,
             default=SUPPRESS,
             metavar=_metavar(field.type),
+            **({"nargs": "?", "const": True} if field.type is bool else {}),  # also as a switch
             help=(field.help + shown).strip().replace("%", "%%"),
         )
 

@@ -11,6 +11,7 @@ import math
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from dom2_fast import activations
 from dom2_fast.errors import Dom2Error, whole_number
@@ -171,6 +172,25 @@ class MLPValue(nn.Module):
         return self.final_layer(self.mid_layer(obs))
 
 
+class ScaledCritic(MLPCritic):
+    """An `MLPCritic` behind a scale and a shift of [act, obs] that it learns, as in `Scaled`."""
+
+    def __init__(self, obs_dim, act_dim, **sizes):
+        super().__init__(obs_dim, act_dim, **sizes)
+        self.scale = nn.Parameter(torch.ones(act_dim + obs_dim))
+        self.shift = nn.Parameter(torch.zeros(act_dim + obs_dim))
+
+    def forward(self, act, obs):
+        first, *others = self.mid_layer
+        # Folded into the first layer, which costs a batch of rows nothing.
+        weight = first.weight * self.scale
+        bias = first.bias + (first.weight * self.shift).sum(-1)
+        h = F.linear(torch.cat([act, obs], dim=-1), weight, bias)
+        for layer in others:
+            h = layer(h)
+        return self.final_layer(h)
+
+
 class Standardised(nn.Module):
     """An actor net(obs) that takes raw observations: inner((obs - mean) / sd).
 
@@ -186,6 +206,24 @@ class Standardised(nn.Module):
 
     def forward(self, obs):
         return self.inner((obs - self.mean) / self.sd)
+
+
+class Scaled(nn.Module):
+    """An actor net(obs) behind a scale and a shift that it learns: inner(obs * scale + shift).
+
+    The learnt half of a batch normalisation (Ioffe and Szegedy 2015). inner: the network itself,
+    not a copy. scale, shift: parameters [obs_dim], 1 and 0 at first.
+    """
+
+    def __init__(self, inner: nn.Module):
+        super().__init__()
+        self.inner = inner
+        self.obs_dim, self.act_dim = inner.obs_dim, inner.act_dim
+        self.scale = nn.Parameter(torch.ones(inner.obs_dim))
+        self.shift = nn.Parameter(torch.zeros(inner.obs_dim))
+
+    def forward(self, obs):
+        return self.inner(obs * self.scale + self.shift)
 
 
 class MLPActor(nn.Module):

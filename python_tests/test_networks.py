@@ -237,3 +237,31 @@ def test_a_standardised_actor_holds_mean_and_sd():
     stacked = networks.stack([net, other])
     both = torch.stack([obs, obs])
     torch.testing.assert_close(stacked(both), torch.stack([net(obs), other(obs)]))
+
+
+def test_scaled_learns_the_scale_and_shift_of_its_observations():
+    inner = networks.MLPActor(5, 2, hidden=8)
+    net = networks.Scaled(inner)
+    _, _, obs = inputs()
+    assert torch.equal(net(obs), inner(obs))
+    with torch.no_grad():
+        net.scale.copy_(torch.randn(5))
+        net.shift.copy_(torch.randn(5))
+    torch.testing.assert_close(net(obs), inner(obs * net.scale + net.shift))
+    assert (net.obs_dim, net.act_dim) == (5, 2)
+    net(obs).sum().backward()
+    assert net.scale.grad.abs().sum() > 0
+
+
+def test_a_scaled_critic_is_one_of_scaled_inputs():
+    net = networks.ScaledCritic(5, 2, hidden=8)
+    act, _, obs = inputs()
+    act = act[:, :2]
+    plain = networks.MLPCritic(5, 2, hidden=8)
+    plain.load_state_dict({k: v for k, v in net.state_dict().items() if k[:2] not in ("sc", "sh")})
+    assert torch.equal(net(act, obs), plain(act, obs))
+    with torch.no_grad():
+        net.scale.copy_(torch.randn(7))
+        net.shift.copy_(torch.randn(7))
+    rows = torch.cat([act, obs], 1) * net.scale + net.shift
+    torch.testing.assert_close(net(act, obs), plain(rows[:, :2], rows[:, 2:]))

@@ -43,7 +43,8 @@ struct ConservativeCall {
   const float* proposed;  // [data groups, B, M, x_width]
   const float* target;    // [data groups, B]
   double weight, log_density;
-  float* q;  // [G, B (1 + M)]
+  const float* log_densities;  // [data groups, B, M], on top of log_density; may be null
+  float* q;                    // [G, B (1 + M)]
 };
 
 // What `chain_value` adds: the critic that rates the chain's result.

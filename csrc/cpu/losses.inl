@@ -45,16 +45,17 @@ void denoising_loss(const Call& call, const BackwardCall& b, const Partial& p, c
 }
 
 // The rows of one observation: values q, ldq floats apart, to the gradient of td + weight * cql in
-// g, ldg floats apart; adds to sums what they contribute.
-void conserve(const ConservativeCall& l, const float* q, int64_t ldq, int rows, float target,
-              double share, float* g, int64_t ldg, double* sums) {
-  float top = q[ldq];
-  for (int m = 2; m < rows; ++m) top = q[m * ldq] > top ? q[m * ldq] : top;
+// g, ldg floats apart; adds to sums what they contribute. `densities` are of rows 1 on, or null.
+void conserve(const ConservativeCall& l, const float* q, int64_t ldq, const float* densities,
+              int rows, float target, double share, float* g, int64_t ldg, double* sums) {
+  const auto value = [&](int m) { return q[m * ldq] - (densities ? densities[m - 1] : 0.0f); };
+  float top = value(1);
+  for (int m = 2; m < rows; ++m) top = value(m) > top ? value(m) : top;
   double total = 0;
   for (int m0 = 1; m0 < rows; m0 += VL) {
     const int n = rows - m0 < VL ? rows - m0 : VL;
     vf v = {};
-    for (int i = 0; i < n; ++i) v[i] = q[(m0 + i) * ldq] - top;
+    for (int i = 0; i < n; ++i) v[i] = value(m0 + i) - top;
     v = vexp(v);
     for (int i = 0; i < n; ++i) {
       total += v[i];
@@ -86,10 +87,12 @@ void conservative_loss(const Call& given, const BackwardCall& b, const Partial& 
   sums[0] = sums[1] = 0;
   pass(t, b, p, [&] {
     for (int r = 0; r < count; ++r) l.q[t.flat(r)] = t.v[r * e.width + e.out];
-    for (int r = 0; r < count; r += static_cast<int>(each))
-      conserve(l, t.v + r * e.width + e.out, e.width, static_cast<int>(each),
-               l.target[data * batch + (row + r) / each], 1.0 / batch,
-               t.g + r * e.g_width + e.g_out, e.g_width, sums);
+    for (int r = 0; r < count; r += static_cast<int>(each)) {
+      const int64_t at = data * batch + (row + r) / each;
+      const float* densities = l.log_densities ? l.log_densities + at * (each - 1) : nullptr;
+      conserve(l, t.v + r * e.width + e.out, e.width, densities, static_cast<int>(each),
+               l.target[at], 1.0 / batch, t.g + r * e.g_width + e.g_out, e.g_width, sums);
+    }
   });
 }
 

@@ -37,7 +37,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> conservative_loss(
     const Tensor& act, const Tensor& proposed, const std::optional<Tensor>& cond,
     const std::vector<Tensor>& weights, const Tensor& table, const Tensor& program,
     const Tensor& target, const std::optional<Tensor>& rng, double cql_weight, double log_density,
-    int64_t precision, bool need_weights, bool need_table) {
+    const std::optional<Tensor>& log_densities, int64_t precision, bool need_weights,
+    bool need_table) {
   constexpr const char* op = kConservative;
   const bool bf16 = check_precision(op, precision);
   Arguments a = check_pass(op, table, program, weights, rng);
@@ -52,6 +53,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> conservative_loss(
   STD_TORCH_CHECK(actions.size(2) > 0, op, ": proposed has shape ", shape_text(actions),
                   ": it needs at least one action per row");
   const Tensor to = checked(target, op, "target", ScalarType::Float, {groups, batch}, a.place);
+  std::optional<Tensor> each;
+  if (log_densities)
+    each = checked(*log_densities, op, "log_density", ScalarType::Float,
+                   {groups, batch, actions.size(2)}, a.place);
   STD_TORCH_CHECK(groups > 0 && a.groups % groups == 0, op, ": table is for ", a.groups,
                   " critics, which can't share the data of ", groups,
                   " groups; it must be a multiple");
@@ -70,6 +75,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> conservative_loss(
                                 to.const_data_ptr<float>(),
                                 cql_weight,
                                 log_density,
+                                each ? each->const_data_ptr<float>() : nullptr,
                                 q.mutable_data_ptr<float>()};
   cpu::conservative_loss(cpu::active(), plan, c, d.call, l, d.out, threads(),
                          loss.mutable_data_ptr<float>(), parts.mutable_data_ptr<float>());

@@ -29,7 +29,8 @@ STABLE_TORCH_LIBRARY_FRAGMENT(DOM2_OPS, m) {
   m.def(
       "conservative_loss(Tensor act, Tensor proposed, Tensor? cond, Tensor[] weights, "
       "Tensor table, Tensor program, Tensor target, Tensor? rng, float cql_weight, "
-      "float log_density, int precision, bool need_weights, bool need_table) -> "
+      "float log_density, Tensor? log_densities, int precision, bool need_weights, "
+      "bool need_table) -> "
       "(Tensor loss, Tensor parts, Tensor q, Tensor grad_weights, Tensor grad_table)");
   m.def(
       "chain_value(Tensor? x_T, Tensor? cond, Tensor[] weights, Tensor table, Tensor program, "

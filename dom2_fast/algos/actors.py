@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from dom2_fast import networks
+from dom2_fast.algos import batch_norm
 from dom2_fast.algos.acting import Policies
 from dom2_fast.algos.critics import TwinCritics, critic_nets
 from dom2_fast.algos.offline import OfflineAgents
@@ -31,16 +32,17 @@ class ActorAgents(OfflineAgents):
 
     `net` acts, on observations as they are. With `standardise_obs` batches are standardised as they
     are drawn, and `learner` is the part of `net` behind that, with the same parameters; without,
-    it is `net` itself. `policy` is the learner's.
+    it is `net` itself. `policy` is the learner's. Settings whose `obs_norm` is "batch" have it done
+    by the moments of each batch, and `net` has running averages of them.
     """
 
     def _build(self) -> None:
         c = self.config
         self.net = self.make_nets(c, **self.sizes)
         self.learner = self.net
-        if c.standardise_obs:
+        if c.obs_norm != "none":
             template = self.net.template
-            if self.sampler is not None:
+            if c.obs_norm == "data" and self.sampler is not None:
                 mean, sd = obs_moments(self.sampler.data, self.num_agents)
                 template.mean.copy_(mean)
                 template.sd.copy_(sd)
@@ -51,9 +53,14 @@ class ActorAgents(OfflineAgents):
 
     def _draw(self) -> Batch:
         batch = super()._draw()
-        if not self.config.standardise_obs:
+        norm = self.config.obs_norm
+        if norm == "none":
             return batch
         with self.stage("sample"):
+            if norm == "batch":
+                batch_norm.follow_moments(self.net.template, batch.obs)
+                obs, next_obs = (batch_norm.whiten(o) for o in (batch.obs, batch.next_obs))
+                return replace(batch, obs=obs, next_obs=next_obs)
             mean, sd = (getattr(self.net.template, k).unsqueeze(1) for k in ("mean", "sd"))
             obs, next_obs = ((o - mean) / sd for o in (batch.obs, batch.next_obs))
             return replace(batch, obs=obs, next_obs=next_obs)
@@ -101,8 +108,11 @@ class ActorCriticAgents(ActorAgents):
         super()._build()
         self.target_net = frozen_copy(self.learner)
         self.target_policy = actor_policy(self.config, self.target_net)
-        net = critic_nets(self.config, **self.sizes).to(self.device)
-        self.critics = TwinCritics(net, self.config, self.sampler)
+        twins, kind = TwinCritics, networks.MLPCritic
+        if self.config.obs_norm == "batch":
+            twins, kind = batch_norm.BatchNormCritics, networks.ScaledCritic
+        net = critic_nets(self.config, **self.sizes, kind=kind).to(self.device)
+        self.critics = twins(net, self.config, self.sampler)
 
     def follow(self, tau: float) -> None:
         """The Polyak step of all targets: target <- tau net + (1 - tau) target."""
@@ -126,8 +136,10 @@ def actor_nets(
 
     def make():
         net = kind(obs_dim, act_dim, hidden=c.hidden, depth=c.depth)
-        if not c.standardise_obs:
+        if c.obs_norm == "none":
             return net
+        if c.obs_norm == "batch":
+            return batch_norm.actor(net)
         return networks.Standardised(net, torch.zeros(obs_dim), torch.ones(obs_dim))
 
     return networks.stack([make() for _ in range(agents)])

@@ -14,6 +14,7 @@ time limit, which is no terminal state, so y bootstraps there too unless `mask_d
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -91,30 +92,46 @@ class TwinCritics:
     def td_target(self, batch: Batch, next_act: torch.Tensor) -> torch.Tensor:
         """y = r~ + gamma min_k Qbar_k(o', a') for the actions a' [G, B, A]: [G, B]."""
         c = self.config
-        q = self.target_q(twice(next_act), twice(batch.next_obs)).squeeze(-1)  # [2 G, B]
+        q = self.target_q(twice(self.seen(next_act)), twice(batch.next_obs)).squeeze(-1)  # [2 G, B]
         q = torch.minimum(*q.chunk(2))
         return self.reward(batch) + discount(c, batch) * q
+
+    def seen(self, act: torch.Tensor) -> torch.Tensor:
+        """What the networks are given of actions [G, ..., A]: here the actions themselves."""
+        return act
 
     def td_loss(self, batch: Batch, target: torch.Tensor) -> torch.Tensor:
         """E (Q_k(o, a) - y)^2 of every critic, [2 G]; `target` is y, [G, B]."""
         y = twice(target).unsqueeze(-1)
-        return mean_square(self.q, twice(batch.act), twice(batch.obs), y)
+        return mean_square(self.q, twice(self.seen(batch.act)), twice(batch.obs), y)
 
     def conservative_loss(
-        self, batch: Batch, target: torch.Tensor, proposed: torch.Tensor, weight: float
+        self,
+        batch: Batch,
+        target: torch.Tensor,
+        proposed: torch.Tensor | Sequence[torch.Tensor],
+        weight: float,
+        log_density: torch.Tensor | None = None,
     ) -> Conservative:
-        """E (Q_k(o, a) - y)^2 + weight E [log sum_m exp(Q_k(o, u_m) - log 0.5^A) - Q_k(o, a)].
+        """E (Q_k(o, a) - y)^2 + weight E [log sum_m exp(Q_k(o, u_m) - log p(u_m)) - Q_k(o, a)].
 
-        The integral over actions is estimated by importance sampling from uniform u_m in
-        [-1, 1]^A, whose density is 0.5^A, as in OMAR's code.
+        The integral over actions is estimated by importance sampling from the density p that the
+        actions were drawn from, as in CQL (Kumar et al. 2020, appendix F).
 
         Args:
-            target: y, [G, B]. proposed: the actions u, [G, B, M, A], the same for both twins.
+            target: y, [G, B]. proposed: the actions u, [G, B, M, A], the same for both twins; or
+                several such, which critics that look at many actions at once look at one by one.
+            log_density: log p(u), [G, B, M]. None: the u are uniform in [-1, 1]^A.
         """
-        log_density = proposed.size(3) * math.log(0.5)
+        parts = [proposed] if isinstance(proposed, torch.Tensor) else proposed
+        parts = [self.seen(part) for part in parts]
+        proposed = parts[0] if len(parts) == 1 else torch.cat(parts, 2)
+        act = self.seen(batch.act)
+        if log_density is None:
+            log_density = uniform_log_density(proposed.size(3))
         lowered = self.q.lowered(proposed)
         if lowered is None:
-            acts = torch.cat([batch.act.unsqueeze(2), proposed], 2).flatten(1, 2)  # [G, B(1+M), A]
+            acts = torch.cat([act.unsqueeze(2), proposed], 2).flatten(1, 2)  # [G, B(1+M), A]
             q = self.q(twice(acts), twice(batch.obs))
             loss, td, cql, q = reference.conservative(
                 q, target, 1 + proposed.size(2), weight, log_density
@@ -123,9 +140,16 @@ class TwinCritics:
             run, program, rng = lowered
             how = {"cql_weight": weight, "log_density": log_density, "precision": self.q.precision}
             loss, td, cql, q = run.conservative_loss(
-                batch.act, proposed, batch.obs, *program, target, rng, **how
+                act, proposed, batch.obs, *program, target, rng, **how
             )
         return Conservative(loss, td, cql, q[..., 0], q[..., 1:])
+
+    def rate(self, act: torch.Tensor, obs: torch.Tensor) -> torch.Tensor:
+        """Q_1 of one or several actions per observation: [G, B, (K,) A] -> [G, B, (K)].
+
+        For policies to climb: differentiable in act, without gradients of the critics.
+        """
+        return self.q1(self.seen(act).flatten(1, -2), obs).view(act.shape[:-1])
 
     def descend(self, loss: torch.Tensor, grad_clip: float) -> None:
         """One step of Adam down the losses [2 G], each critic's gradient clipped on its own."""
@@ -166,11 +190,16 @@ def mean_square(
 
 
 def critic_nets(
-    c: CriticSettings, obs_dim: int, act_dim: int, agents: int, act: str = "relu"
+    c: CriticSettings,
+    obs_dim: int,
+    act_dim: int,
+    agents: int,
+    kind: type = networks.MLPCritic,
+    act: str = "relu",
 ) -> networks.StackedModule:
     """The 2 G critics of all agents, newly initialised; `act` names their activation."""
     sizes = {"hidden": c.critic_hidden, "depth": c.critic_depth, "act": act}
-    return networks.stack(networks.MLPCritic(obs_dim, act_dim, **sizes) for _ in range(2 * agents))
+    return networks.stack(kind(obs_dim, act_dim, **sizes) for _ in range(2 * agents))
 
 
 def rating(net: networks.StackedModule, config) -> FusedModule:
@@ -184,6 +213,11 @@ def uniform_actions(batch: Batch, count: int, generator: torch.Generator) -> tor
     groups, rows, width = batch.act.shape
     like = {"dtype": batch.act.dtype, "device": batch.act.device}
     return torch.rand((groups, rows, count, width), generator=generator, **like) * 2 - 1
+
+
+def uniform_log_density(width: int) -> float:
+    """The log density of the actions that `uniform_actions` draws: 0.5 per component."""
+    return width * math.log(0.5)
 
 
 def twice(x: torch.Tensor) -> torch.Tensor:

@@ -13,11 +13,12 @@ penalty's mean is over rows and action components. `cql.py` and `omar.py` change
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import ClassVar
 
 import torch
 
+from dom2_fast.algos import faithful
 from dom2_fast.algos.actors import ActorCriticAgents
 from dom2_fast.algos.settings import ActorConfig, CriticSettings, at_least, setting, within
 from dom2_fast.data.sampler import Batch
@@ -46,10 +47,28 @@ class ITD3Config(CriticSettings, ActorConfig):
         1e-3, "weight of the squared actions in the actor's loss", "OMAR's code"
     )
 
+    faithful: bool = setting(
+        False,
+        "OMAR's own networks (with batch norm), settings, coefficients and, where steps are left "
+        "out, number of updates for this data set; a setting that contradicts them is refused",
+        "OMAR's code",
+    )
+
+    def __new__(cls, *values, **given):
+        """Notes which settings are given, by which `faithful` tells a choice from a default."""
+        config = super().__new__(cls)
+        names = [field.name for field in fields(cls)]
+        config.given = {*names[: len(values)], *given}
+        return config
+
     def __post_init__(self) -> None:
         super().__post_init__()
         at_least(self, 0, "action_penalty")
         within(self, 0, 1, "tau")
+
+    @property
+    def obs_norm(self) -> str:
+        return "batch" if self.faithful else super().obs_norm
 
 
 class ITD3(ActorCriticAgents):
@@ -66,6 +85,15 @@ class ITD3(ActorCriticAgents):
     stages = ("sample", "critic", "actor", "target")
     advice = "lower lr or critic_lr, or clip more (grad_clip)"
 
+    @classmethod
+    def settled(cls, config, task: str | None, kind: str | None):
+        return faithful.settle(config, task, kind) if config.faithful else config
+
+    @property
+    def usual_steps(self) -> int | None:
+        known = self.config.faithful and self.task is not None
+        return faithful.updates(self.task, self.kind) if known else None
+
     def update(self) -> dict[str, torch.Tensor]:
         """One update of all agents: critics, actor, targets."""
         c, batch = self.config, self._draw()
@@ -77,7 +105,7 @@ class ITD3(ActorCriticAgents):
             self.critics.descend(loss, c.grad_clip)
         with self.stage("actor"):
             act = self.policy.sample(batch.obs)  # pi(o), [G, B, A]; one pass serves all terms
-            q = self.critics.q1(act, batch.obs).squeeze(-1)  # [G, B]
+            q = self.critics.rate(act, batch.obs)  # [G, B]
             penalty = c.action_penalty * act.square().mean((1, 2))
             loss = self.actor_loss(batch, act, q) + penalty
             self.descend(loss)

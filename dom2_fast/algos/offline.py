@@ -81,6 +81,10 @@ class OfflineAgents:
         agents: int | None = None,
         env: str | None = None,
     ):
+        self.task = self.kind = None  # of the data set: "simple_spread" and "medium", say
+        if data is not None:
+            self.task, self.kind = data.task or env, data.quality
+            config = self.settled(config, self.task, self.kind)
         self.config = config
         self.device = usable_device(config.device)
         self.sampler = None
@@ -110,6 +114,20 @@ class OfflineAgents:
         with torch.random.fork_rng(devices=[]):  # network initialisation draws from torch's own
             torch.manual_seed(config.seed)
             self._build()
+
+    @classmethod
+    def settled(cls, config, task: str | None, kind: str | None):
+        """The settings as they hold on a data set of that task and kind: most just as they are.
+
+        Raises:
+            Dom2Error: they can't hold there.
+        """
+        return config
+
+    @property
+    def usual_steps(self) -> int | None:
+        """The number of updates that belongs to these settings on the data set, if one does."""
+        return None
 
     def _build(self) -> None:
         """Makes networks, optimisers and policies, on `self.device`."""

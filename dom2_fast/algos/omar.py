@@ -61,30 +61,28 @@ class OMAR(CQL):
     def actor_loss(self, batch: Batch, act: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
         """c E (pi(o) - a^)^2 - (1 - c) E Q1(o, pi(o)), [G]."""
         c = self.config
-        best, _ = search(lambda a: self.rate(a, batch.obs), act.detach(), c, self.generator)
+        best, _ = search(lambda a: self.critics.rate(a, batch.obs), act.detach(), c, self.generator)
         return c.coe * (act - best).square().mean((1, 2)) - (1 - c.coe) * q.mean(1)
-
-    def rate(self, act: torch.Tensor, obs: torch.Tensor) -> torch.Tensor:
-        """Q1 of several actions per observation, [G, B, K, A] -> [G, B, K]."""
-        K = act.size(2)
-        return self.critics.q1(act.flatten(1, 2), obs.repeat_interleave(K, 1)).view(act.shape[:3])
 
 
 @torch.no_grad()
 def search(
     rate: Callable, act: torch.Tensor, c: OMARConfig, generator: torch.Generator
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The best action found and its Q: [G, B, A] and [G, B]; `act` is pi(o), `rate` as OMAR's."""
+    """The best action found and its Q: [G, B, A] and [G, B].
+
+    rate: Q of several actions per observation, [G, B, K, A] -> [G, B, K]. act: pi(o), [G, B, A].
+    """
     G, B, A = act.shape
     mu, sigma = torch.zeros_like(act), torch.full_like(act, c.search_sigma)
-    kept = act.new_empty(G, B, 0, A)
+    kept, kept_q = act.new_empty(G, B, 0, A), act.new_empty(G, B, 0)
     for _ in range(c.search_rounds):
         noise = act.new_empty(G, B, c.search_samples, A).normal_(generator=generator)
         pool = (mu.unsqueeze(2) + sigma.unsqueeze(2) * noise).clamp(-1.0, 1.0)
-        pool = torch.cat([pool, kept], 2)
-        q = rate(pool)
+        pool, q = torch.cat([pool, kept], 2), torch.cat([rate(pool), kept_q], 2)
         if c.elites:
-            kept = pick(pool, q.topk(c.elites, 2).indices)
+            kept_q, index = q.topk(c.elites, 2)
+            kept = pick(pool, index)
             mu, sigma = kept.mean(2), kept.std(2)
         else:
             mu = (q.softmax(2).unsqueeze(-1) * pool).sum(2)

@@ -148,6 +148,11 @@ class ActorSettings(Settings):
         at_least(self, 1, "hidden", "depth")
         above(self, 0, "lr")
 
+    @property
+    def obs_norm(self) -> str:
+        """By which moments observations are standardised: of the data, of each batch, or none."""
+        return "data" if self.standardise_obs else "none"
+
 
 @dataclass
 class GaussianSettings(ActorSettings):

@@ -34,13 +34,19 @@ def frozen_view(stacked: networks.StackedModule, groups: int) -> networks.Stacke
 
 def descend(loss: torch.Tensor, optimiser: torch.optim.Optimizer, grad_clip: float) -> None:
     """One step down the sum of all groups' losses `[G]`; groups share no parameter."""
+    parameters = backward(loss, optimiser)
+    if grad_clip > 0.0:
+        clip_each_group(parameters, grad_clip)
+    step(optimiser)
+
+
+def backward(loss: torch.Tensor, optimiser: torch.optim.Optimizer) -> list[torch.Tensor]:
+    """Gradients of the sum of the losses `[G]` in the optimiser's parameters, which it gives."""
     parameters = [p for group in optimiser.param_groups for p in group["params"]]
     for p in parameters:  # what zero_grad does, which takes several times as long
         p.grad = None
     loss.backward(torch.ones_like(loss))
-    if grad_clip > 0.0:
-        clip_each_group(parameters, grad_clip)
-    step(optimiser)
+    return parameters
 
 
 @torch.no_grad()

@@ -171,7 +171,7 @@ def conservative_loss(
     rng: torch.Tensor | None = None,
     *,
     cql_weight: float,
-    log_density: float,
+    log_density: float | torch.Tensor,
     precision: str = "fp32",
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """Conservative critics: (loss, td, cql) of each, [K G], and their Q, [K G, B, 1 + M].
@@ -182,19 +182,20 @@ def conservative_loss(
 
     act [G, B, A] is a, proposed [G, B, M, A] are the u, target [G, B] is y; the K critics of each
     group share them and cond [G, B, O]: their weights are [K G, ...], first all groups' first
-    critic, then all groups' second one. Meaning as `reference.conservative_loss`. `loss` is
-    differentiable once in all tensors, the others aren't. Where weights and table alone want
-    gradients, on the CPU, these are made in the same pass; else `run_program` and PyTorch compose
-    it.
+    critic, then all groups' second one. log_density: a number, or [G, B, M] where the u were drawn
+    from several densities. Meaning as `reference.conservative_loss`. `loss` is differentiable once
+    in all tensors, the others aren't. Where weights and table alone want gradients, on the CPU,
+    these are made in the same pass; else `run_program` and PyTorch compose it.
     Raises RuntimeError naming the argument whose shape, dtype or device doesn't fit.
     """
     native = _fused("conservative_loss", act)
-    if native is None or _wanted(act, proposed, cond, target):
+    each = log_density if isinstance(log_density, torch.Tensor) else None
+    if native is None or _wanted(act, proposed, cond, target, each):
         x, cond = reference.critic_input(act, proposed, cond, table)
         q = run_program(x, cond, weights, table, program, rng, precision=precision)
         return reference.conservative(q, target, 1 + proposed.size(2), cql_weight, log_density)
     net = cond, list(weights), table, program.encode()
-    how = cql_weight, log_density, check_precision(precision)
+    how = cql_weight, log_density if each is None else 0.0, each, check_precision(precision)
     wanted = _wanted(*weights), _wanted(table)
     loss, parts, q, _, _ = native(act, proposed, *net, target, rng, *how, *wanted)
     return loss, parts[0], parts[1], q

@@ -192,7 +192,7 @@ def conservative_loss(
     rng: torch.Tensor | None = None,  # int64 [2]; needed if the program has dropout
     *,
     cql_weight: float,
-    log_density: float,  # of the proposed actions
+    log_density: float | torch.Tensor,  # of the proposed actions: one for all, or [G, B, M]
     precision: str = "fp32",  # of the executors; here the tensors' dtype counts
 ) -> tuple[torch.Tensor, ...]:
     """Conservative critics' losses, see `conservative`. Critics k, k + G, ... share data k."""
@@ -209,7 +209,7 @@ def critic_input(act, proposed, cond, table):
 
 
 def conservative(
-    q, target, actions: int, cql_weight: float, log_density: float
+    q, target, actions: int, cql_weight: float, log_density: float | torch.Tensor
 ) -> tuple[torch.Tensor, ...]:
     """From Q of the data's action and of M others, per row: [K G, B actions, 1], actions = 1 + M.
 
@@ -218,7 +218,10 @@ def conservative(
     Returns td + cql_weight cql, td, cql [K G] each, and Q [K G, B, 1 + M]; only the first has a
     gradient.
     """
-    target = target.repeat(q.size(0) // target.size(0), 1)
+    twins = q.size(0) // target.size(0)
+    target = target.repeat(twins, 1)
+    if isinstance(log_density, torch.Tensor):
+        log_density = log_density.repeat(twins, 1, 1)
     q = q.reshape(*target.shape, actions)
     td = (q[..., 0] - target).square().mean(1)
     cql = (torch.logsumexp(q[..., 1:] - log_density, 2) - q[..., 0]).mean(1)

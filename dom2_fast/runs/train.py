@@ -60,7 +60,8 @@ def train(
             (`steps`, `log_every`, ...: the fields of `RunConfig`). With `resume`, what isn't given
             is the run's own.
         out: a new or empty folder, or with `resume` the run's.
-        steps: the option of that name.
+        steps: the option of that name. None: the number that belongs to the settings, if one does
+            (see `faithful` of the baselines of OMAR's paper), else the option's default.
         progress: show a progress bar. tensorboard: also log for TensorBoard.
     Raises:
         Dom2Error: before anything is written: unusable data, options, settings or folder; `resume`
@@ -74,6 +75,7 @@ def train(
         run = run_config.make(_own_options(out, saved) | given | {"algo": saved["algo"]})
         data = TrajectoryDataset.load(run.data, run.episode_length)
         dims = _check_env(run, data)
+        _check_settings(out, saved, config, data)
         agents, meter = _restored(out, saved, data, run)
     else:
         run = run_config.make(given)
@@ -87,6 +89,8 @@ def train(
         cls = algos.algorithm(run.algo)
         agents = cls(cls.config_class() if config is None else config, data, env=run.env)
         meter = Meter()
+        if "steps" not in given:
+            run.steps = agents.usual_steps or run.steps
     _check_trained(agents, dims, run)
     origin = {
         "data_path": run.data,
@@ -139,21 +143,27 @@ def _open_run(out: Path, config, given: dict) -> dict:
     saved = checkpoint.load(out, algo=algo, env=given.get("env"))
     if "run" not in saved:
         raise Dom2Error(f"{out / checkpoint.NAME} was saved outside a run: it can't be resumed")
-    if config is not None:
-        # A run of an earlier version lacks settings that have come since: it has their defaults.
-        own = configs.from_dict(type(config), saved["config"], str(out / checkpoint.NAME))
-        own, asked = configs.to_dict(own), configs.to_dict(config)
-        differ = [
-            f"{name} = {own[name]!r} (asked for: {value!r})"
-            for name, value in asked.items()
-            if own[name] != value
-        ]
-        if differ:
-            raise Dom2Error(
-                f"the run in {out} has other settings: {'; '.join(differ)}. "
-                "Resume it with its own, or start a new run in another folder"
-            )
     return saved
+
+
+def _check_settings(out: Path, saved: dict, config, data: TrajectoryDataset) -> None:
+    """The settings asked for on resuming, if any, are the run's own."""
+    if config is None:
+        return
+    # A run of an earlier version lacks settings that have come since: it has their defaults.
+    own = configs.from_dict(type(config), saved["config"], str(out / checkpoint.NAME))
+    config = algos.of_config(config).settled(config, data.task or saved["env"], data.quality)
+    own, asked = configs.to_dict(own), configs.to_dict(config)
+    differ = [
+        f"{name} = {own[name]!r} (asked for: {value!r})"
+        for name, value in asked.items()
+        if own[name] != value
+    ]
+    if differ:
+        raise Dom2Error(
+            f"the run in {out} has other settings: {'; '.join(differ)}. "
+            "Resume it with its own, or start a new run in another folder"
+        )
 
 
 def _own_options(out: Path, saved: dict) -> dict:

@@ -22,18 +22,25 @@ class PlainOMAR:
         """[B, K] of acts [B, K, A]."""
         return torch.stack([q(obs, a).squeeze(1) for a in acts.unbind(1)], 1)
 
-    def update(self, obs, act, reward, next_obs, uniform, noise):
-        """uniform: [B, M, A] in [-1, 1]; noise: N(0, 1), one [B, K, A] per round."""
+    def update(self, obs, act, reward, next_obs, uniform, noise, own_noise=()):
+        """uniform: [B, M, A] in [-1, 1]; noise: N(0, 1), one [B, K, A] per round; own_noise: two
+        [B, P, A] for the CQL term's actions by the policy at o and at o', or none."""
         c = self.c
         with torch.no_grad():
             next_act = self.actor_bar(next_obs)
             q = torch.min(self.q1_bar(next_obs, next_act), self.q2_bar(next_obs, next_act))
             y = reward + c.gamma * q.squeeze(1)
+            drawn = [(uniform, uniform.new_full(uniform.shape[:2], -act.size(1) * math.log(2)))]
+            for o, z in zip((obs, next_obs), own_noise, strict=False):
+                normal = torch.distributions.Normal(0.0, c.cql_policy_noise)
+                e = c.cql_policy_noise * z
+                acts = (self.actor(o)[:, None] + e).clamp(-1, 1)
+                drawn.append((acts, normal.log_prob(e).sum(2)))
         for q, adam in zip((self.q1, self.q2), self.critic_adams, strict=True):
             data = q(obs, act).squeeze(1)
             loss = ((data - y) ** 2).mean()
             if self.kind != "itd3":
-                others = self.rated(q, obs, uniform) + act.size(1) * math.log(2)
+                others = torch.cat([self.rated(q, obs, acts) - p for acts, p in drawn], 1)
                 loss = loss + c.zeta * (torch.logsumexp(others, 1) - data).mean()
             self.step(loss, q, adam)
         own = self.actor(obs)
@@ -60,11 +67,18 @@ class PlainOMAR:
     @torch.no_grad()
     def search(self, obs, own, noise):
         mu, sigma = torch.zeros_like(own), torch.full_like(own, self.c.search_sigma)
+        rows, kept, kept_q = torch.arange(len(own)), [], []
         for z in noise:
             acts = (mu[:, None] + sigma[:, None] * z).clamp(-1, 1)
             q = self.rated(self.q1, obs, acts)
-            mu = (torch.softmax(q, 1)[..., None] * acts).sum(1)
-            sigma = ((acts - mu[:, None]) ** 2).mean(1).sqrt()
-        acts = torch.cat([acts, own[:, None]], 1)
-        best = self.rated(self.q1, obs, acts).argmax(1)
-        return acts[torch.arange(len(acts)), best]
+            if self.c.elites:
+                acts, q = torch.cat([acts, *kept], 1), torch.cat([q, *kept_q], 1)
+                order = q.argsort(1, descending=True)[:, : self.c.elites]
+                kept = [torch.stack([acts[rows, k] for k in order.T], 1)]
+                kept_q = [torch.stack([q[rows, k] for k in order.T], 1)]
+                mu, sigma = kept[0].mean(1), kept[0].std(1).clamp(min=1e-6)
+            else:
+                mu = (torch.softmax(q, 1)[..., None] * acts).sum(1)
+                sigma = ((acts - mu[:, None]) ** 2).mean(1).sqrt()
+        acts, q = torch.cat([acts, own[:, None]], 1), torch.cat([q, self.q1(obs, own)], 1)
+        return acts[rows, q.argmax(1)]

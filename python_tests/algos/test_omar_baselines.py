@@ -14,15 +14,27 @@ from dom2_fast.errors import Dom2Error
 from dom2_fast.ops import backend
 
 STEPS = 8
-KINDS = ("itd3", "cql", "omar")
+# Of few ReLU units none may see the action; then all actions are equally good, and rounding picks.
+WIDE = {"critic_hidden": 32}
+HALF_CHEETAH = {"search_rounds": 2, "search_samples": 20, "elites": 5, "coe": 0.7} | WIDE
+OWN = {"cql_policy_actions": 10}
+KINDS = {
+    "itd3": ("itd3", {}),
+    "cql": ("cql", {}),
+    "omar": ("omar", {}),
+    "cql_with_policy_actions": ("cql", OWN),
+    "omar_of_half_cheetah": ("omar", HALF_CHEETAH | OWN),
+}
 SMALL = {"weights": "uniform", "batch_size": 16, "hidden": 12, "critic_hidden": 10}
 
 
 def learn(kind, which, np_dtype, dtypes):
     """Our agents after STEPS updates, plain ones of each dtype, all from the same draws."""
-    cls = algos.algorithm(kind)
+    name, settings = KINDS[kind]
+    cls = algos.algorithm(name)
     data = dataset(trajectories=6, obs_dims=(5, 5, 5), dtype=np_dtype)
-    agents, twin = (cls(cls.config_class(**SMALL, backend=which), data) for _ in range(2))
+    c = cls.config_class(**{**SMALL, "backend": which, **settings})
+    agents, twin = (cls(c, data) for _ in range(2))
     groups = []
     for dtype in dtypes:
         actors = [plain_net(m, True, data, j, dtype) for j, m in enumerate(agents.net.unstack())]
@@ -30,22 +42,27 @@ def learn(kind, which, np_dtype, dtypes):
             plain_net(m, False, data, k % 3, dtype)
             for k, m in enumerate(agents.critics.net.unstack())
         ]
-        groups.append([PlainOMAR(actors[j], q[j], q[3 + j], agents.config, kind) for j in range(3)])
+        groups.append([PlainOMAR(actors[j], q[j], q[3 + j], c, name) for j in range(3)])
     curves = [[] for _ in range(1 + len(groups))]
     for _ in range(STEPS):
         batch = twin.sampler.sample()
         g = torch.Generator()
         g.set_state(agents.generator.get_state())
-        shape, like = (*batch.act.shape[:2], 10, batch.act.shape[2]), {"dtype": batch.act.dtype}
-        uniform = torch.rand(shape, generator=g, **like) * 2 - 1
-        noise = [torch.empty(shape, **like).normal_(generator=g) for _ in range(3)]
+        (*rows, A), like = batch.act.shape, {"dtype": batch.act.dtype}
+        uniform = torch.rand((*rows, 10, A), generator=g, **like) * 2 - 1
+        own, rounds, samples = (
+            getattr(c, k, 0) for k in ("cql_policy_actions", "search_rounds", "search_samples")
+        )
+        counts = [own] * (2 if own else 0) + [samples] * rounds
+        noise = [torch.empty((*rows, n, A), **like).normal_(generator=g) for n in counts]
         curves[0].append(float(agents.update()["loss/actor"]))
         for group, curve, dtype in zip(groups, curves[1:], dtypes, strict=True):
             losses = []
             for j, agent in enumerate(group):
-                rows = (batch.obs, batch.act, batch.reward, batch.next_obs, uniform)
+                fields = (batch.obs, batch.act, batch.reward, batch.next_obs, uniform)
                 z = [n[j].to(dtype) for n in noise]
-                losses.append(agent.update(*(r[j].to(dtype) for r in rows), z))
+                z = z[len(z) - rounds :], z[: len(z) - rounds]
+                losses.append(agent.update(*(r[j].to(dtype) for r in fields), *z))
             curve.append(sum(losses) / 3)
     return agents, groups, [torch.tensor(c, dtype=torch.float64) for c in curves]
 
@@ -136,3 +153,20 @@ def test_bad_settings():
         OMARConfig(elites=1)
     with pytest.raises(Dom2Error, match="coe must be in"):
         OMARConfig(coe=1.5)
+
+
+def test_log_density_of_the_policy_s_own_actions():
+    """That of the unclipped noise, in logarithms: OMAR's code has the density itself there."""
+    agents = algos.algorithm("cql")(
+        algos.algorithm("cql").config_class(**SMALL, **OWN), dataset(trajectories=6)
+    )
+    obs = torch.rand(2, 400, 3)
+    acts, log_density = agents.own_actions(obs)
+    act = agents.policy.act(obs).unsqueeze(2)
+    inside = (acts.abs() < 1).all(3)
+    normal = torch.distributions.Normal(0.0, 0.2)
+    torch.testing.assert_close(
+        log_density[inside], normal.log_prob(acts - act).sum(3)[inside], rtol=1e-4, atol=1e-4
+    )
+    assert float((acts - act).std()) == pytest.approx(0.2, rel=0.05)
+    assert acts.abs().max() <= 1

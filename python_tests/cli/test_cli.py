@@ -362,3 +362,15 @@ def test_bench_runs_the_benchmarks_of_the_checkout(capsys, tmp_path, monkeypatch
         "-k",
         "denoise",
     ]
+
+
+def test_a_switch_needs_no_true_and_a_contradiction_writes_nothing(capsys, work, tmp_path):
+    out = tmp_path / "r"
+    command = f"train --algo omar --faithful --data {work / 'data'} --out {out} --quiet".split()
+    said = fails(capsys, *command, "--lr", "1e-3", "--hidden", "8", "--steps", "2")
+    assert "hidden = 8 (OMAR's: 64), lr = 0.001 (OMAR's: 0.01)" in said
+    assert not out.exists()
+    code, _, err = run(capsys, *command, "--steps", "2", "--reweight", "top_k:0.5")
+    assert code == 0, err
+    code, _, err = run(capsys, "train", "--resume", "--out", str(out), "--steps", "3", "--quiet")
+    assert code == 0, err

@@ -34,7 +34,8 @@ def test_composed_losses(cuda_executor):
     """Where there is no op for a loss, `run_program` and `denoise` compose it."""
     p = problem(everything(3, 5, 21, dropout=0.3), 3, 20, given_cond=4)
     check(denoising, p, [draw(3, 20, 3)], rng=RNG)
-    check_conservative(mlp(2, 7, 33, act=Act.RELU, out=1), 3, 9, 10)
+    for each in (False, True):
+        check_conservative(mlp(2, 7, 33, act=Act.RELU, out=1), 3, 9, 10, each=each)
 
 
 @pytest.mark.parametrize("given, batch", [(29, 29), (4, 44), (2, 160)])
@@ -58,19 +59,24 @@ def test_only_the_gradients_that_are_wanted(native_executor, leaves):
     check(denoising, problem(everything(3, 5, 21), 2, 30), [draw(2, 30, 3)], leaves)
 
 
-def conservative(op, q, target, act, proposed, **kw):
+def conservative(op, q, target, act, proposed, log_density=-1.4, **kw):
     loss, *others = op.conservative_loss(
-        act, proposed, *q.net, target, cql_weight=0.3, log_density=-1.4, **kw
+        act, proposed, *q.net, target, cql_weight=0.3, log_density=log_density, **kw
     )
     return loss, others
 
 
-def check_conservative(program, groups, batch, actions, twins=2, leaves=weights_and_table, **kw):
+def check_conservative(
+    program, groups, batch, actions, twins=2, leaves=weights_and_table, each=False, **kw
+):
+    """each: every action has a density of its own."""
     p = problem(program, groups * twins, batch)
     if p.cond is not None:
         p.cond = p.cond[:groups]
     A = program.x_width
     more = [draw(groups, batch), draw(groups, batch, A), draw(groups, batch, actions, A, seed=2)]
+    if each:
+        more.append(3 * draw(groups, batch, actions, seed=4))
     check(conservative, p, more, leaves, **kw)
 
 
@@ -82,10 +88,20 @@ def test_conservative_loss(native_executor, groups, twins, batch):
     check_conservative(mlp(2, 7, 33, act=Act.RELU, out=1), groups, batch, 10, twins)
 
 
+@pytest.mark.parametrize("each", [False, True])
 @pytest.mark.parametrize("actions", [1, 2, 15, 16, 17, 70, 130])
-def test_conservative_loss_for_any_number_of_actions(native_executor, actions):
+def test_conservative_loss_for_any_number_of_actions(native_executor, actions, each):
     # 70 and 130: the rows of one observation are a tile of their own.
-    check_conservative(mlp(2, 4, 20, out=1), 2, 5, actions)
+    check_conservative(mlp(2, 4, 20, out=1), 2, 5, actions, each=each)
+
+
+def test_densities_that_agree_are_one_density(native_executor):
+    p = problem(mlp(2, 4, 20, out=1), 4, 9).to(torch.float32)
+    p.cond = p.cond[:2]
+    rows = [draw(2, 9).float(), draw(2, 9, 2).float(), draw(2, 9, 5, 2, seed=2).float()]
+    one, other = (conservative(ops, p, *rows, d) for d in (-1.4, torch.full((2, 9, 5), -1.4)))
+    for a, b in zip((one[0], *one[1]), (other[0], *other[1]), strict=True):
+        torch.testing.assert_close(a, b)
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
@@ -196,6 +212,7 @@ def test_bad_arguments_of_denoising_loss_are_named(change, words):
         (dict(proposed=torch.zeros(1, 5, 4, 2)), ["proposed", "[1, 5, 4, 2]", "[1, 6, *, 2]"]),
         (dict(proposed=torch.zeros(1, 6, 0, 2)), ["proposed", "at least one action"]),
         (dict(target=torch.zeros(1, 5)), ["target", "[1, 5]", "[1, 6]"]),
+        (dict(log_density=torch.zeros(1, 6, 3)), ["log_density", "[1, 6, 3]", "[1, 6, 4]"]),
         (dict(cond=torch.zeros(2, 6, 4)), ["cond", "[2, 6, 4]", "[1, 6, 4]"]),
         (dict(cond=None), ["cond is missing"]),
         (
@@ -249,6 +266,19 @@ def test_conservative_loss_by_hand():
         log_density=0.0,
     )
     log2 = torch.tensor(2.0).double().log()
+    densities = torch.tensor([[[0.5, 0.25]]]).double().log()  # e^0 / 0.5 + e^0 / 0.25 = 6
+    _, _, other, _ = reference.conservative_loss(
+        act.double(),
+        proposed.double(),
+        None,
+        weights,
+        torch.zeros(1, 1, 0),
+        program,
+        torch.tensor([[0.25]]).double(),
+        cql_weight=2.0,
+        log_density=densities,
+    )
+    torch.testing.assert_close(other, (torch.tensor(6.0).double().log() - 0.5).view(1))
     torch.testing.assert_close(td, torch.tensor([0.0625]).double())
     torch.testing.assert_close(cql, (log2 - 0.5).view(1))
     torch.testing.assert_close(loss, td + 2 * cql)
@@ -297,6 +327,7 @@ def test_opcheck():
         None,
         0.5,
         -1.0,
+        torch.zeros(2, 6, 3),
         0,
         True,
         True,

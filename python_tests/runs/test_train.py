@@ -331,3 +331,24 @@ def test_diverging_losses_stop_the_run(data, tmp_path):
     with pytest.raises(Dom2Error, match=r"diverged: .* not finite at step .*checkpoint"):
         train.train(config, data, tmp_path / "run", 50, **QUIET, log_every=1, save_every=100)
     assert checkpoint.load(tmp_path / "run")["step"] == 0
+
+
+def test_faithful_settings_bring_their_number_of_updates(data, tmp_path, monkeypatch):
+    from dom2_fast.algos import faithful
+    from dom2_fast.algos.itd3 import ITD3Config
+
+    few = faithful.TASKS["simple_spread"]._replace(of={"medium": (5.0, 1.0, 3)})
+    monkeypatch.setitem(faithful.TASKS, "simple_spread", few)
+    config = ITD3Config(faithful=True)
+    result = train.train(config, data, tmp_path / "r", log_every=1, **QUIET)
+    assert (result.step, result.steps) == (3, 3)
+    saved = configs.load(tmp_path / "r" / "config.yaml")
+    assert (saved["steps"], saved["config"]["batch_size"]) == (3, 1024)
+    for asked in (config, None):  # the settings asked for are the run's own, once settled
+        again = train.train(asked, None, tmp_path / "r", resume=True, steps=4, **QUIET)
+        assert again.step == 4
+    with pytest.raises(Dom2Error, match=r"other settings: .*faithful = True"):
+        train.train(ITD3Config(), None, tmp_path / "r", resume=True, **QUIET)
+    with pytest.raises(Dom2Error, match="contradict: hidden = 8"):
+        train.train(ITD3Config(faithful=True, hidden=8), data, tmp_path / "s", **QUIET)
+    assert not (tmp_path / "s").exists()
