@@ -2,7 +2,7 @@
 
     R_t = r_t + gamma R_{t+1}                                    (of the log: Monte Carlo)
     R_t = max(r_t + gamma R_{t+1}, V(o_t))                       (`own`: SfBC's code)
-    R_t = r_t + gamma max(R_{t+1}, V(o_{t+1}))                   (`next`: SfBC's paper)
+    R_t = r_t + gamma max(R_{t+1}, V(o_{t+1}))                   (`next`: CleanDiffuser's SfBC)
 
 Nothing follows the last row of a trajectory, whether it is a terminal state or a time limit.
 """

@@ -55,7 +55,7 @@ class SfBCConfig(DiffusionConfig):
     plan_floor: str = setting(
         "own",
         "what V bounds from below: own, the row's target itself, or next, what follows it",
-        "SfBC: own in its code, next in its paper",
+        "SfBC's code; next: CleanDiffuser's SfBC",
     )
     reset_critic: bool = setting(True, "the critic starts anew after a pass", "SfBC")
     candidates: int = setting(32, "when acting, choose among so many actions", "SfBC")
