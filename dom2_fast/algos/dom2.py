@@ -6,18 +6,27 @@ For every agent j on its own, from its own observations, actions and rewards:
     a'     ~ pi_bar_j(. | o')                                           (DPM-Solver-1)
     y      = r + gamma min_k Qbar_jk(o', a')
     critic : sum_k E (Q_jk(o, a) - y)^2 + zeta E [log sum_a exp Q_jk(o, a) - Q_jk(o, a)]   (CQL)
-    actor  : L_bc - eta~ E Q_j1(o, a~),  a~ ~ pi_j(. | o),  eta~ = eta / E |Q_j1(o, a)|
+    actor  : L_bc(a) + L_Q
     targets: Polyak averages of critics and policy
 
-The gradient of the actor's second term goes through the whole sampling chain. All agents are one
-batch: policy parameters are [G, ...], the twin critics' [2 G, ...]. The critics' y, td and cql are
-in `critics.py`. `python_tests/algos/plain_dom2.py` has the same losses for one agent in plain
-PyTorch.
+How the policy takes what the critic knows, L_Q, is `q_action`:
+
+    chain    : -eta~ E Q_j1(o, a~),  a~ ~ pi_j(. | o),  eta~ = eta / E |Q_j1(o, a)|, whose gradient
+               goes through the whole sampling chain; DOM2's own
+    one_step : the same with what one pass of the network makes of a noised action (EDP)
+    best     : eta L_bc(a^), a^ the best by Q_j1 of a and `search_actions` samples of pi_j; no
+               gradient of Q
+
+`best` is the default: docs/tuning.md has what the others do on data of poor policies, and why. It
+goes with the best of several samples in y (`target_candidates`) and when acting (`candidates`).
+All agents are one batch: policy parameters are [G, ...], the twin critics' [2 G, ...]. The critics'
+y, td and cql are in `critics.py`. `python_tests/algos/plain_dom2.py` has the same losses for one
+agent in plain PyTorch.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -42,6 +51,10 @@ from dom2_fast.algos.settings import (
 from dom2_fast.algos.updates import polyak
 from dom2_fast.data.sampler import Batch
 
+# Of zeta, by the kind of data: uniform actions lie nowhere outside random data, so there the CQL
+# term holds nothing in check, and only flattens what the critics know (docs/tuning.md).
+ZETA = {"random": 0.0, "other": 0.2}
+
 
 @dataclass
 class _LossSettings(DiffusionConfig):
@@ -51,10 +64,13 @@ class _LossSettings(DiffusionConfig):
         1.0, "weight of the Q term in the policy's loss", "not published; " + TUNED
     )
     q_warmup: int = setting(
-        400, "updates at the start in which the policy learns without the Q term", TUNED
+        0, "updates at the start in which the policy learns without the Q term", TUNED
     )
-    zeta: float = setting(
-        0.2, "weight of the CQL term (OMAR's cql_alpha)", TUNED + "; OMAR: 0.5 to 5 by data set"
+    zeta: float | None = setting(
+        None,
+        f"weight of the CQL term (OMAR's cql_alpha); none: {ZETA['random']} on random data, "
+        f"else {ZETA['other']}",
+        TUNED + "; OMAR: 0.5 to 5 by data set",
     )
     cql_actions: int = setting(10, "uniform actions per observation in the CQL term", "OMAR")
     cql_policy_actions: int = setting(
@@ -66,24 +82,40 @@ class _LossSettings(DiffusionConfig):
 class DOM2Config(CriticSettings, _LossSettings):
     """Every number of the method."""
 
-    candidates: int = setting(
-        1,
-        "when acting, sample so many actions and take the one with the best Q1",
-        "DOM2: 1; Diffusion-QL: 50",
+    clip_x0: bool = setting(
+        True, "clip every step's guess of the action to [-1, 1], not only the last", TUNED
     )
-    actor_every: int = setting(1, "critic updates per policy update", TUNED)
+    lr: float = setting(1e-3, "Adam's learning rate of the policy", TUNED)
+    critic_hidden: int = setting(128, "width of the critics", TUNED + "; OMAR: 64")
+    critic_lr: float = setting(1e-3, "Adam's learning rate of the critics", TUNED)
+    candidates: int = setting(
+        16,
+        "when acting, sample so many actions and take the one with the best Q1",
+        TUNED + "; DOM2: 1; Diffusion-QL: 50",
+    )
+    target_candidates: int = setting(
+        4, "samples of a' in y, of which the target of Q1 takes the best", TUNED + "; DOM2: 1"
+    )
+    actor_every: int = setting(4, "critic updates per policy update", TUNED + "; DOM2: 1")
     q_action: str = setting(
-        "chain",
-        "the action that the policy's Q term rates: chain, sampled through all denoising steps, or "
-        "one_step, what the net makes of the noised action (much less work)",
-        "DOM2: chain; one_step: EDP, Kang et al. 2023",
+        "best",
+        "how the policy takes what the critic knows: best, it also denoises the best of sampled "
+        "actions; chain, it climbs Q1 through all denoising steps; one_step, it climbs Q1 at what "
+        "the net makes of the noised action",
+        TUNED + "; DOM2: chain; one_step: EDP, Kang et al. 2023",
+    )
+    search_actions: int = setting(
+        4, "samples per observation that `best` takes the best of, beside the data's action", TUNED
     )
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        at_least(self, 0, "eta", "zeta", "cql_policy_actions", "q_warmup")
+        at_least(self, 0, "eta", "cql_policy_actions", "q_warmup")
+        if self.zeta is not None:
+            at_least(self, 0, "zeta")
         at_least(self, 1, "cql_actions", "actor_every", "candidates")
-        one_of(self, "q_action", ("chain", "one_step"))
+        at_least(self, 1, "target_candidates", "search_actions")
+        one_of(self, "q_action", ("chain", "one_step", "best"))
 
 
 class DOM2(DiffusionAgents):
@@ -101,31 +133,49 @@ class DOM2(DiffusionAgents):
         "q/policy": "Q of the policy's actions",
         "q/uniform": "Q of uniform actions",
         "q/target": "target y",
+        "q/best": "Q of the best of sampled actions",
+        "policy/spread": "deviation of an observation's sampled actions",
+        "policy/edge": "share of sampled action components at a bound",
     }
     stages = ("sample", "critic", "actor", "target")
     advice = "lower lr, critic_lr or eta, or clip more (grad_clip)"
+
+    @classmethod
+    def settled(cls, config, task: str | None, kind: str | None):
+        if config.zeta is not None:
+            return config
+        return replace(config, zeta=ZETA.get(kind, ZETA["other"]))
+
+    @classmethod
+    def _config(cls, state: dict):
+        # A run of a version without these settings goes on as it began.
+        return super()._config({**state, "config": {"target_candidates": 1} | state["config"]})
 
     def _build(self) -> None:
         super()._build()
         net = critic_nets(self.config, **self.sizes).to(self.device)
         self.critics = TwinCritics(net, self.config, self.sampler)
+        self.target_q1 = rating(self.critics.target_net, self.config)
 
     def update(self) -> dict[str, torch.Tensor]:
         """One update of all agents: critics, then the policy, then the targets."""
         c, batch = self.config, self._draw()
         with self.stage("critic"):
             target = self.td_target(batch)
-            critic = self.critic_loss(batch, target, self._proposed(batch))
-            self.critics.descend(critic.loss, c.grad_clip)
-            q_data = critic.q_data[: self.num_agents]  # Q1 of the data's actions, [G, B]
-        metrics = {
-            "loss/critic": critic.loss.detach().mean(),
-            "loss/td": critic.td.mean(),
-            "loss/cql": critic.cql.mean(),
-            "q/data": q_data.mean(),
-            "q/uniform": critic.q_proposed[..., : c.cql_actions].mean(),
-            "q/target": target.mean(),
-        }
+            if c.zeta:
+                critic = self.critic_loss(batch, target, self._proposed(batch))
+                loss, q_data = critic.loss, critic.q_data[: self.num_agents]  # Q1(o, a), [G, B]
+            else:
+                loss, q_data = self.critics.td_loss(batch, target), None
+            self.critics.descend(loss, c.grad_clip)
+        metrics = {"loss/critic": loss.detach().mean(), "q/target": target.mean()}
+        if c.zeta:
+            metrics |= {
+                "loss/td": critic.td.mean(),
+                "loss/cql": critic.cql.mean(),
+                "q/data": q_data.mean(),
+                "q/uniform": critic.q_proposed[..., : c.cql_actions].mean(),
+            }
         if self.step % c.actor_every == 0:
             with self.stage("actor"):
                 metrics |= self._policy_step(batch, q_data)
@@ -136,9 +186,17 @@ class DOM2(DiffusionAgents):
         return metrics
 
     def td_target(self, batch: Batch) -> torch.Tensor:
-        """y = r + gamma min_k Qbar_k(o', a'), a' ~ pi_bar(. | o'): [G, B]."""
-        with torch.no_grad():
-            act = self.target_policy.sample(batch.next_obs, generator=self.generator)  # [G, B, A]
+        """y = r + gamma min_k Qbar_k(o', a'), a' ~ pi_bar(. | o'): [G, B].
+
+        With `target_candidates` a' is the best of so many by Qbar_1 (EMaQ, Ghasemipour et al. 2021,
+        arXiv 2007.11091, which takes the best by the ensemble).
+        """
+        act = self.target_policy.act(  # [G, B, A]
+            batch.next_obs,
+            candidates=self.config.target_candidates,
+            critic=self.target_q1,
+            generator=self.generator,
+        )
         return self.critics.td_target(batch, act)
 
     def critic_loss(
@@ -158,17 +216,22 @@ class DOM2(DiffusionAgents):
             own = self.policy.sample(obs, generator=self.generator)
         return torch.cat([uniform, own.view(G, B, c.cql_policy_actions, A)], 2)
 
-    def _policy_step(self, batch: Batch, q_data: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Descends L_bc - eta~ E Q1(o, a~), with eta~ = eta / E |Q1(o, a)|.
+    def _policy_step(self, batch: Batch, q_data: torch.Tensor | None) -> dict[str, torch.Tensor]:
+        """Descends L_bc + L_Q.
 
-        That makes eta independent of the rewards' scale; `q_data` [G, B] is Q1(o, a) of the batch's
-        own actions, from the critics' pass.
+        `q_data` [G, B] is Q1(o, a) of the batch's own actions, from the critics' pass, if that had
+        it. eta~ = eta / E |Q1(o, a)| makes eta independent of the rewards' scale.
         """
         c = self.config
         if c.eta == 0.0 or self.step < c.q_warmup:
             bc = self.bc_loss(batch)
             self.descend(bc)
             return {"loss/bc": bc.detach().mean()}
+        if c.q_action == "best":
+            return self._imitate_best(batch)
+        if q_data is None:
+            with torch.no_grad():
+                q_data = self.critics.rate(batch.act, batch.obs)
         if c.q_action == "chain":  # a~ ~ pi(. | o), the gradient goes through the whole chain
             value, q = self.policy.chain_value(
                 batch.obs, self.critics.q1, generator=self.generator
@@ -187,6 +250,30 @@ class DOM2(DiffusionAgents):
             "loss/bc": bc.detach().mean(),
             "loss/actor": loss.detach().mean(),
             "q/policy": q.detach().mean(),
+        }
+
+    def _imitate_best(self, batch: Batch) -> dict[str, torch.Tensor]:
+        """Descends L_bc(a) + eta L_bc(a^), a^ the best by Q1 of a and of samples of the policy.
+
+        Q1's errors can't push a^ out of what the policy, held to the data by L_bc(a), samples.
+        """
+        c, (G, B, A) = self.config, batch.act.shape
+        bc = self.bc_loss(batch)
+        with torch.no_grad():
+            obs = batch.obs.repeat_interleave(c.search_actions, 1)
+            own = self.policy.sample(obs, generator=self.generator).view(G, B, -1, A)
+            pool = torch.cat([batch.act.unsqueeze(2), own], 2)  # [G, B, 1 + K, A]
+            q, index = self.critics.rate(pool, batch.obs).max(2)
+            best = pool.gather(2, index[..., None, None].expand(-1, -1, 1, A)).squeeze(2)
+        imitation = self.bc_loss(replace(batch, act=best))
+        loss = bc + c.eta * imitation
+        self.descend(loss)
+        return {
+            "loss/bc": bc.detach().mean(),
+            "loss/actor": loss.detach().mean(),
+            "q/best": q.mean(),
+            "policy/spread": own.std(2, unbiased=False).mean(),
+            "policy/edge": (own.abs() >= 1.0).float().mean(),
         }
 
     @property
