@@ -34,6 +34,11 @@ SMALL = {
     "cql_actions": 4,
     "q_warmup": 0,
     "backend": "reference",
+    "zeta": 0.2,
+    "q_action": "chain",
+    "actor_every": 1,
+    "candidates": 1,
+    "target_candidates": 1,
 }
 
 
