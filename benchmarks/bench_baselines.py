@@ -22,9 +22,14 @@ from dom2_fast.ops import philox
 LOOPS = {
     "bc": diffusion.LoopDiffusionBC,
     "bc_det": actors.LoopBC,
+    "bc_gauss": actors.LoopGaussianBC,
     "itd3": actors.LoopITD3,
     "cql": actors.LoopITD3,
     "omar": actors.LoopITD3,
+    "iql": actors.LoopIQL,
+    "icq": actors.LoopICQ,
+    "sfbc": diffusion.LoopSfBC,
+    "diffusion_ql": diffusion.LoopDiffusionQL,
 }
 
 

@@ -17,7 +17,8 @@ OURS = "native"
 NAMES = {
     "bf16": "ours, bf16", "autocast": "PyTorch, bf16",
     "batched": "PyTorch, batched", "compile": "torch.compile", "cpprb": "cpprb", "eager": "PyTorch",
-    "jax": "JAX", "mpe2": "mpe2 loop", "multinomial": "multinomial", "numpy": "numpy",
+    "jax": "JAX", "loop": "PyTorch, agent by agent", "mpe2": "mpe2 loop",
+    "multinomial": "multinomial", "numpy": "numpy",
     "onnx": "ONNX Runtime", "original": "original", "pettingzoo": "our PettingZoo loop",
     "reference": "our reference", "searchsorted": "searchsorted", "torchrl": "TorchRL",
 }  # fmt: skip
