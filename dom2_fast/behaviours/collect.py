@@ -104,7 +104,7 @@ def collect(
             "quality": quality,
             "seed": seed,
             "episodes": episodes,
-            "prey": str(prey) if hunted is not None else None,
+            **({"prey": None} if hunted is None else hunted.about()),
             "made_by": f"dom2-fast {__version__} collect",
         },
     )
