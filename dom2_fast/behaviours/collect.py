@@ -46,7 +46,7 @@ def collect(
 
     Args:
         env: a name, "module:function" or a factory, as in `envs.resolve`. "random" is there for
-            all of them, the other qualities where behaviours are shipped: simple_spread.
+            all of them, the other qualities where behaviours are shipped: the particle tasks.
         quality: one of `QUALITIES`.
         episodes: how many.
         seed: the same seed gives the same data on the same machine and torch version.

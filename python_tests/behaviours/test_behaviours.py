@@ -45,7 +45,7 @@ def test_round_trip(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["behaviour.npz"]
 
 
-TASKS = ("simple_spread", "simple_world")
+TASKS = ("simple_spread", "simple_tag", "simple_world", "spread_6_landmarks")
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -61,7 +61,7 @@ def test_shipped_networks_are_small():
 
 
 # 400 episodes each, four standard errors of the standard deviations of the card.
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", list(training.CARD))
 def test_shipped_behaviours_play_at_the_level_of_the_card(task):
     policies, noise = behaviours.load(task)
     card, generator = training.CARD[task], torch.Generator().manual_seed(0)

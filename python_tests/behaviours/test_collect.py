@@ -136,7 +136,7 @@ def test_nothing_of_a_users_is_overwritten(tmp_path):
         (("simple_spread", "random", 0), "episodes must be"),
         (("simple_spread", "random", 2.5), "episodes must be"),
         (("simple_spread", "random", 2, -1), "seed must be"),
-        (("spread_6_landmarks", "expert", 2), "only quality 'random'"),
+        ((Line, "expert", 2), "only quality 'random'"),
         (("simple_tag", "random", 2, 0, None, "external"), "drives the prey itself"),
         (("simple_tag", "random", 2, 0, None, "absent.npz"), "no prey file"),
     ],
