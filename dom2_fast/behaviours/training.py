@@ -45,8 +45,8 @@ SHARES = {"replay": 0.119, "medium": 0.306}
 # How a task's run differs from `MATD3Config`'s own numbers; "every": steps between two snapshots.
 SETTINGS: dict[str, dict] = {
     "simple_tag": {
-        "steps": 12_000,
-        "stop_after": 5925,
+        "steps": 10_000,
+        "stop_after": 10_000,
         "batch_size": 512,
         "every": 25,
         "reward_scale": 0.05,
