@@ -57,7 +57,7 @@ def collect(
 
     Args:
         env: a name, "module:function" or a factory, as in `envs.resolve`. "random" is there for
-            all of them, the other qualities where behaviours are shipped (`dom2_fast/assets`).
+            all of them, the other qualities where behaviours are shipped: the particle tasks.
         quality: one of `QUALITIES`.
         episodes: how many.
         seed: the same seed gives the same data on the same machine and torch version.
@@ -104,7 +104,7 @@ def collect(
         "episodes": episodes,
         "parts": [{"quality": part, "episodes": count} for part, count in parts],
         "behaviours_sha256": _behaviours_sha256(spec.name, parts),
-        "prey": str(prey) if hunted is not None else None,
+        **({"prey": None} if hunted is None else hunted.about()),
         "prey_sha256": _prey_sha256(spec.name, prey) if hunted is not None else None,
         "made_by": f"dom2-fast {__version__} collect",
     }

@@ -216,8 +216,11 @@ class MATD3:
         nn.utils.clip_grad_norm_(net.parameters(), self.config.grad_clip * math.sqrt(self.G))
         optim.step()
 
-    def fit(self, on_step: Callable[[int], None] = lambda step: None) -> None:
-        """Step the environments and update once per step; `on_step` is called after each."""
+    def fit(self, on_step: Callable[[int], bool] = lambda step: False) -> None:
+        """Step the environments and update once per step.
+
+        `on_step` is called after each; training ends where it gives True.
+        """
         cfg, left = self.config, 1.0
         uniform = envs.random_policies(self.G, self.A)
 
@@ -241,4 +244,5 @@ class MATD3:
             self.buffer.add(rows[0], rows[1], seen.reward.T, rows[2])
             if step > cfg.warmup:
                 self.update()
-            on_step(step)
+            if on_step(step):
+                return

@@ -25,6 +25,8 @@ class Env(Protocol):
         recording() -> dict: the present moment of the first copy, for the report to play back:
             `states` [entities, 4] (position and velocity in the plane), `sizes` [entities] (radii)
             and `kinds` [entities] (words, see `report/scene.py`).
+        about() -> dict: what scores depend on beside the options, such as a prey's name; plain
+            values, which go into the results of an evaluation.
         terminal: [E] bool, of the copies that are done: which ended in a terminal state, rather
             than by a time limit. Without it, whoever is done before `episode_length` is terminal.
         agent_names: list of G names; close(): frees what it holds.

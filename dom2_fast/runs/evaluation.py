@@ -61,7 +61,8 @@ def evaluate(
         options: of the shift (such as `v_min`) and of the environment (such as `prey`).
     Returns:
         the statistics of `statistics`, plus `shift` and its options, `seed`, `num_envs` (episodes
-        in a chunk), `options` (the environment's, where any was given) and, with `record`,
+        in a chunk), `options` (the environment's, where any was given), what the environment says
+        about itself (the particle tasks: `prey` and `prey_strength`) and, with `record`,
         `rollout` (see `scoring.save_rollout`).
     Raises:
         Dom2Error: an unknown environment, shift or option; policies of other widths; all before
@@ -94,6 +95,7 @@ def evaluate(
     given = {k: v for k, v in options.items() if v is not None and k not in of_shift}
     if given:
         result["options"] = {k: _plain(v) for k, v in given.items()}
+    result |= getattr(world, "about", dict)()
     if record:
         result["rollout"] = {
             **frames[0],

@@ -138,9 +138,7 @@ def test_with_its_switches_the_critics_learn_as_dom2_s():
     ql = DiffusionQL(
         small(**shared, schedule="vp-continuous", critic_act="relu", critic_depth=2), data
     )
-    dom2 = DOM2(
-        DOM2Config(**shared, critic_lr=0.005, grad_clip=0.5, target_candidates=1), data
-    )
+    dom2 = DOM2(DOM2Config(**shared, critic_lr=0.005, grad_clip=0.5, target_candidates=1), data)
     dom2.critics.net.load_state_dict(ql.critics.net.state_dict())
     dom2.critics.target_net.load_state_dict(ql.critics.net.state_dict())
     dom2.target_net.load_state_dict(ql.target_net.state_dict())

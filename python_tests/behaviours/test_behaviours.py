@@ -6,7 +6,9 @@ import pytest
 import tolerances
 import torch
 
+from dom2_fast import envs
 from dom2_fast.behaviours import shipped as behaviours
+from dom2_fast.behaviours import training
 from dom2_fast.errors import Dom2Error
 from dom2_fast.runs.evaluation import evaluate
 
@@ -43,13 +45,41 @@ def test_round_trip(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["behaviour.npz"]
 
 
-def test_shipped_behaviours_and_their_size():
-    policies, noise = behaviours.load("simple_spread")
-    replay = [name for name in policies if name.startswith("replay_")]
-    assert {"medium", "expert"} <= set(policies) and len(replay) >= 3
-    assert 0 < noise < 0.5
-    shipped = sum(p.stat().st_size for p in behaviours.ASSETS.iterdir())
-    assert shipped <= 2**20
+TASKS = ("simple_spread", "simple_tag", "simple_world", "spread_6_landmarks")
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_every_task_has_all_behaviours(task):
+    policies, noise = behaviours.load(task)
+    replay = {f"replay_{i}" for i in range(training.REPLAY)}
+    assert set(policies) == {"medium", "expert"} | replay
+    assert noise == pytest.approx(0.1)
+
+
+def test_shipped_networks_are_small():
+    assert sum(p.stat().st_size for p in behaviours.ASSETS.iterdir()) <= 3 * 10**6
+
+
+# 400 episodes each, four standard errors of the standard deviations of the card.
+@pytest.mark.parametrize("task", list(training.CARD))
+def test_shipped_behaviours_play_at_the_level_of_the_card(task):
+    policies, noise = behaviours.load(task)
+    card, generator = training.CARD[task], torch.Generator().manual_seed(0)
+
+    def score(name):
+        env = envs.make(task, 400, seed=5)
+        act = behaviours.noisy(policies[name], noise)
+        scores = env.score(envs.reward_sums(env, lambda obs: act(obs, generator)))
+        return scores.mean().item(), scores.std().item() / 20
+
+    mean, error = score("medium")
+    assert abs(mean - card.medium) < 0.05 * card.medium + 4 * error
+    mean, error = score("expert")
+    assert mean > card.expert - 4 * error
+    replay = [score(f"replay_{i}") for i in range(training.REPLAY)]
+    mean = sum(m for m, _ in replay) / len(replay)
+    error = sum(e**2 for _, e in replay) ** 0.5 / len(replay)
+    assert abs(mean - card.replay) < 0.05 * card.replay + 4 * error
 
 
 def test_a_shipped_behaviour_is_a_policy_to_evaluate():
@@ -61,7 +91,7 @@ def test_a_shipped_behaviour_is_a_policy_to_evaluate():
 
 def test_missing_and_damaged_files_are_explained(tmp_path):
     with pytest.raises(Dom2Error, match="only quality 'random'"):
-        behaviours.load("simple_tag")
+        behaviours.load("mine")
     good = tmp_path / "good.npz"
     behaviours.write(good, {"a": behaviours.BehaviourPolicy(layers())}, 0.1)
     cut = tmp_path / "cut.npz"

@@ -154,6 +154,7 @@ def test_written_data_are_consistent_episodes(tmp_path):
 
 def test_recorded_actions_replayed_give_the_recorded_data():
     data = collect("simple_tag", "random", 20, seed=1)
+    assert data.meta["prey"] == "bundled v2" and data.meta["prey_strength"]["greedy"] > 100
     assert data.obs_dims == [16, 16, 16, 14]
     env = envs.make("simple_tag", 20, prey="external")
     state = torch.zeros(20, 6, 4)
@@ -234,6 +235,7 @@ def test_nothing_of_a_users_is_overwritten(tmp_path):
         (("simple_spread", "random", 0), "episodes must be"),
         (("simple_spread", "random", 2.5), "episodes must be"),
         (("simple_spread", "random", 2, -1), "seed must be"),
+        ((Line, "expert", 2), "only quality 'random'"),
         (("simple_tag", "random", 2, 0, None, "external"), "drives the prey itself"),
         (("simple_tag", "random", 2, 0, None, "absent.npz"), "no prey file"),
     ],

@@ -1,5 +1,6 @@
 """MATD3: its losses against plain per-agent code, that it learns, and its driver."""
 
+import itertools
 import json
 import subprocess
 import sys
@@ -147,16 +148,67 @@ def test_wrong_settings_are_explained():
         MATD3(envs.make("simple_tag", 4, prey="external"), MATD3Config(**SMALL))
 
 
-def test_driver_cuts_out_behaviours():
-    policies, record = training.train_behaviours(
-        "simple_spread", MATD3Config(**SMALL), medium=(-1e9, 1e9), snapshots=2, every=10, episodes=5
+def test_a_run_gives_scored_snapshots_and_ends_where_told():
+    history = training.train("simple_spread", MATD3Config(**SMALL), every=10, episodes=5)
+    assert [snapshot.step for snapshot in history] == [10, 20, 30]
+    env, generator = envs.make("simple_spread", 5, 1), torch.Generator().manual_seed(2)
+    score = training.noisy_return(history[0].policy, env, 0.1, generator)
+    assert score == pytest.approx(history[0].score)
+    ended = training.train(
+        "simple_spread", MATD3Config(**SMALL), 10, 5, until=lambda history: len(history) == 2
     )
-    assert sorted(policies) == ["expert", "medium", "replay_0", "replay_1"]
-    assert [step for step, _ in record["curve"]] == [10, 20, 30]
-    with pytest.raises(Dom2Error, match="no snapshot"):
-        training.train_behaviours(
-            "simple_spread", MATD3Config(**SMALL), medium=(1e9, 2e9), every=10, episodes=5
-        )
+    assert [s.score for s in ended] == [s.score for s in history[:2]]
+
+
+def climbing(count=20, slope=10.0):
+    """A run whose score rises evenly, from 0."""
+    return [training.Snapshot(10 * i, slope * i, None) for i in range(count)]
+
+
+def test_behaviours_are_cut_out_at_the_wanted_means():
+    cut = training.cut(climbing(), training.Wanted(replay=45.0, medium=101.0, expert=155.0))
+    assert cut["medium"].score == 100 and cut["expert"].score == 160
+    scores = [cut[f"replay_{i}"].score for i in range(training.REPLAY)]
+    assert scores == sorted(scores) and abs(sum(scores) / len(scores) - 45) < 5
+    steps = [cut[f"replay_{i}"].step for i in range(training.REPLAY)]
+    gaps = [b - a for a, b in itertools.pairwise(steps)]
+    assert max(gaps) - min(gaps) <= 10  # evenly spaced in time
+    # A second score that is lower by 10: the next snapshots are taken.
+    lower = training.cut(climbing(), training.Wanted(45.0, 101.0, 155.0), lambda s: s.score - 10)
+    assert "medium" not in lower and lower["expert"].score == 170
+    short = training.cut(climbing(9), training.Wanted(replay=45.0, medium=101.0, expert=155.0))
+    assert "medium" not in short and "replay_0" in short
+    assert short["expert"].score == 80  # the best there is
+
+
+def test_a_second_score_is_of_more_episodes_and_taken_once():
+    policy = small().policy()
+    again = training.SecondScore("simple_spread", 0.1, seed=3, episodes=50)
+    snapshot = training.Snapshot(10, 0.0, policy)
+    assert again(snapshot) == again(snapshot) != 0.0
+    assert list(again.known) == [10]
+
+
+def test_what_is_wanted_is_the_card_or_a_share_of_the_way_to_the_best():
+    assert training.wanted("simple_tag", climbing(), -4.0) == training.CARD["simple_tag"]
+    means = training.wanted("spread_6_landmarks", climbing(11), 0.0)
+    assert means.expert == 100 and means.medium == pytest.approx(30.6)
+    assert means.replay == pytest.approx(11.9)
+    assert training.random_score("simple_spread", 500) == pytest.approx(159.6, abs=10)
+
+
+def test_the_command_writes_policies_and_a_record(tmp_path, monkeypatch, capsys):
+    out = tmp_path / "behaviour.npz"
+    options = {**SMALL, "stop_after": 30} | {"every": 3}
+    flags = [f"--{key.replace('_', '-')}={value}" for key, value in options.items()]
+    arguments = ["training", "--task", "spread_6_landmarks", "--out", str(out), *flags]
+    monkeypatch.setattr(sys, "argv", arguments)
+    training.main()
+    policies, noise = behaviours.read(out)
+    assert "expert" in policies and noise == pytest.approx(0.1)
+    record = json.loads(out.with_suffix(".json").read_text())
+    assert record["task"] == "spread_6_landmarks" and record["config"]["batch_size"] == 16
+    assert record["cut"]["expert"][1] == max(score for _, score in record["curve"])
 
 
 def test_command_refuses_to_overwrite(tmp_path):

@@ -6,7 +6,7 @@ import tolerances
 import torch
 
 from dom2_fast import envs
-from dom2_fast.envs.particle.prey import PreyPolicy
+from dom2_fast.envs.particle.prey import PreyPolicy, signed
 from dom2_fast.errors import Dom2Error
 
 TASKS = ("simple_tag", "simple_world")
@@ -96,7 +96,7 @@ def test_missing_and_damaged_files_are_explained(tmp_path):
     save_npz(good, actor)
     envs.make("simple_tag", prey=good)
     refused(tmp_path / "absent.npz", "no prey file")
-    refused(good, r"needs \(22,\)", task="simple_world")
+    refused(good, "sees 14 numbers.*simple_world sees 22.*another task", task="simple_world")
     cut = tmp_path / "cut.npz"
     cut.write_bytes(good.read_bytes()[:500])
     refused(cut, "can't be read")
@@ -110,6 +110,13 @@ def test_missing_and_damaged_files_are_explained(tmp_path):
     arrays = dict(np.load(good))
     np.savez(tmp_path / "lacks.npz", **{k: v for k, v in arrays.items() if k != "fc3.bias"})
     refused(tmp_path / "lacks.npz", "lacks fc3.bias")
+    ours = signed(arrays, 2, [-4.0, 128.0, 185.0], 0.5)
+    np.savez(tmp_path / "ours.npz", **ours)
+    assert envs.make("simple_tag", prey=tmp_path / "ours.npz").prey.strength["lead"] == 185
+    np.savez(tmp_path / "half.npz", **{k: v for k, v in ours.items() if k != "force"})
+    refused(tmp_path / "half.npz", "lacks force")
+    np.savez(tmp_path / "strong.npz", **ours | {"force": np.float32(2)})
+    refused(tmp_path / "strong.npz", "force is above 0")
     arrays["fc2.bias"] = arrays["fc2.bias"] * np.nan
     np.savez(tmp_path / "nan.npz", **arrays)
     refused(tmp_path / "nan.npz", "NaN")

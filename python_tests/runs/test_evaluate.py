@@ -35,6 +35,13 @@ def test_score_is_the_env_s_own_return_from_the_same_starts():
     assert again == result
 
 
+def test_results_name_the_prey_and_its_strength():
+    result = evaluate.evaluate(still, "simple_tag", episodes=2)
+    assert result["prey"] == "bundled v2"
+    assert list(result["prey_strength"]) == ["uniform", "greedy", "lead"]
+    assert "prey" not in evaluate.evaluate(still, "simple_spread", episodes=2)
+
+
 class Chasers:
     """Three predators at full force towards the prey that they see; an object with `act`."""
 

@@ -244,6 +244,10 @@ class ParticleEnv:
         """Scores [E] of episodes from summed rewards [G, E]; see `tasks.score`."""
         return tasks.score(self.spec, reward_sums)
 
+    def about(self) -> dict:
+        """What a table of scores has to say besides: the prey and its strength, if there is one."""
+        return {} if self.prey is None else self.prey.about()
+
     def recording(self) -> dict[str, np.ndarray]:
         """The present moment of the first copy: `states` [entities, 4], `sizes`, `kinds`."""
         return {
