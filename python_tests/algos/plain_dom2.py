@@ -48,6 +48,15 @@ def q_term(net, critic, obs, act, x_T, steps, eta):
     return -scale * critic(chosen, obs).mean()
 
 
+def best_of(critic, obs, pool):
+    """The action that the critic rates best, row by row; pool: [B, K, A]."""
+    rows = []
+    for i in range(pool.size(0)):
+        values = [critic(pool[i, k : k + 1], obs[i : i + 1]).item() for k in range(pool.size(1))]
+        rows.append(pool[i, values.index(max(values))])
+    return torch.stack(rows)
+
+
 def clip(parameters, most):
     norm = math.sqrt(sum(float((p.grad**2).sum()) for p in parameters))
     factor = min(1.0, most / (norm + 1e-6))
