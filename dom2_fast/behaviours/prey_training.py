@@ -29,7 +29,7 @@ from dom2_fast.errors import Dom2Error
 from dom2_fast.files import atomic_write
 
 VERSION = 2  # of the bundled preys; 1 used all its force and was too strong
-FORCES = tuple(i / 100 for i in range(15, 71, 5))  # the limits that are tried
+FORCES = (0.15, 0.2, 0.23, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.65, 0.7)  # limits tried
 BLENDS = (0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9)  # the shares of a second prey that are tried
 
 
