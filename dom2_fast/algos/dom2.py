@@ -52,8 +52,9 @@ from dom2_fast.algos.updates import polyak
 from dom2_fast.data.sampler import Batch
 
 # Of zeta, by the kind of data: uniform actions lie nowhere outside random data, so there the CQL
-# term holds nothing in check, and only flattens what the critics know (docs/tuning.md).
-ZETA = {"random": 0.0, "other": 0.2}
+# term holds nothing in check, and only flattens what the critics know; a good policy's data leave
+# more room for errors outside, and less to gain (docs/tuning.md).
+ZETA = {"random": 0.0, "expert": 1.0, "other": 0.2}
 
 
 @dataclass
@@ -69,7 +70,7 @@ class _LossSettings(DiffusionConfig):
     zeta: float | None = setting(
         None,
         f"weight of the CQL term (OMAR's cql_alpha); none: {ZETA['random']} on random data, "
-        f"else {ZETA['other']}",
+        f"{ZETA['expert']} on expert data, else {ZETA['other']}",
         TUNED + "; OMAR: 0.5 to 5 by data set",
     )
     cql_actions: int = setting(10, "uniform actions per observation in the CQL term", "OMAR")
@@ -85,7 +86,6 @@ class DOM2Config(CriticSettings, _LossSettings):
     clip_x0: bool = setting(
         True, "clip every step's guess of the action to [-1, 1], not only the last", TUNED
     )
-    lr: float = setting(1e-3, "Adam's learning rate of the policy", TUNED)
     critic_hidden: int = setting(128, "width of the critics", TUNED + "; OMAR: 64")
     critic_lr: float = setting(1e-3, "Adam's learning rate of the critics", TUNED)
     candidates: int = setting(
@@ -96,7 +96,7 @@ class DOM2Config(CriticSettings, _LossSettings):
     target_candidates: int = setting(
         4, "samples of a' in y, of which the target of Q1 takes the best", TUNED + "; DOM2: 1"
     )
-    actor_every: int = setting(4, "critic updates per policy update", TUNED + "; DOM2: 1")
+    actor_every: int = setting(2, "critic updates per policy update", TUNED + "; DOM2: 1")
     q_action: str = setting(
         "best",
         "how the policy takes what the critic knows: best, it also denoises the best of sampled "

@@ -33,7 +33,7 @@ def test_one_update_equals_dom2_s_with_eta_zero():
     """The same code path: from the same state and draws, the same policies."""
     data = dataset(trajectories=6)
     bc = BC(BCConfig(**SMALL), data)
-    dom2 = DOM2(DOM2Config(**SMALL, eta=0.0, critic_hidden=8, lr=BCConfig.lr), data)
+    dom2 = DOM2(DOM2Config(**SMALL, eta=0.0, critic_hidden=8), data)
     dom2.net.load_state_dict(bc.net.state_dict())
     batch = bc.sampler.sample()
     for agents in (bc, dom2):

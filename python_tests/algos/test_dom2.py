@@ -171,7 +171,7 @@ def test_imitating_the_best_action_gathers_samples_around_it():
 
 def test_zeta_left_out_is_the_data_s():
     data = dataset(trajectories=6)
-    for kind, zeta in (("random", 0.0), ("medium", 0.2), (None, 0.2)):
+    for kind, zeta in (("random", 0.0), ("expert", 1.0), ("medium", 0.2), (None, 0.2)):
         data.meta["quality"] = kind
         assert DOM2(small(zeta=None), data).config.zeta == zeta
     assert DOM2(small(zeta=0.7), data).config.zeta == 0.7
