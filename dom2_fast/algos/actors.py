@@ -59,11 +59,15 @@ class ActorAgents(OfflineAgents):
         with self.stage("sample"):
             if norm == "batch":
                 batch_norm.follow_moments(self.net.template, batch.obs)
-                obs, next_obs = (batch_norm.whiten(o) for o in (batch.obs, batch.next_obs))
-                return replace(batch, obs=obs, next_obs=next_obs)
-            mean, sd = (getattr(self.net.template, k).unsqueeze(1) for k in ("mean", "sd"))
-            obs, next_obs = ((o - mean) / sd for o in (batch.obs, batch.next_obs))
-            return replace(batch, obs=obs, next_obs=next_obs)
+            return replace(batch, obs=self.seen(batch.obs), next_obs=self.seen(batch.next_obs))
+
+    def seen(self, obs: torch.Tensor) -> torch.Tensor:
+        if self.config.obs_norm == "batch":
+            return batch_norm.whiten(obs)
+        if self.config.obs_norm == "none":
+            return obs
+        mean, sd = (getattr(self.net.template, k).unsqueeze(1) for k in ("mean", "sd"))
+        return (obs - mean) / sd
 
     @staticmethod
     def make_nets(c: ActorSettings, **sizes: int) -> networks.StackedModule:

@@ -169,6 +169,10 @@ class OfflineAgents:
             metrics = self.update()
         return {name: float(value) for name, value in metrics.items()}
 
+    def seen(self, obs: torch.Tensor) -> torch.Tensor:
+        """What the learning networks are given of raw observations [G, B, O]."""
+        return obs
+
     def _draw(self) -> Batch:
         with self.stage("sample"):
             return self.sampler.sample()

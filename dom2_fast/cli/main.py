@@ -17,7 +17,7 @@ from collections.abc import Callable
 
 from dom2_fast import config as configs
 from dom2_fast._version import __version__
-from dom2_fast.cli import bench, collect, data, doctor, evaluate, export, report, train
+from dom2_fast.cli import bench, collect, data, diagnose, doctor, evaluate, export, report, train
 from dom2_fast.errors import Dom2Error
 
 PROG = "dom2-fast"
@@ -27,6 +27,7 @@ COMMANDS = {
     "data": data,
     "train": train,
     "evaluate": evaluate,
+    "diagnose": diagnose,
     "export": export,
     "report": report,
     "doctor": doctor,
