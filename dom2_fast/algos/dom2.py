@@ -17,7 +17,7 @@ How the policy takes what the critic knows, L_Q, is `q_action`:
     best     : eta L_bc(a^), a^ the best by Q_j1 of a and `search_actions` samples of pi_j; no
                gradient of Q
 
-`best` is the default: docs/tuning.md has what the others do on data of poor policies, and why. It
+On data of poor policies the default is `best`, elsewhere `chain`; docs/tuning.md has why. `best`
 goes with the best of several samples in y (`target_candidates`) and when acting (`candidates`).
 All agents are one batch: policy parameters are [G, ...], the twin critics' [2 G, ...]. The critics'
 y, td and cql are in `critics.py`. `python_tests/algos/plain_dom2.py` has the same losses for one
@@ -26,7 +26,7 @@ agent in plain PyTorch.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import ClassVar
 
 import torch
@@ -40,82 +40,9 @@ from dom2_fast.algos.critics import (
     uniform_actions,
 )
 from dom2_fast.algos.diffusion_agents import DiffusionAgents
-from dom2_fast.algos.settings import (
-    TUNED,
-    CriticSettings,
-    DiffusionConfig,
-    at_least,
-    one_of,
-    setting,
-)
+from dom2_fast.algos.dom2_settings import DOM2Config, settled
 from dom2_fast.algos.updates import polyak
 from dom2_fast.data.sampler import Batch
-
-# Of zeta, by the kind of data: uniform actions lie nowhere outside random data, so there the CQL
-# term holds nothing in check, and only flattens what the critics know; a good policy's data leave
-# more room for errors outside, and less to gain (docs/tuning.md).
-ZETA = {"random": 0.0, "expert": 1.0, "other": 0.2}
-
-
-@dataclass
-class _LossSettings(DiffusionConfig):
-    """What the losses weigh; before the critics' settings, where config files have had it."""
-
-    eta: float = setting(
-        1.0, "weight of the Q term in the policy's loss", "not published; " + TUNED
-    )
-    q_warmup: int = setting(
-        0, "updates at the start in which the policy learns without the Q term", TUNED
-    )
-    zeta: float | None = setting(
-        None,
-        f"weight of the CQL term (OMAR's cql_alpha); none: {ZETA['random']} on random data, "
-        f"{ZETA['expert']} on expert data, else {ZETA['other']}",
-        TUNED + "; OMAR: 0.5 to 5 by data set",
-    )
-    cql_actions: int = setting(10, "uniform actions per observation in the CQL term", "OMAR")
-    cql_policy_actions: int = setting(
-        0, "further actions in the CQL term, drawn from the policy", "CQL; OMAR uses none in MPE"
-    )
-
-
-@dataclass
-class DOM2Config(CriticSettings, _LossSettings):
-    """Every number of the method."""
-
-    clip_x0: bool = setting(
-        True, "clip every step's guess of the action to [-1, 1], not only the last", TUNED
-    )
-    critic_hidden: int = setting(128, "width of the critics", TUNED + "; OMAR: 64")
-    critic_lr: float = setting(1e-3, "Adam's learning rate of the critics", TUNED)
-    candidates: int = setting(
-        16,
-        "when acting, sample so many actions and take the one with the best Q1",
-        TUNED + "; DOM2: 1; Diffusion-QL: 50",
-    )
-    target_candidates: int = setting(
-        4, "samples of a' in y, of which the target of Q1 takes the best", TUNED + "; DOM2: 1"
-    )
-    actor_every: int = setting(2, "critic updates per policy update", TUNED + "; DOM2: 1")
-    q_action: str = setting(
-        "best",
-        "how the policy takes what the critic knows: best, it also denoises the best of sampled "
-        "actions; chain, it climbs Q1 through all denoising steps; one_step, it climbs Q1 at what "
-        "the net makes of the noised action",
-        TUNED + "; DOM2: chain; one_step: EDP, Kang et al. 2023",
-    )
-    search_actions: int = setting(
-        4, "samples per observation that `best` takes the best of, beside the data's action", TUNED
-    )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        at_least(self, 0, "eta", "cql_policy_actions", "q_warmup")
-        if self.zeta is not None:
-            at_least(self, 0, "zeta")
-        at_least(self, 1, "cql_actions", "actor_every", "candidates")
-        at_least(self, 1, "target_candidates", "search_actions")
-        one_of(self, "q_action", ("chain", "one_step", "best"))
 
 
 class DOM2(DiffusionAgents):
@@ -142,14 +69,17 @@ class DOM2(DiffusionAgents):
 
     @classmethod
     def settled(cls, config, task: str | None, kind: str | None):
-        if config.zeta is not None:
-            return config
-        return replace(config, zeta=ZETA.get(kind, ZETA["other"]))
+        return settled(config, kind)
 
     @classmethod
     def _config(cls, state: dict):
         # A run of a version without these settings goes on as it began.
         return super()._config({**state, "config": {"target_candidates": 1} | state["config"]})
+
+    def __init__(self, config, data=None, **sizes) -> None:
+        if data is None:  # with data, that says what is left out
+            config = self.settled(config, None, None)
+        super().__init__(config, data, **sizes)
 
     def _build(self) -> None:
         super()._build()
