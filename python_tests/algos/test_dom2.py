@@ -17,6 +17,7 @@ from tolerances import NETWORK32, SAME_FORMULA_64, relative_error
 from dom2_fast import config as configs
 from dom2_fast import networks
 from dom2_fast.algos.dom2 import DOM2, DOM2Config
+from dom2_fast.algos.dom2_settings import RECIPES
 from dom2_fast.algos.updates import frozen_view
 from dom2_fast.data.trajectories import TrajectoryDataset
 from dom2_fast.errors import Dom2Error
@@ -169,12 +170,33 @@ def test_imitating_the_best_action_gathers_samples_around_it():
     assert (near[1.0] > 0.3).all(), near
 
 
-def test_zeta_left_out_is_the_data_s():
-    data = dataset(trajectories=6)
-    for kind, zeta in (("random", 0.0), ("expert", 1.0), ("medium", 0.2), (None, 0.2)):
-        data.meta["quality"] = kind
-        assert DOM2(small(zeta=None), data).config.zeta == zeta
-    assert DOM2(small(zeta=0.7), data).config.zeta == 0.7
+@pytest.mark.parametrize(
+    "kind, rule, zeta",
+    [
+        ("random", "best", 0.0),
+        ("medium-replay", "best", 0.2),
+        ("random-medium", "best", 0.2),
+        ("medium", "chain", 0.2),
+        ("expert", "chain", 0.2),
+        (None, "chain", 0.2),
+    ],
+)
+def test_what_is_left_out_goes_by_the_kind_of_data(kind, rule, zeta):
+    data = dataset(trajectories=6, meta={"quality": kind})
+    config = DOM2(DOM2Config(weights="uniform", hidden=8), data).config
+    assert (config.q_action, config.zeta) == (rule, zeta)
+    for name, value in RECIPES[rule].items():
+        assert getattr(config, name) == value
+    chosen = {"zeta": 0.7, "candidates": 2, "q_action": "one_step", "clip_x0": True}
+    config = DOM2(DOM2Config(weights="uniform", hidden=8, **chosen), data).config
+    assert {name: getattr(config, name) for name in chosen} == chosen
+    assert config.actor_every == RECIPES["chain"]["actor_every"]
+
+
+def test_settings_that_are_given_are_checked_whatever_is_left_out():
+    for wrong in ({"candidates": 0}, {"zeta": -1.0}, {"q_action": "greedy"}, {"gamma": 2.0}):
+        with pytest.raises(Dom2Error, match=next(iter(wrong))):
+            DOM2Config(**wrong)
 
 
 def test_policy_s_q_term_equals_the_plain_one(in_float64):

@@ -63,7 +63,7 @@ def test_what_made_the_data_is_in_its_meta():
     assert meta["parts"] == [{"quality": "medium", "episodes": 2}]
     assert len(meta["behaviours_sha256"]) == 64 and meta["prey_sha256"] is None
     meta = collect("simple_tag", "random", 2).meta
-    assert meta["prey"] == "bundled" and len(meta["prey_sha256"]) == 64
+    assert meta["prey"] == "bundled v2" and len(meta["prey_sha256"]) == 64
     assert meta["behaviours_sha256"] is None
 
 

@@ -196,7 +196,7 @@ def test_export_of_a_run_acts_as_the_run(capsys, work, tmp_path):
     out = tmp_path / "p.safetensors"
     code, shown, err = run(capsys, "export", str(work / "bc"), "--out", str(out))
     assert code == 0, err
-    assert f"written to {out}" in shown and "3 agents" in shown and "best of" not in shown
+    assert f"written to {out}" in shown and "3 agents" in shown and "samples" not in shown
     policy = algos.algorithm("bc").load(work / "bc").policies.policy.eval()
     obs = torch.zeros(3, 4, policy.obs_dim)
     acts = [
@@ -206,7 +206,7 @@ def test_export_of_a_run_acts_as_the_run(capsys, work, tmp_path):
     many = ["train", "--config", str(work / "dom2" / "config.yaml"), "--out", str(tmp_path / "r")]
     assert run(capsys, *many, "--candidates", "3", "--steps", "1", "--quiet")[0] == 0
     shown = run(capsys, "export", str(tmp_path / "r"), "--out", str(out))[1]  # replaces it
-    assert "best of 3" in shown and "without the critic" in shown
+    assert "one of 3 samples" in shown and "without the critic" in shown
 
 
 def test_report_of_real_runs(capsys, work, tmp_path):

@@ -105,7 +105,7 @@ def test_without_settings_an_algorithm_has_its_defaults(data, tmp_path):
         train(None, data, tmp_path / "run", 1, algo="ppo", **QUIET)
     assert not (tmp_path / "run").exists()
     agents = train(None, dataset_of_preset(tmp_path), tmp_path / "run", 1, **QUIET).agents
-    assert agents.config == DOM2Config()
+    assert agents.config == agents.settled(DOM2Config(), "simple_spread", "medium")
 
 
 def dataset_of_preset(tmp_path):
