@@ -72,5 +72,7 @@ def run(
     scores = evaluate_run(run, shift=shift, **arguments, **options)
     print(f"{scores['algo']} on {scores['env']}, trained {scores['step']} steps")
     print(tables.scores({scores["algo"]: scores["results"]}))
+    if note := tables.prey(scores["results"]):
+        print(note)
     print(f"written to {Path(run) / 'scores.json'}; next: dom2-fast report {run} --out report/")
     return 0

@@ -32,6 +32,21 @@ def scores(results: Mapping[str, Mapping[str, dict]]) -> str:
     return table(head, rows, left=2)
 
 
+def prey(results: Mapping[str, dict]) -> str:
+    """What scores in tag and world depend on, a line for each prey; "" where there is none.
+
+    Args:
+        results: setting -> statistics, as `evaluate` gives them.
+    """
+    lines = {}
+    for result in results.values():
+        if "prey" in result:
+            known = result.get("prey_strength", {})
+            text = ", ".join(f"{chasers} {score:.1f}" for chasers, score in known.items())
+            lines[f"prey: {result['prey']}" + (f" (scripted chasers: {text})" if text else "")] = 0
+    return "\n".join(lines)
+
+
 def table(head: list[str], rows: list[list[str]], left: int = 1) -> str:
     """Aligned columns with a rule under the head; the first `left` columns to the left."""
     widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
