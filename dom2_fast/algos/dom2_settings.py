@@ -104,7 +104,8 @@ class DOM2Config(CriticSettings, _LossSettings):
         None,
         "how the policy takes what the critic knows: chain, it climbs Q1 through all denoising "
         "steps; one_step, it climbs Q1 at what the net makes of the noised action; best, it also "
-        f"denoises the best of sampled actions; none: best on {', '.join(UNIFORM)} data, else chain",
+        f"denoises the best of sampled actions; none: best on {' and '.join(UNIFORM)} data, else "
+        "chain",
         TUNED + "; DOM2: chain; one_step: EDP, Kang et al. 2023",
     )
     search_actions: int = setting(
