@@ -35,9 +35,9 @@ RECIPES = {
     },
 }
 RECIPES["one_step"] = RECIPES["chain"]
-# Data of uniform actions, all or most of it. They lie nowhere outside random data, so there the CQL
-# term holds nothing in check, and only flattens what the critics know.
-UNIFORM = ("random", "random-medium")
+# Data of poor policies. Uniform actions lie nowhere outside random data, so there the CQL term
+# holds nothing in check, and only flattens what the critics know.
+POOR = ("random", "medium-replay", "random-medium")
 ZETA = {"random": 0.0}
 OTHER_ZETA = 0.2
 
@@ -104,7 +104,7 @@ class DOM2Config(CriticSettings, _LossSettings):
         None,
         "how the policy takes what the critic knows: chain, it climbs Q1 through all denoising "
         "steps; one_step, it climbs Q1 at what the net makes of the noised action; best, it also "
-        f"denoises the best of sampled actions; none: best on {' and '.join(UNIFORM)} data, else "
+        f"denoises the best of sampled actions; none: best on {', '.join(POOR)} data, else "
         "chain",
         TUNED + "; DOM2: chain; one_step: EDP, Kang et al. 2023",
     )
@@ -130,6 +130,6 @@ class DOM2Config(CriticSettings, _LossSettings):
 
 def settled(config: DOM2Config, kind: str | None) -> DOM2Config:
     """The settings with nothing left out, for data of that kind ("random", "medium", ...)."""
-    rule = config.q_action or ("best" if kind in UNIFORM else "chain")
+    rule = config.q_action or ("best" if kind in POOR else "chain")
     wanted = RECIPES[rule] | {"q_action": rule, "zeta": ZETA.get(kind, OTHER_ZETA)}
     return replace(config, **{k: v for k, v in wanted.items() if getattr(config, k) is None})

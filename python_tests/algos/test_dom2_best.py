@@ -112,7 +112,7 @@ def test_imitating_the_best_action_gathers_samples_around_it():
     "kind, rule, zeta",
     [
         ("random", "best", 0.0),
-        ("medium-replay", "chain", 0.2),
+        ("medium-replay", "best", 0.2),
         ("random-medium", "best", 0.2),
         ("medium", "chain", 0.2),
         ("expert", "chain", 0.2),
