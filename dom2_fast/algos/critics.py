@@ -223,3 +223,8 @@ def uniform_log_density(width: int) -> float:
 def twice(x: torch.Tensor) -> torch.Tensor:
     """[G, ...] -> [2 G, ...]: the same for an agent's first and second critic."""
     return torch.cat([x, x])
+
+
+def pick(pool: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+    """Actions by number: [G, B, K, A], [G, B, N] -> [G, B, N, A]."""
+    return pool.gather(2, index.unsqueeze(-1).expand(*index.shape, pool.size(3)))

@@ -36,6 +36,7 @@ from dom2_fast.algos.critics import (
     Conservative,
     TwinCritics,
     critic_nets,
+    pick,
     rating,
     uniform_actions,
 )
@@ -194,7 +195,7 @@ class DOM2(DiffusionAgents):
             own = self.policy.sample(obs, generator=self.generator).view(G, B, -1, A)
             pool = torch.cat([batch.act.unsqueeze(2), own], 2)  # [G, B, 1 + K, A]
             q, index = self.critics.rate(pool, batch.obs).max(2)
-            best = pool.gather(2, index[..., None, None].expand(-1, -1, 1, A)).squeeze(2)
+            best = pick(pool, index.unsqueeze(2)).squeeze(2)
         imitation = self.bc_loss(replace(batch, act=best))
         loss = bc + c.eta * imitation
         self.descend(loss)

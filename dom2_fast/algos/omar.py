@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import torch
 
 from dom2_fast.algos.cql import CQL, CQLConfig
+from dom2_fast.algos.critics import pick
 from dom2_fast.algos.settings import at_least, setting, within
 from dom2_fast.data.sampler import Batch
 from dom2_fast.errors import Dom2Error
@@ -91,8 +92,3 @@ def search(
     pool = torch.cat([pool, act.unsqueeze(2)], 2)
     q, index = torch.cat([q, rate(act.unsqueeze(2))], 2).max(2, keepdim=True)
     return pick(pool, index).squeeze(2), q.squeeze(2)
-
-
-def pick(pool: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
-    """Actions by number: [G, B, K, A], [G, B, N] -> [G, B, N, A]."""
-    return pool.gather(2, index.unsqueeze(-1).expand(*index.shape, pool.size(3)))

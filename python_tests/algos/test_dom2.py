@@ -12,6 +12,7 @@ import plain_dom2 as plain
 import pytest
 import torch
 from small_data import dataset
+from small_dom2 import small
 from tolerances import NETWORK32, SAME_FORMULA_64, relative_error
 
 from dom2_fast import config as configs
@@ -21,29 +22,6 @@ from dom2_fast.algos.updates import frozen_view
 from dom2_fast.data.trajectories import TrajectoryDataset
 from dom2_fast.errors import Dom2Error
 from dom2_fast.ops import backend
-
-SMALL = {
-    "weights": "uniform",
-    "batch_size": 8,
-    "hidden": 16,
-    "depth": 2,
-    "critic_hidden": 16,
-    "steps": 3,
-    "time_scale": 1.0,
-    "clip_x0": False,
-    "cql_actions": 4,
-    "q_warmup": 0,
-    "backend": "reference",
-    "zeta": 0.2,
-    "q_action": "chain",
-    "actor_every": 1,
-    "candidates": 1,
-    "target_candidates": 1,
-}
-
-
-def small(**changes) -> DOM2Config:
-    return DOM2Config(**{**SMALL, **changes})
 
 
 def with_noise(policy, x_T):

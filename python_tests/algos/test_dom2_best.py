@@ -5,35 +5,13 @@ import plain_dom2 as plain
 import pytest
 import torch
 from small_data import dataset
+from small_dom2 import small
 from tolerances import SAME_FORMULA_64
 
 from dom2_fast.algos.dom2 import DOM2, DOM2Config
 from dom2_fast.algos.dom2_settings import RECIPES
 from dom2_fast.data.trajectories import TrajectoryDataset
 from dom2_fast.errors import Dom2Error
-
-SMALL = {
-    "weights": "uniform",
-    "batch_size": 8,
-    "hidden": 16,
-    "depth": 2,
-    "critic_hidden": 16,
-    "steps": 3,
-    "time_scale": 1.0,
-    "clip_x0": False,
-    "cql_actions": 4,
-    "q_warmup": 0,
-    "backend": "reference",
-    "zeta": 0.2,
-    "q_action": "chain",
-    "actor_every": 1,
-    "candidates": 1,
-    "target_candidates": 1,
-}
-
-
-def small(**changes) -> DOM2Config:
-    return DOM2Config(**{**SMALL, **changes})
 
 
 def test_targets_take_the_best_of_several_samples(in_float64):
