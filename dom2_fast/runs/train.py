@@ -2,12 +2,14 @@
 
 A run folder holds `config.yaml` (every setting, the data's path and fingerprint), `metrics.jsonl`
 (one JSON object per log step), `tb/` (the same for TensorBoard) and `checkpoint.pt` (the latest
-state, replaced atomically). A run that was interrupted and resumed gives the same checkpoint and
+state, replaced atomically), and with evaluations on the way `best.pt` (the same of the highest
+return so far). A run that was interrupted and resumed gives the same checkpoint and
 the same metrics, bit for bit, as one that was not; only times differ.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -98,10 +100,12 @@ def train(
         "episode_length": run.episode_length,
     }
 
-    def save() -> None:
+    def save(which: str = "last", **more) -> None:
         _check_finite(agents, out)
-        origin["meter"] = meter.state()
-        checkpoint.save(out / checkpoint.NAME, {**agents.state_dict(), "run": origin})
+        state = {**agents.state_dict(), "run": {**origin, "meter": meter.state(), **more}}
+        checkpoint.save(out / checkpoint.FILES[which], state)
+
+    best = _best_return(out, saved) if resume and run.eval_every else -math.inf
 
     with explain_no_space(
         out,
@@ -114,7 +118,7 @@ def train(
         notes = _notes(agents, data, origin["fingerprint"])
         run_config.write(out, run, notes, agents.config)
         with StopSignal() as stop, RunLog(out, agents, run, progress, tensorboard) as log:
-            _loop(agents, run, meter, log, stop, save)
+            _loop(agents, run, meter, log, stop, save, best)
     return TrainResult(out, agents.step, run.steps, stop.received, agents)
 
 
@@ -193,7 +197,22 @@ def _restored(out: Path, saved: dict, data: TrajectoryDataset, run: RunConfig):
     return agents, Meter(saved["run"]["meter"])
 
 
-def _loop(agents, run: RunConfig, meter: Meter, log: RunLog, stop, save) -> None:
+def _best_return(out: Path, saved: dict) -> float:
+    """What the run's best checkpoint scored when it was kept; that file alone says so.
+
+    It may be of a later step than the checkpoint that the run goes on from: then the same scores
+    come again, and it stays.
+    """
+    file = out / checkpoint.FILES["best"]
+    if not file.exists():
+        return -math.inf
+    told = checkpoint.load(file, algo=saved["algo"], env=saved["env"]).get("run", {})
+    if SCORE not in told:
+        raise Dom2Error(f"{file} doesn't say what it scored, so no run kept it: move it away")
+    return told[SCORE]
+
+
+def _loop(agents, run: RunConfig, meter: Meter, log: RunLog, stop, save, best: float) -> None:
     saved_at = agents.step
     clock = Clock(agents)
     while agents.step < run.steps and not stop.received:
@@ -210,7 +229,11 @@ def _loop(agents, run: RunConfig, meter: Meter, log: RunLog, stop, save) -> None
                 )
         if run.eval_every and step % run.eval_every == 0:
             with clock.paused():
-                log.write(step, _evaluate(agents, run))
+                scores = _evaluate(agents, run)
+                log.write(step, scores)
+                if scores[SCORE] > best:
+                    best = scores[SCORE]
+                    save("best", **{SCORE: best})
         if step % run.save_every == 0 and step < run.steps:
             with clock.paused():
                 save()

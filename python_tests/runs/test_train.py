@@ -146,7 +146,7 @@ def test_what_a_run_folder_holds(data, tmp_path):
     )
     assert (result.step, result.interrupted) == (6, False)
     held = {p.name for p in (tmp_path / "run").iterdir()}
-    assert held == {"config.yaml", "metrics.jsonl", "tb", "checkpoint.pt"}
+    assert held == {"config.yaml", "metrics.jsonl", "tb", "checkpoint.pt", "best.pt"}
     settings = configs.load(tmp_path / "run" / "config.yaml")
     assert (settings["algo"], settings["env"], settings["steps"]) == ("dom2", "simple_spread", 6)
     assert settings["data"] == str(data)
