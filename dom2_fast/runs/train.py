@@ -16,12 +16,11 @@ from pathlib import Path
 import torch
 
 from dom2_fast import algos, checkpoint, envs
-from dom2_fast import config as configs
 from dom2_fast._version import __version__
 from dom2_fast.data.trajectories import TrajectoryDataset
 from dom2_fast.errors import Dom2Error
 from dom2_fast.files import explain_no_space, new_run_dir, refuse_used
-from dom2_fast.runs import run_config
+from dom2_fast.runs import resuming, run_config
 from dom2_fast.runs.folder import SCORE
 from dom2_fast.runs.run_config import RunConfig
 from dom2_fast.runs.runlog import Clock, Meter, RunLog
@@ -73,12 +72,13 @@ def train(
     out = Path(out)
     given = _given(run, steps, options)
     if resume:
-        saved = _open_run(out, config, given)
-        run = run_config.make(_own_options(out, saved) | given | {"algo": saved["algo"]})
-        data = TrajectoryDataset.load(run.data, run.episode_length)
+        saved = resuming.open_run(out, config, given)
+        run = run_config.make(resuming.own_options(out, saved) | given | {"algo": saved["algo"]})
+        resuming.check_subset(out, saved, run)
+        data = run_config.load_data(run.data, run.episode_length, run_config.subset_of(run))
         dims = _check_env(run, data)
-        _check_settings(out, saved, config, data)
-        agents, meter = _restored(out, saved, data, run)
+        resuming.check_settings(out, saved, config, data)
+        agents, meter = resuming.restored(out, saved, data, run)
     else:
         run = run_config.make(given)
         if config is not None:
@@ -86,7 +86,7 @@ def train(
         if run.data is None:
             raise Dom2Error("a new run needs a data set: give its path")
         refuse_used(out, resume_hint=True)  # before the data is read
-        data = TrajectoryDataset.load(run.data, run.episode_length)
+        data = run_config.load_data(run.data, run.episode_length, run_config.subset_of(run))
         dims = _check_env(run, data)
         cls = algos.algorithm(run.algo)
         agents = cls(cls.config_class() if config is None else config, data, env=run.env)
@@ -99,13 +99,15 @@ def train(
         "fingerprint": data.fingerprint(),
         "episode_length": run.episode_length,
     }
+    if subset := run_config.subset_of(run):
+        origin["subset"] = subset
 
     def save(which: str = "last", **more) -> None:
         _check_finite(agents, out)
         state = {**agents.state_dict(), "run": {**origin, "meter": meter.state(), **more}}
         checkpoint.save(out / checkpoint.FILES[which], state)
 
-    best = _best_return(out, saved) if resume and run.eval_every else -math.inf
+    best = resuming.best_return(out, saved) if resume and run.eval_every else -math.inf
 
     with explain_no_space(
         out,
@@ -137,79 +139,6 @@ def _given(run, steps: int | None, options: dict) -> dict:
             f"{named} was given, and {', '.join(options)} beside it: leave out one of the two"
         )
     return {name: value for name, value in (given | options).items() if value is not None}
-
-
-def _open_run(out: Path, config, given: dict) -> dict:
-    """The checkpoint to go on from, checked against what was asked for."""
-    if not (out / checkpoint.NAME).exists():
-        raise Dom2Error(f"there is no run to resume in {out}: leave out --resume to start one")
-    algo = given.get("algo") if config is None else algos.of_config(config).name
-    saved = checkpoint.load(out, algo=algo, env=given.get("env"))
-    if "run" not in saved:
-        raise Dom2Error(f"{out / checkpoint.NAME} was saved outside a run: it can't be resumed")
-    return saved
-
-
-def _check_settings(out: Path, saved: dict, config, data: TrajectoryDataset) -> None:
-    """The settings asked for on resuming, if any, are the run's own."""
-    if config is None:
-        return
-    # A run of an earlier version lacks settings that have come since: it has their defaults.
-    own = configs.from_dict(type(config), saved["config"], str(out / checkpoint.NAME))
-    config = algos.of_config(config).settled(config, data.task or saved["env"], data.quality)
-    own, asked = configs.to_dict(own), configs.to_dict(config)
-    differ = [
-        f"{name} = {own[name]!r} (asked for: {value!r})"
-        for name, value in asked.items()
-        if own[name] != value
-    ]
-    if differ:
-        raise Dom2Error(
-            f"the run in {out} has other settings: {'; '.join(differ)}. "
-            "Resume it with its own, or start a new run in another folder"
-        )
-
-
-def _own_options(out: Path, saved: dict) -> dict:
-    """The options a run was started with: of its config.yaml, and of its checkpoint."""
-    told = {
-        "algo": saved["algo"],
-        "env": saved["env"],
-        "data": saved["run"]["data_path"],
-        "episode_length": saved["run"]["episode_length"],
-    }
-    return run_config.of_folder(out)[0] | told
-
-
-def _restored(out: Path, saved: dict, data: TrajectoryDataset, run: RunConfig):
-    """(agents, meter) as they were when the checkpoint was written."""
-    if data.fingerprint() != saved["run"]["fingerprint"]:
-        raise Dom2Error(
-            f"the data at {run.data} is not what the run in {out} was started with "
-            f"({saved['run']['data_path']}): give the same data set"
-        )
-    if run.steps < saved["step"]:
-        raise Dom2Error(
-            f"the run in {out} has done {saved['step']} steps already: --steps counts all, give "
-            f"at least {saved['step']}"
-        )
-    agents = algos.algorithm(saved["algo"]).from_state(saved, data)
-    return agents, Meter(saved["run"]["meter"])
-
-
-def _best_return(out: Path, saved: dict) -> float:
-    """What the run's best checkpoint scored when it was kept; that file alone says so.
-
-    It may be of a later step than the checkpoint that the run goes on from: then the same scores
-    come again, and it stays.
-    """
-    file = out / checkpoint.FILES["best"]
-    if not file.exists():
-        return -math.inf
-    told = checkpoint.load(file, algo=saved["algo"], env=saved["env"]).get("run", {})
-    if SCORE not in told:
-        raise Dom2Error(f"{file} doesn't say what it scored, so no run kept it: move it away")
-    return told[SCORE]
 
 
 def _loop(agents, run: RunConfig, meter: Meter, log: RunLog, stop, save, best: float) -> None:
