@@ -30,9 +30,11 @@ class DiffusionPolicy(Policy):
         and act below is [G, B, ...]).
     schedule: a schedule object or name, see `schedules.get`; t is in (0, 1] for a continuous one,
         the step index for a discrete one.
-    solver, steps: see `solvers.plan`. steps defaults to 5, or to all steps of a discrete schedule.
-        A `solvers.SolverPlan` made elsewhere is taken as it is, whatever schedule and predict say.
-    predict: what the net returns, "eps" (noise) or "x0" (the action itself).
+    solver, steps: see `solvers.plan`. solver defaults to "dpm1", in a flow "euler", steps to 5, or
+        to all steps of a discrete schedule. A `solvers.SolverPlan` made elsewhere is taken as it
+        is, whatever schedule and predict say.
+    predict: what the net returns, "eps" (noise, the default) or "x0" (the action itself); in a flow
+        "v" (the velocity eps - act, the default) or "x0".
     clip_x0: clip the guesses of the action in every step, too. Default: as the solver is published
         (`ddpm` clips, the others don't).
     Other arguments as `Policy`.
@@ -44,13 +46,13 @@ class DiffusionPolicy(Policy):
         self,
         net: nn.Module,
         schedule=None,
-        solver: str | solvers.SolverPlan = "dpm1",
+        solver: str | solvers.SolverPlan | None = None,
         steps: int | None = None,
         backend: str = "auto",
         act_low: float = -1.0,
         act_high: float = 1.0,
         *,
-        predict: str = "eps",
+        predict: str | None = None,
         clip_x0: bool | None = None,
         obs_dim: int | None = None,
         act_dim: int | None = None,
@@ -58,10 +60,11 @@ class DiffusionPolicy(Policy):
     ):
         super().__init__(net, backend, act_low, act_high, precision, obs_dim, act_dim)
         self.schedule = schedules.VPSchedule() if schedule is None else schedules.get(schedule)
-        self.predict, self.clip_x0 = predict, clip_x0
+        self.predict = solvers.prediction(self.schedule, predict)
+        self.clip_x0 = clip_x0
         if steps is None and not isinstance(solver, solvers.SolverPlan):
             steps = self.schedule.num_steps or 5
-        self.set_solver(solver, steps)
+        self.set_solver(solver or getattr(self.schedule, "solver", "dpm1"), steps)
         self._programs.get("table")
 
     def set_solver(
@@ -244,9 +247,10 @@ class DiffusionPolicy(Policy):
 
             E || eps - net(alpha_t act + sigma_t eps, t, obs) ||^2 / A    (Ho et al. 2020, eq. 14)
 
-        t as the schedule draws it; for predict="x0" the target is act. obs [B, O] and act
-        [B, A], or [G, B, ...] for a stack. reduction: "mean" (a scalar) or "group" ([G], the mean
-        of each group; their sum gives every net of a stack the gradient of its own mean).
+        t as the schedule draws it; for predict="x0" the target is act, for "v" eps - act. obs
+        [B, O] and act [B, A], or [G, B, ...] for a stack. reduction: "mean" (a scalar) or "group"
+        ([G], the mean of each group; their sum gives every net of a stack the gradient of its own
+        mean).
         """
         rows, x, t, target, _, _ = self._noised(obs, act, generator, reduction)
         loss = self._mean_square(x, t, rows, target, generator)
@@ -261,14 +265,17 @@ class DiffusionPolicy(Policy):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """`bc_loss`, and the actions [..., A] that the net makes out of the noised ones.
 
-        These are (x_t - sigma_t eps_theta) / alpha_t, clipped to the bounds, of the same pass: the
-        one-step action approximation of EDP (Kang et al. 2023, arXiv 2305.20081), differentiable at
-        the cost of one pass through the net instead of a whole chain.
+        These are (x_t - sigma_t eps_theta) / alpha_t, in a flow x_t - t v_theta, clipped to the
+        bounds, of the same pass: the one-step action approximation of EDP (Kang et al. 2023, arXiv
+        2305.20081), differentiable at the cost of one pass through the net, not of a whole chain.
         """
         rows, x, t, target, alpha, sigma = self._noised(obs, act, generator, reduction)
         out = self._predict(x, t, rows, generator)
         loss = reference.mean_square(out, target)
-        x0 = (x - sigma * out) / alpha if self.predict == "eps" else out
+        if self.predict == "x0":
+            x0 = out
+        else:
+            x0 = (x - sigma * out) / (alpha if self.predict == "eps" else 1.0)
         x0 = x0.clamp(self.act_low, self.act_high).reshape(act.shape)
         return loss.mean() if reduction == "mean" else loss, x0
 
@@ -283,7 +290,8 @@ class DiffusionPolicy(Policy):
         eps = normals(act.shape, rows, generator)
         alpha, sigma = (v.unsqueeze(-1) for v in self.schedule.alpha_sigma(t))
         x = alpha * act + sigma * eps
-        return rows, x, t, eps if self.predict == "eps" else act, alpha, sigma
+        target = {"eps": lambda: eps, "x0": lambda: act, "v": lambda: eps - act}[self.predict]()
+        return rows, x, t, target, alpha, sigma
 
     def _predict(self, x, t, rows, generator) -> torch.Tensor:
         """net(x, t, obs) with one t per row: [G, B, A], [G, B], [G, B, O] -> [G, B, A]."""
