@@ -6,6 +6,7 @@ Sampling is one call of `ops.denoise` on the lowered network. How a network beco
 
 from __future__ import annotations
 
+import copy
 import math
 
 import torch
@@ -78,10 +79,13 @@ class DiffusionPolicy(Policy):
             return
         solver = self.solver if solver is None else solver
         steps = self.steps if steps is None else steps
-        clip = solvers.clips_x0(solver) if self.clip_x0 is None else self.clip_x0
-        bounds = {"x0_low": self.act_low, "x0_high": self.act_high} if clip else {}
-        self._plan = solvers.plan(solver, self.schedule, steps, predict=self.predict, **bounds)
+        self._plan = self._planned(solver, steps)
         self.solver, self.steps = self._plan.name, steps
+
+    def _planned(self, solver: str, steps: int, start: int = 0) -> solvers.SolverPlan:
+        clip = solvers.clips_x0(solver) if self.clip_x0 is None else self.clip_x0
+        how = {"x0_low": self.act_low, "x0_high": self.act_high} if clip else {}
+        return solvers.plan(solver, self.schedule, steps, predict=self.predict, start=start, **how)
 
     def prepare(self) -> None:
         """Lowers for sampling and training, train and eval; needed only before torch.compile."""
@@ -95,14 +99,23 @@ class DiffusionPolicy(Policy):
         x_T: torch.Tensor | None = None,
         noise: torch.Tensor | None = None,
         generator: torch.Generator | None = None,
+        start: int | None = None,
     ) -> torch.Tensor:
         """Actions [..., A] in [act_low, act_high] for obs [B, O], [O], or [G, B, O] for a stack.
 
         x_T [..., A] is the starting noise, noise [steps, ..., A] that of the solver's steps; both
         are drawn where not given, from `generator`; default torch's own of the net's device, see
         `ops.make_rng`.
-        Differentiable in the parameters, obs and x_T. Raises Dom2Error for wrong shapes or dtypes.
+        start: a warm start, for control loops. x_T is then an action near the one sought, such as
+        that of the time before; it is noised to the level of step `start` (0 to steps - 1), with
+        noise from `generator`, and the steps from there on are taken: steps - start calls of the
+        net. `noise` is of those steps.
+        Differentiable in the parameters, obs and x_T. Raises Dom2Error for wrong shapes or dtypes,
+        a start without x_T or out of range, or on a table that was made elsewhere.
         """
+        if start is not None:
+            tail = self._tail(start)
+            return tail.sample(obs, self._renoised(tail, obs, x_T, generator), noise, generator)
         quick = self._quick(obs, x_T, generator) if noise is None else None
         if quick is not None:
             return quick
@@ -112,6 +125,32 @@ class DiffusionPolicy(Policy):
         return out.reshape(*shape, self.act_dim)
 
     forward = sample
+
+    def _tail(self, start: int) -> DiffusionPolicy:
+        """This policy with the steps from `start` on alone, kept while its settings stay."""
+        settings = [value for *_, value in self._settings()]
+        kept, tail = self._tails.get(start, ((), None))
+        if tail is None or any(a is not b for a, b in zip(kept, settings, strict=True)):
+            if self._plan.name not in solvers.NAMES:
+                raise Dom2Error(
+                    f"start={start!r}: this policy walks a table that was made elsewhere "
+                    f"({self._plan.name}), which can't begin in the middle; choose a solver of "
+                    f"{list(solvers.NAMES)} by set_solver"
+                )
+            plan = self._planned(self.solver, self.steps, start)
+            tail = copy.copy(self)
+            tail._programs, tail._plan, tail.steps = self._programs, plan, plan.steps
+            self._tails[start] = settings, tail
+        return tail
+
+    def _renoised(self, tail, obs, act, generator) -> torch.Tensor:
+        """alpha act + sigma eps at the first time of `tail`."""
+        if act is None:
+            raise Dom2Error("a warm start (start=) needs x_T, the action to start from; got None")
+        rows, shape = self._grouped(obs)
+        act = inputs.like(act, (*shape, self.act_dim), rows, "x_T")
+        alpha, sigma = (v.item() for v in self.schedule.alpha_sigma(tail._plan.times[0]))
+        return alpha * act + sigma * normals(act.shape, act, generator)
 
     def _denoise(self, rows, batch, x_T, noise, generator) -> torch.Tensor:
         low = self._programs.get("table")
@@ -345,9 +384,10 @@ class DiffusionPolicy(Policy):
     def _start(self) -> None:
         super()._start()
         self._fused_critic = None
+        self._tails: dict[int, tuple[list, DiffusionPolicy]] = {}
 
     def __getstate__(self):
-        return {**super().__getstate__(), "_fused_critic": None}
+        return {**super().__getstate__(), "_fused_critic": None, "_tails": None}
 
     def extra_repr(self) -> str:
         return f"{self.schedule}, solver={self.solver}, steps={self.steps}, backend={self.backend}"

@@ -87,6 +87,7 @@ def plan(
     predict: str | None = None,
     x0_low: float = -math.inf,
     x0_high: float = math.inf,
+    start: int = 0,
 ) -> SolverPlan:
     """The table of a solver.
 
@@ -96,7 +97,10 @@ def plan(
     `dpm1` are there, too, or `dpm++2m`.
     steps: 1 to 1000, for a discrete schedule at most its number of steps.
     predict: what the network returns, see `prediction`. x0_low, x0_high: clip of the guesses x0.
-    Raises Dom2Error for an unknown name, one that the schedule hasn't got, or steps out of range.
+    start: walk from the time of this step on alone, as if nothing came before it: steps - start
+    rows.
+    Raises Dom2Error for an unknown name, one that the schedule hasn't got, or steps or start out of
+    range.
     """
     name = canonical(name)
     predict = prediction(schedule, predict)
@@ -109,6 +113,12 @@ def plan(
             f"order there"
         )
     times, alpha, sigma = grid(schedule, steps)
+    if isinstance(start, bool) or not isinstance(start, int) or not 0 <= start < steps:
+        raise Dom2Error(
+            f"start is a step of the {steps}, from 0 (all of them) to {steps - 1} (the last "
+            f"alone), got {start!r}"
+        )
+    times, alpha, sigma, steps = times[start:], alpha[start:], sigma[start:], steps - start
     table = torch.zeros(steps, 8, dtype=torch.float64)
     if predict == "v":  # x_s = (1 - s) act + s eps and v = eps - act
         table[:, 0] = 1.0
