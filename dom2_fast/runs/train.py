@@ -149,13 +149,8 @@ def _loop(agents, run: RunConfig, meter: Meter, log: RunLog, stop, save, best: f
         step = agents.step
         log.advance()
         if step % run.log_every == 0:
-            log.write(step, {**meter.mean(), **clock.lap()})
+            log.write(step, {**_finite(meter, agents, saved_at), **clock.lap()})
             meter.reset()
-            if bad := log.not_finite():
-                raise Dom2Error(
-                    f"training diverged: {bad} is not finite at step {step}; {agents.advice}; "
-                    f"the checkpoint of step {saved_at} is intact"
-                )
         if run.eval_every and step % run.eval_every == 0:
             with clock.paused():
                 scores = _evaluate(agents, run)
@@ -171,7 +166,18 @@ def _loop(agents, run: RunConfig, meter: Meter, log: RunLog, stop, save, best: f
         save()
     if agents.step % run.log_every and meter.count:
         # Off schedule, so a resumed run drops this line again; the meter goes on.
-        log.write(agents.step, {**meter.mean(), **clock.lap()})
+        log.write(agents.step, {**_finite(meter, agents, saved_at), **clock.lap()})
+
+
+def _finite(meter: Meter, agents, saved_at: int) -> dict[str, float]:
+    """The metrics to log; raises Dom2Error instead where one isn't finite."""
+    means = meter.mean()
+    if bad := next((name for name, value in means.items() if not math.isfinite(value)), None):
+        raise Dom2Error(
+            f"training diverged: {bad} is not finite at step {agents.step}; {agents.advice}; "
+            f"the checkpoint of step {saved_at} is intact"
+        )
+    return means
 
 
 def _evaluate(agents, run: RunConfig) -> dict[str, float]:

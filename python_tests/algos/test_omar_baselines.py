@@ -117,7 +117,7 @@ def test_search_finds_the_top_of_a_quadratic(elites):
     assert (rate(same) >= rate(top)).all()
 
 
-def plain_search(rate, own, rate(own), c, noise):
+def plain_search(rate, own, c, noise):
     """The search for one observation, action by action; noise [rounds, samples, A]."""
     mu, sigma, kept = torch.zeros_like(own), torch.full_like(own, c.search_sigma), []
     for draws in noise:

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import math
 import os
 import signal
 import subprocess
@@ -332,6 +333,9 @@ def test_diverging_losses_stop_the_run(data, tmp_path):
     with pytest.raises(Dom2Error, match=r"diverged: .* not finite at step .*checkpoint"):
         train.train(config, data, tmp_path / "run", 50, **QUIET, log_every=1, save_every=100)
     assert checkpoint.load(tmp_path / "run")["step"] == 0
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    for line in map(json.loads, lines):  # what isn't finite is in the message, not in the log
+        assert all(isinstance(v, (int, float)) and math.isfinite(v) for v in line.values())
 
 
 def test_faithful_settings_bring_their_number_of_updates(data, tmp_path, monkeypatch):
