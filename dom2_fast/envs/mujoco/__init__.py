@@ -9,14 +9,26 @@ from functools import partial
 
 from dom2_fast.envs import registry
 from dom2_fast.envs.mujoco.scenarios import EPISODE_LENGTH, SCENARIOS
+from dom2_fast.envs.mujoco.shifts import DRAWN, SHIFTS
+
+MOST = 100  # copies at once where the caller doesn't say: a copy's data has up to a megabyte
 
 
-def _make(name: str, num_envs: int = 1, seed: int = 0, threads: int | None = None, dtype=None):
+def _make(
+    name: str,
+    num_envs: int = 1,
+    seed: int = 0,
+    threads: int | None = None,
+    dtype=None,
+    shift: str | None = None,
+    joint: str = DRAWN,
+):
     import torch
 
     from dom2_fast.envs.mujoco.physics import MujocoEnv
 
-    return MujocoEnv(name, num_envs, seed, threads, torch.float32 if dtype is None else dtype)
+    dtype = torch.float32 if dtype is None else dtype
+    return MujocoEnv(name, num_envs, seed, threads, dtype, shift, joint)
 
 
 def register_all() -> None:
@@ -26,5 +38,7 @@ def register_all() -> None:
             name,
             partial(_make, name),
             normalisation=scenario.normalisation,
+            shifts=SHIFTS,
+            most=MOST,
             episode_length=EPISODE_LENGTH if scenario.healthy is None else None,
         )

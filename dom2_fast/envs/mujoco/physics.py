@@ -7,15 +7,18 @@ side by side. What agents see, rewards and ends are computed for all copies at o
 
 from __future__ import annotations
 
+import copy
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from dom2_fast.envs.mujoco import models
+from dom2_fast.envs.mujoco import models, shifts, side_view
 from dom2_fast.envs.mujoco.scenarios import EPISODE_LENGTH, SCENARIOS
 from dom2_fast.errors import Dom2Error, whole_number
+
+_SHIFT = 0x5417  # sets the draws of shifts apart from those of starts
 
 
 class MujocoEnv:
@@ -27,9 +30,11 @@ class MujocoEnv:
         seed: the first copy's starts are those of gymnasium's environment with this seed.
         threads: that step copies, by default as many as PyTorch uses; results don't depend on it.
         dtype: of observations and rewards, float32 or float64; physics is float64.
+        shift: None, "random", "extreme" or "offline" (with `joint`), see `shifts.py`: drawn for
+            each copy at each reset. The starts are the same with and without it.
 
     Raises:
-        Dom2Error: no MuJoCo or an unsupported version, an unknown dtype.
+        Dom2Error: no MuJoCo or an unsupported version; an unknown dtype, shift or joint.
     """
 
     episode_length = EPISODE_LENGTH
@@ -41,13 +46,22 @@ class MujocoEnv:
         seed: int = 0,
         threads: int | None = None,
         dtype: torch.dtype = torch.float32,
+        shift: str | None = None,
+        joint: str = shifts.DRAWN,
     ):
         if dtype not in (torch.float32, torch.float64):
             raise Dom2Error(f"dtype must be torch.float32 or torch.float64, got {dtype!r}")
         threads = torch.get_num_threads() if threads is None else threads
         whole_number("threads", threads, 1)
         self.scenario = scenario = SCENARIOS[name]
+        shifts.check(scenario, shift, joint)
         self.model = models.load(scenario)
+        self.shift, self.joint = shift, joint
+        self._scaler = None if shift is None else shifts.Scaler(name)
+        # Shifted copies differ, so each has a model of its own.
+        self._models = [
+            self.model if shift is None else copy.copy(self.model) for _ in range(num_envs)
+        ]
         self._mujoco = models.need_mujoco(name)
         self.num_envs, self.dtype = num_envs, dtype
         self.num_agents = len(scenario.actuators)
@@ -74,6 +88,8 @@ class MujocoEnv:
         root = np.random.SeedSequence(seed)
         sources = [root, *root.spawn(self.num_envs - 1)]
         self._random = [np.random.Generator(np.random.PCG64(source)) for source in sources]
+        drawn = [np.random.SeedSequence([seed, i, _SHIFT]) for i in range(self.num_envs)]
+        self._drawing = [np.random.Generator(np.random.PCG64(source)) for source in drawn]
 
     def _begin(self) -> None:
         self._steps = 0
@@ -89,9 +105,13 @@ class MujocoEnv:
         if seed is not None:
             self._seed(seed)
         self._begin()
-        scenario, model = self.scenario, self.model
-        noise = scenario.reset_noise
+        scenario, noise = self.scenario, self.scenario.reset_noise
         for i, (data, random) in enumerate(zip(self._data, self._random, strict=True)):
+            model = self._models[i]
+            if self._scaler is not None:
+                self._scaler.restore(model)
+                drawn = shifts.draw(scenario, self.shift, self._drawing[i], self.joint)
+                self._scaler.scale(model, drawn)
             self._mujoco.mj_resetData(model, data)
             data.qpos[:] = self._start[0] + random.uniform(-noise, noise, model.nq)
             if scenario.normal_qvel:
@@ -131,10 +151,11 @@ class MujocoEnv:
         return self._seen(), shared, torch.from_numpy(self.done.copy())
 
     def _advance(self, copies: np.ndarray, joint: np.ndarray) -> None:
-        mujoco, model, scenario = self._mujoco, self.model, self.scenario
+        mujoco, scenario = self._mujoco, self.scenario
         for i in copies:
             if self.done[i]:
                 continue
+            model = self._models[i]
             self._ctrl[i][:] = joint[i]
             mujoco.mj_step(model, self._data[i], scenario.frame_skip)
             if scenario.contacts:
@@ -176,8 +197,16 @@ class MujocoEnv:
         return torch.from_numpy(self.terminated.copy())
 
     def score(self, reward_sums: Tensor) -> Tensor:
-        """Return [E] of the team from each agent's summed rewards [G, E], which are all the same."""
+        """Return [E] of the team from each agent's summed rewards [G, E], all the same."""
         return reward_sums.mean(dim=0)
+
+    def about(self) -> dict:
+        """The version of MuJoCo: motion differs between versions."""
+        return {"mujoco": self._mujoco.__version__}
+
+    def recording(self) -> dict[str, np.ndarray]:
+        """The first copy from the side, as a stick figure around its torso; see `side_view`."""
+        return side_view.recording(self._models[0], self._data[0])
 
     def close(self) -> None:
         """End the threads."""
