@@ -15,7 +15,7 @@ from torch import nn
 from dom2_fast import lowering, ops
 from dom2_fast.errors import Dom2Error, whole_number
 from dom2_fast.lowering.fused import FusedModule
-from dom2_fast.networks import StackedModule
+from dom2_fast.networks import Chunked, StackedModule
 from dom2_fast.ops import reference
 from dom2_fast.ops.executor import executor
 from dom2_fast.policies import inputs, schedules, solvers
@@ -36,6 +36,9 @@ class DiffusionPolicy(Policy):
         is, whatever schedule and predict say.
     predict: what the net returns, "eps" (noise, the default) or "x0" (the action itself); in a flow
         "v" (the velocity eps - act, the default) or "x0".
+    act_shape: (T, A) for a net of action chunks, net(x [B, T, A], t, obs) -> [B, T, A]; actions,
+        x_T and noise are then [..., T, A], critics get [..., T A]. `networks.Chunked` is what makes
+        such a net one of rows: stack that for several agents.
     clip_x0: clip the guesses of the action in every step, too. Default: as the solver is published
         (`ddpm` clips, the others don't).
     Other arguments as `Policy`.
@@ -57,9 +60,20 @@ class DiffusionPolicy(Policy):
         clip_x0: bool | None = None,
         obs_dim: int | None = None,
         act_dim: int | None = None,
+        act_shape: tuple[int, ...] | None = None,
         precision: str = "fp32",
     ):
+        if act_shape is not None:
+            if isinstance(net, StackedModule):
+                raise Dom2Error(
+                    "act_shape is for a single network; for several agents, stack "
+                    "networks.Chunked(net, act_shape) of each and leave act_shape out"
+                )
+            net = Chunked(net, act_shape, obs_dim)
+        inner = net.template if isinstance(net, StackedModule) else net
+        shape = inner.act_shape if isinstance(inner, Chunked) else None
         super().__init__(net, backend, act_low, act_high, precision, obs_dim, act_dim)
+        self.act_shape = shape
         self.schedule = schedules.VPSchedule() if schedule is None else schedules.get(schedule)
         self.predict = solvers.prediction(self.schedule, predict)
         self.clip_x0 = clip_x0
@@ -116,13 +130,16 @@ class DiffusionPolicy(Policy):
         if start is not None:
             tail = self._tail(start)
             return tail.sample(obs, self._renoised(tail, obs, x_T, generator), noise, generator)
+        if self.act_shape is not None:
+            x_T = inputs.flat(x_T, self.act_shape, "x_T")
+            noise = inputs.flat(noise, self.act_shape, "noise")
         quick = self._quick(obs, x_T, generator) if noise is None else None
         if quick is not None:
-            return quick
+            return inputs.shaped(quick, self.act_shape)
         rows, shape = self._grouped(obs)
         x_T, noise = inputs.starts(x_T, noise, rows, shape, self.act_dim, self.steps)
         out = self._denoise(rows, rows.size(1), x_T, noise, generator)
-        return out.reshape(*shape, self.act_dim)
+        return inputs.shaped(out.reshape(*shape, self.act_dim), self.act_shape)
 
     forward = sample
 
@@ -148,9 +165,11 @@ class DiffusionPolicy(Policy):
         if act is None:
             raise Dom2Error("a warm start (start=) needs x_T, the action to start from; got None")
         rows, shape = self._grouped(obs)
+        act = inputs.flat(act, self.act_shape, "x_T")
         act = inputs.like(act, (*shape, self.act_dim), rows, "x_T")
         alpha, sigma = (v.item() for v in self.schedule.alpha_sigma(tail._plan.times[0]))
-        return alpha * act + sigma * normals(act.shape, act, generator)
+        x = alpha * act + sigma * normals(act.shape, act, generator)
+        return inputs.shaped(x, self.act_shape)
 
     def _denoise(self, rows, batch, x_T, noise, generator) -> torch.Tensor:
         low = self._programs.get("table")
@@ -205,6 +224,7 @@ class DiffusionPolicy(Policy):
         as in `sample`; critic: stacked like the net.
         """
         rows, shape = self._grouped(obs)
+        x_T = inputs.flat(x_T, self.act_shape, "x_T")
         x_T, _ = inputs.starts(x_T, None, rows, shape, self.act_dim, self.steps)
         low, run = self._programs.get("table"), executor(self.backend, rows)
         if low is None or not critic.runs_on(run, rows, self.precision):
@@ -263,7 +283,8 @@ class DiffusionPolicy(Policy):
         q = self._critic(critic)(acts, rows)
         if q.shape != (*acts.shape[:2], 1):
             raise Dom2Error(f"the critic returns {tuple(q.shape)}, not {(*acts.shape[:2], 1)}")
-        return choose(acts, q, candidates, temperature, generator).reshape(*shape, self.act_dim)
+        act = choose(acts, q, candidates, temperature, generator).reshape(*shape, self.act_dim)
+        return inputs.shaped(act, self.act_shape)
 
     def _critic(self, critic):
         if isinstance(critic, FusedModule) or not isinstance(critic, nn.Module):
@@ -322,6 +343,7 @@ class DiffusionPolicy(Policy):
         """Of each row: obs, x_t, t, what the net should return, alpha_t and sigma_t."""
         check_reduction(reduction)
         rows, shape = self._grouped(obs)
+        act = inputs.flat(act, self.act_shape, "act")
         act = inputs.like(act, (*shape, self.act_dim), rows, "act")
         act = act.reshape(*rows.shape[:2], self.act_dim)
         where = {"dtype": rows.dtype, "device": rows.device}
@@ -379,6 +401,7 @@ class DiffusionPolicy(Policy):
             "needs_noise": str(self._plan.needs_noise).lower(),
             "schedule": repr(self.schedule),
             "predict": self.predict,
+            **({"act_shape": ",".join(map(str, self.act_shape))} if self.act_shape else {}),
         }
 
     def _start(self) -> None:
