@@ -88,6 +88,18 @@ def atomic_dir(path: str | os.PathLike) -> Iterator[Path]:
         _sync_folder(path.parent)
 
 
+def remove_leftovers(path: str | os.PathLike) -> None:
+    """Remove temporary files in the folder `path` and temporary folders beside it that a killed
+    process left there. The caller knows that no other process is writing them."""
+    path = Path(path)
+    for item in path.glob(".*.tmp"):
+        if item.is_file():
+            item.unlink()
+    for item in path.parent.glob(f".{path.name}.*.tmp"):
+        if item.is_dir():
+            shutil.rmtree(item, ignore_errors=True)
+
+
 def new_run_dir(path: str | os.PathLike) -> Path:
     """Create the folder `path` for a new run, or take it when it is empty.
 

@@ -17,7 +17,18 @@ from collections.abc import Callable
 
 from dom2_fast import config as configs
 from dom2_fast._version import __version__
-from dom2_fast.cli import bench, collect, data, diagnose, doctor, evaluate, export, report, train
+from dom2_fast.cli import (
+    bench,
+    collect,
+    data,
+    diagnose,
+    doctor,
+    evaluate,
+    export,
+    report,
+    study,
+    train,
+)
 from dom2_fast.errors import Dom2Error
 
 PROG = "dom2-fast"
@@ -30,6 +41,7 @@ COMMANDS = {
     "diagnose": diagnose,
     "export": export,
     "report": report,
+    "study": study,
     "doctor": doctor,
     "bench": bench,
 }
