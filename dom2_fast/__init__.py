@@ -11,6 +11,7 @@ _PUBLIC = {
     "DeterministicPolicy": "policies.actors",
     "DiffusionPolicy": "policies.diffusion",
     "GaussianPolicy": "policies.actors",
+    "FlowSchedule": "policies.schedules",
     "VPSchedule": "policies.schedules",
     "TrajectoryDataset": "data.trajectories",
     "TrajectorySampler": "data.sampler",

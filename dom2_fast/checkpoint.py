@@ -21,6 +21,7 @@ from dom2_fast.files import atomic_write
 
 FORMAT = 1
 NAME = "checkpoint.pt"
+FILES = {"last": NAME, "best": "best.pt"}  # a run's checkpoints: where it is, where it scored most
 
 # What torch.load raises for a file that is cut short or isn't one.
 _BROKEN = (
@@ -46,6 +47,24 @@ def save(path: str | os.PathLike, content: dict) -> None:
         file.write(buffer.getbuffer())
 
 
+def of_run(folder: str | os.PathLike, which: str = "last") -> Path:
+    """The file of a run's last or best checkpoint, or `folder` itself where it is a file.
+
+    Raises:
+        Dom2Error: another name than "last" and "best"; a run without a best checkpoint.
+    """
+    folder = Path(folder)
+    if which not in FILES:
+        raise Dom2Error(f"a run's checkpoint is one of {', '.join(FILES)}, got {which!r}")
+    file = folder / FILES[which] if folder.is_dir() else folder
+    if which == "best" and (file == folder or not file.is_file()) and folder.exists():
+        raise Dom2Error(
+            f"{folder} holds no {FILES[which]}: a run keeps its best checkpoint where it is "
+            "evaluated on the way (train with --eval-every N); take the last one, or train anew"
+        )
+    return file
+
+
 def load(path: str | os.PathLike, *, algo: str | None = None, env: str | None = None) -> dict:
     """Reads a checkpoint, or a run folder's.
 
@@ -57,7 +76,7 @@ def load(path: str | os.PathLike, *, algo: str | None = None, env: str | None = 
             or environment.
     """
     path = Path(path)
-    file = path / NAME if path.is_dir() else path
+    file = of_run(path)
     if not file.is_file():
         raise Dom2Error(
             f"no checkpoint at {file}: give a run folder (the --out of `dom2-fast train`) or its "

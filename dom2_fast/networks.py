@@ -55,6 +55,35 @@ class FourierTime(nn.Module):
         return torch.cat([angle.sin(), angle.cos()], dim=-1)
 
 
+class Chunked(nn.Module):
+    """net(x [B, T, A], t, obs) -> [B, T, A] as a network of rows of T A columns.
+
+    net: a noise network of action chunks, such as DPPO's DiffusionMLP; act_shape: (T, A). obs_dim:
+    by default the network's own. Raises Dom2Error for a shape that isn't one.
+    """
+
+    def __init__(self, net: nn.Module, act_shape: tuple[int, ...], obs_dim: int | None = None):
+        super().__init__()
+        sizes = tuple(act_shape) if isinstance(act_shape, (tuple, list)) else ()
+        if len(sizes) < 2 or any(type(n) is not int or n < 1 for n in sizes):
+            raise Dom2Error(
+                f"act_shape is a tuple of two whole numbers or more, (T, A), each 1 or more, got "
+                f"{act_shape!r}"
+            )
+        act_dim = getattr(net, "act_dim", None)
+        if isinstance(act_dim, int) and act_dim != math.prod(sizes):
+            raise Dom2Error(
+                f"act_shape {sizes} has {math.prod(sizes)} numbers, but the network's act_dim is "
+                f"{act_dim}"
+            )
+        self.net = net
+        self.act_shape, self.act_dim = sizes, math.prod(sizes)
+        self.obs_dim = getattr(net, "obs_dim", None) if obs_dim is None else obs_dim
+
+    def forward(self, x: torch.Tensor, t: torch.Tensor, obs: torch.Tensor) -> torch.Tensor:
+        return self.net(x.unflatten(1, self.act_shape), t, obs).flatten(1)
+
+
 class MLPNoiseNet(nn.Module):
     """Diffusion-QL's noise network (Wang et al. 2023), with its layout and parameter names.
 

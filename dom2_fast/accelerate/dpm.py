@@ -165,9 +165,9 @@ def _singlestep(rows: Rows, ns, method, steps, order, skip_type, start, end, by_
 def named_plan(ns, solver: str, steps: int, predict: str) -> solvers.SolverPlan:
     """A solver by one of our names on a schedule of dpm-solver's kind, uniform in t."""
     name = solvers.canonical(solver)
-    if name == "ddpm":
+    if name in ("ddpm", "euler"):
         raise Dom2Error(
-            "solver='ddpm' needs a schedule of this package; on this one: ddim, dpm1, dpm++2m"
+            f"solver={name!r} needs a schedule of this package; on this one: ddim, dpm1, dpm++2m"
         )
     order = 2 if name == "dpm++2m" else 1
     return sample_plan(ns, "data", predict, steps=steps, order=order)

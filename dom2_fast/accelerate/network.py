@@ -60,10 +60,11 @@ def plan_for(schedule, solver, steps, predict, low, high, clip_x0) -> solvers.So
         plan = dpm.named_plan(schedule, solver or "dpm1", steps or 5, predict)
         return bounded(plan, low, high) if clip_x0 else plan
     schedule = schedules.VPSchedule() if schedule is None else schedules.get(schedule)
-    solver, steps = solver or "dpm1", (schedule.num_steps or 5) if steps is None else steps
+    solver = solver or getattr(schedule, "solver", "dpm1")
+    steps = (schedule.num_steps or 5) if steps is None else steps
     clips = solvers.clips_x0(solver) if clip_x0 is None else clip_x0
     bounds = {"x0_low": low, "x0_high": high} if clips else {}
-    if predict in ("eps", "x0"):
+    if predict in ("eps", "x0") or isinstance(schedule, schedules.FlowSchedule):
         return solvers.plan(solver, schedule, steps, predict=predict, **bounds)
     plan = solvers.plan(solver, schedule, steps, **bounds)
     _, alpha, sigma = solvers.grid(schedule, steps)

@@ -14,8 +14,8 @@ from dom2_fast.algos.acting import Policies
 from dom2_fast.algos.offline import OfflineAgents
 from dom2_fast.algos.settings import DiffusionSettings
 from dom2_fast.algos.updates import adam, frozen_copy, frozen_view
+from dom2_fast.policies import schedules
 from dom2_fast.policies.diffusion import DiffusionPolicy
-from dom2_fast.policies.schedules import VPSchedule
 
 
 class DiffusionAgents(OfflineAgents):
@@ -35,7 +35,15 @@ class DiffusionAgents(OfflineAgents):
     @staticmethod
     def make_policy(c: DiffusionSettings, net: nn.Module) -> DiffusionPolicy:
         """The policy that samples from these networks as the settings say."""
-        return diffusion_policy(c, net)
+        return DiffusionPolicy(
+            net,
+            schedule=schedules.get(c.schedule, c.steps),
+            solver=c.solver,
+            steps=c.steps,
+            backend=c.backend,
+            clip_x0=c.clip_x0,
+            precision=c.precision,
+        )
 
     @cached_property
     def acting_policy(self) -> DiffusionPolicy:
@@ -74,16 +82,3 @@ def noise_nets(
         return networks.MLPNoiseNet(obs_dim, act_dim, **sizes)
 
     return networks.stack([make() for _ in range(agents)])
-
-
-def diffusion_policy(c: DiffusionSettings, net: nn.Module, schedule=None) -> DiffusionPolicy:
-    """The same with a schedule of one's own; None: the continuous VP SDE."""
-    return DiffusionPolicy(
-        net,
-        schedule=VPSchedule() if schedule is None else schedule,
-        solver=c.solver,
-        steps=c.steps,
-        backend=c.backend,
-        clip_x0=c.clip_x0,
-        precision=c.precision,
-    )

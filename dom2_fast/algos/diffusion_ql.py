@@ -33,7 +33,7 @@ from dom2_fast.algos.critics import (
     twice,
     uniform_actions,
 )
-from dom2_fast.algos.diffusion_agents import DiffusionAgents, diffusion_policy
+from dom2_fast.algos.diffusion_agents import DiffusionAgents
 from dom2_fast.algos.settings import (
     CriticSettings,
     DiffusionConfig,
@@ -45,7 +45,6 @@ from dom2_fast.algos.settings import (
 from dom2_fast.algos.updates import frozen_view, polyak
 from dom2_fast.data.sampler import Batch
 from dom2_fast.lowering import FusedModule
-from dom2_fast.policies import schedules
 
 
 @dataclass
@@ -59,7 +58,8 @@ class DiffusionQLConfig(CriticSettings, DiffusionConfig):
     time_scale: float = setting(
         1.0, "factor on t before the mlp's sinusoidal features", "Diffusion-QL"
     )
-    solver: str = setting("ddpm", "ddpm, ddim, dpm1 or dpm++2m", "Diffusion-QL")
+    schedule: str = setting("vp", "noise schedule: vp, vp-continuous or flow", "Diffusion-QL")
+    solver: str = setting("ddpm", "ddpm, ddim, dpm1, dpm++2m or, in a flow, euler", "Diffusion-QL")
     steps: int = setting(5, "denoising steps; of the vp schedule, all there are", "Diffusion-QL")
     clip_x0: bool = setting(
         True, "clip every step's guess of the action to [-1, 1], not only the last", "Diffusion-QL"
@@ -73,7 +73,6 @@ class DiffusionQLConfig(CriticSettings, DiffusionConfig):
     critic_depth: int = setting(3, "hidden layers of the critics", "Diffusion-QL")
     critic_act: str = setting("mish", "activation of the critics: mish or relu", "Diffusion-QL")
     critic_lr: float = setting(3e-4, "Adam's learning rate of the critics", "Diffusion-QL")
-    schedule: str = setting("vp", "noise schedule: vp or vp-continuous", "Diffusion-QL")
     eta: float = setting(1.0, "weight of the Q term; 0: diffusion BC", "Diffusion-QL: 0.005 to 5")
     zeta: float = setting(0.0, "weight of DOM2's CQL term; 0: none", "Diffusion-QL has none")
     cql_actions: int = setting(10, "uniform actions per observation in the CQL term", "OMAR")
@@ -89,12 +88,13 @@ class DiffusionQLConfig(CriticSettings, DiffusionConfig):
         1.0, "of the choice: probability ~ exp(Q / temperature); 0: the best one", "Diffusion-QL"
     )
 
+    schedules: ClassVar = ("vp", "vp-continuous", "flow")
+
     def __post_init__(self) -> None:
         super().__post_init__()
         at_least(self, 0, "eta", "zeta", "ema_start", "temperature")
         at_least(self, 1, "cql_actions", "ema_every", "candidates")
         within(self, 0, 1, "ema_rate")
-        one_of(self, "schedule", ("vp", "vp-continuous"))
         one_of(self, "critic_act", ("mish", "relu"))
 
 
@@ -121,11 +121,6 @@ class DiffusionQL(DiffusionAgents):
         # Both critics for the policy to climb: no gradients of theirs.
         how = {"backend": c.backend, "precision": c.precision}
         self.rate = FusedModule(frozen_view(net, net.groups), **how)
-
-    @staticmethod
-    def make_policy(c, net):
-        schedule = schedules.get(c.schedule, c.steps if c.schedule == "vp" else None)
-        return diffusion_policy(c, net, schedule)
 
     def update(self) -> dict[str, torch.Tensor]:
         """One update of all agents: critics, then the policy, then the averages."""

@@ -37,9 +37,13 @@ RECIPES = {
 RECIPES["one_step"] = RECIPES["chain"]
 # Data of poor policies. Uniform actions lie nowhere outside random data, so there the CQL term
 # holds nothing in check, and only flattens what the critics know.
-POOR = ("random", "medium-replay", "random-medium")
+POOR = ("random", "random-medium")
 ZETA = {"random": 0.0}
 OTHER_ZETA = 0.2
+# Where little can be gained (expert) or critics see little of each policy (medium-replay), a large
+# weight harms where critics are least right (simple_world) and gains little elsewhere.
+ETA = {"medium-replay": 0.3, "expert": 0.3}
+OTHER_ETA = 1.0
 
 
 def _by(name: str) -> str:
@@ -52,8 +56,11 @@ def _by(name: str) -> str:
 class _LossSettings(DiffusionConfig):
     """What the losses weigh; before the critics' settings, where config files have had it."""
 
-    eta: float = setting(
-        1.0, "weight of the Q term in the policy's loss", "not published; " + TUNED
+    eta: float | None = setting(
+        None,
+        f"weight of the Q term in the policy's loss; none: {ETA['expert']} on "
+        f"{' and '.join(ETA)} data, else {OTHER_ETA}",
+        "not published; " + TUNED,
     )
     q_warmup: int | None = setting(
         None,
@@ -121,9 +128,8 @@ class DOM2Config(CriticSettings, _LossSettings):
             replace(self, **left_out)
             return
         super().__post_init__()
-        at_least(self, 0, "eta", "cql_policy_actions", "q_warmup")
-        if self.zeta is not None:
-            at_least(self, 0, "zeta")
+        at_least(self, 0, "cql_policy_actions", "q_warmup")
+        at_least(self, 0, *(name for name in ("eta", "zeta") if getattr(self, name) is not None))
         at_least(self, 1, "cql_actions", "actor_every", "candidates")
         at_least(self, 1, "target_candidates", "search_actions")
 
@@ -131,5 +137,9 @@ class DOM2Config(CriticSettings, _LossSettings):
 def settled(config: DOM2Config, kind: str | None) -> DOM2Config:
     """The settings with nothing left out, for data of that kind ("random", "medium", ...)."""
     rule = config.q_action or ("best" if kind in POOR else "chain")
-    wanted = RECIPES[rule] | {"q_action": rule, "zeta": ZETA.get(kind, OTHER_ZETA)}
+    wanted = RECIPES[rule] | {
+        "q_action": rule,
+        "eta": ETA.get(kind, OTHER_ETA),
+        "zeta": ZETA.get(kind, OTHER_ZETA),
+    }
     return replace(config, **{k: v for k, v in wanted.items() if getattr(config, k) is None})

@@ -62,25 +62,35 @@ class OMAR(CQL):
     def actor_loss(self, batch: Batch, act: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
         """c E (pi(o) - a^)^2 - (1 - c) E Q1(o, pi(o)), [G]."""
         c = self.config
-        best, _ = search(lambda a: self.critics.rate(a, batch.obs), act.detach(), c, self.generator)
+        rated = act.detach(), q.detach()
+        best, _ = search(lambda a: self.critics.rate(a, batch.obs), *rated, c, self.generator)
+        if c.coe == 1.0:  # q's gradient, which costs a pass of the critics, counts nothing
+            return (act - best).square().mean((1, 2))
         return c.coe * (act - best).square().mean((1, 2)) - (1 - c.coe) * q.mean(1)
 
 
 @torch.no_grad()
 def search(
-    rate: Callable, act: torch.Tensor, c: OMARConfig, generator: torch.Generator
+    rate: Callable,
+    act: torch.Tensor,
+    q_act: torch.Tensor,
+    c: OMARConfig,
+    generator: torch.Generator,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The best action found and its Q: [G, B, A] and [G, B].
 
     rate: Q of several actions per observation, [G, B, K, A] -> [G, B, K]. act: pi(o), [G, B, A].
+    q_act: its Q, [G, B].
     """
     G, B, A = act.shape
     mu, sigma = torch.zeros_like(act), torch.full_like(act, c.search_sigma)
     kept, kept_q = act.new_empty(G, B, 0, A), act.new_empty(G, B, 0)
-    for _ in range(c.search_rounds):
+    for turn in range(c.search_rounds):
         noise = act.new_empty(G, B, c.search_samples, A).normal_(generator=generator)
         pool = (mu.unsqueeze(2) + sigma.unsqueeze(2) * noise).clamp(-1.0, 1.0)
         pool, q = torch.cat([pool, kept], 2), torch.cat([rate(pool), kept_q], 2)
+        if turn == c.search_rounds - 1:  # nothing is drawn by its moments
+            break
         if c.elites:
             kept_q, index = q.topk(c.elites, 2)
             kept = pick(pool, index)
@@ -90,5 +100,5 @@ def search(
             sigma = (pool - mu.unsqueeze(2)).square().mean(2).sqrt()
         sigma = sigma.clamp(min=SIGMA_FLOOR)
     pool = torch.cat([pool, act.unsqueeze(2)], 2)
-    q, index = torch.cat([q, rate(act.unsqueeze(2))], 2).max(2, keepdim=True)
+    q, index = torch.cat([q, q_act.unsqueeze(2)], 2).max(2, keepdim=True)
     return pick(pool, index).squeeze(2), q.squeeze(2)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import ClassVar
 
 from dom2_fast.config import setting
 from dom2_fast.data import reweight
@@ -76,7 +77,15 @@ class DiffusionSettings(Settings):
     time_scale: float = setting(
         100.0, "factor on t before the mlp's sinusoidal features", TUNED + "; Diffusion-QL: 1"
     )
-    solver: str = setting("dpm1", "ddpm, ddim, dpm1 or dpm++2m", "DOM2: first-order DPM-Solver")
+    schedule: str = setting(
+        "vp-continuous",
+        "noise schedule: vp-continuous (the VP SDE) or flow (flow matching: the network learns a "
+        "velocity, and dpm1 is Euler's method)",
+        "SfBC, DPM-Solver",
+    )
+    solver: str = setting(
+        "dpm1", "ddpm, ddim, dpm1, dpm++2m or, in a flow, euler", "DOM2: first-order DPM-Solver"
+    )
     steps: int = setting(5, "denoising steps", "not published; " + TUNED)
     clip_x0: bool = setting(
         False, "clip every step's guess of the action to [-1, 1], not only the last", TUNED
@@ -92,8 +101,11 @@ class DiffusionSettings(Settings):
         True, "act with the Polyak-averaged policy instead of the last one", TUNED
     )
 
+    schedules: ClassVar = ("vp-continuous", "flow")
+
     def __post_init__(self) -> None:
         super().__post_init__()
+        one_of(self, "schedule", self.schedules)
         at_least(self, 0, "grad_clip")
         at_least(self, 1, "hidden", "depth", "steps")
         above(self, 0, "lr")

@@ -182,7 +182,7 @@ def _with_prey(policy: Policy, hunted: PreyPolicy) -> Policy:
 
 
 def _most(spec: envs.EnvSpec) -> int:
-    return _BATCH if spec.batched else envs.ADAPTED
+    return spec.most or (_BATCH if spec.batched else envs.ADAPTED)
 
 
 def _batches(

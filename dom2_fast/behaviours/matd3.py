@@ -8,8 +8,9 @@ and isn't what the library is for; `training.py` runs it.
 import itertools
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -52,6 +53,10 @@ class MATD3Config:
         "tuned here: actor loss with the others' current actions (FACMAC), not the replayed",
         False,
     )
+    updates: int = _from("tuned here: updates per step of all environments", 1)
+    critic_state: bool = _from(
+        "OMAR on HalfCheetah: critics see the environment's `state()`, not all observations", False
+    )
     seed: int = _from("any", 0)
 
     def __post_init__(self):
@@ -64,6 +69,7 @@ class MATD3Config:
             "hidden",
             "critic_hidden",
             "policy_delay",
+            "updates",
         ):
             if getattr(self, name) < 1:
                 raise Dom2Error(f"MATD3Config.{name} must be at least 1, got {getattr(self, name)}")
@@ -100,7 +106,7 @@ class GroupMLP(nn.Module):
 
 
 class ReplayBuffer:
-    """A ring of joint transitions, rows of one flat tensor: obs, act, reward, next_obs."""
+    """A ring of joint transitions, rows of one flat tensor: obs, act, reward, next_obs ..."""
 
     def __init__(self, capacity: int, widths: list[int], generator: torch.Generator):
         self.rows = torch.empty(capacity, sum(widths))
@@ -138,7 +144,14 @@ class MATD3:
         self.env, self.config = env, config
         self.G, self.O, self.A = env.num_agents, env.obs_dims[0], env.act_dim
         self.generator = torch.Generator().manual_seed(config.seed)
-        G, joint = self.G, self.G * (self.O + self.A)
+        G = self.G
+        if config.critic_state and not hasattr(env, "state"):
+            raise Dom2Error(
+                "MATD3Config.critic_state needs an environment with a state(): train without it"
+            )
+        # What critics see beside the actions: [B, view], all observations or the global state.
+        view = env.state().flatten(1).shape[1] if config.critic_state else G * self.O
+        joint = view + G * self.A
         actor_sizes = (self.O, config.hidden, config.hidden, self.A)
         critic_sizes = (joint, config.critic_hidden, config.critic_hidden, 1)
         self.actor = GroupMLP(G, actor_sizes, self.generator)
@@ -150,8 +163,9 @@ class MATD3:
         self.actor_optim = torch.optim.Adam(self.actor.parameters(), config.actor_lr)
         self.critic_optim = torch.optim.Adam(self.critic.parameters(), config.critic_lr)
         widths = [G * self.O, G * self.A, G, G * self.O]
+        widths += [view, view] if config.critic_state else []
         self.buffer = ReplayBuffer(config.capacity, widths, self.generator)
-        self.updates = 0
+        self.updates = self.step = 0
 
     def policy(self) -> BehaviourPolicy:
         """A frozen copy of the actors."""
@@ -161,13 +175,14 @@ class MATD3:
     def _normal(self, *shape: int) -> Tensor:
         return torch.randn(shape, generator=self.generator)
 
-    def _joint(self, obs: Tensor, act: Tensor) -> Tensor:
-        return torch.cat([obs, act], dim=-1)
+    def _joint(self, view: Tensor, act: Tensor) -> Tensor:
+        return torch.cat([view, act], dim=-1)
 
     def update(self) -> dict[str, float]:
         """One update of the critics and, every `policy_delay` updates, of the actors."""
         cfg, G, A = self.config, self.G, self.A
-        obs, act, reward, next_obs = self.buffer.sample(cfg.batch_size)
+        obs, act, reward, next_obs, *states = self.buffer.sample(cfg.batch_size)
+        view, next_view = states or (obs, next_obs)
         B = len(obs)
         with torch.no_grad():
             split = next_obs.view(B, G, self.O).transpose(0, 1)
@@ -176,21 +191,21 @@ class MATD3:
             )
             next_act = (self.target_actor(split).tanh() + noise).clamp(-1, 1)
             next_act = next_act.transpose(0, 1).reshape(B, G * A)
-            next_q = self.target_critic(self._joint(next_obs, next_act)).view(2, G, B).amin(dim=0)
+            next_q = self.target_critic(self._joint(next_view, next_act)).view(2, G, B).amin(dim=0)
             # Episodes end by time only, so the target always bootstraps.
             y = cfg.reward_scale * reward.T + cfg.gamma * next_q  # [G, B]
-        q = self.critic(self._joint(obs, act)).view(2, G, B)
+        q = self.critic(self._joint(view, act)).view(2, G, B)
         loss = (q - y).square().mean(dim=-1).sum()
         self._descend(loss, self.critic, self.critic_optim)
         log = {"critic_loss": loss.item() / (2 * G)}
         self.updates += 1
         if self.updates % cfg.policy_delay == 0:
-            log["actor_loss"] = self._update_actor(obs, act)
+            log["actor_loss"] = self._update_actor(obs, act, view)
             self._follow(self.target_actor, self.actor)
             self._follow(self.target_critic, self.critic)
         return log
 
-    def _update_actor(self, obs: Tensor, act: Tensor) -> float:
+    def _update_actor(self, obs: Tensor, act: Tensor, view: Tensor) -> float:
         cfg, G, A, B = self.config, self.G, self.A, len(obs)
         mine = self.actor(obs.view(B, G, self.O).transpose(0, 1)).tanh()  # [G, B, A]
         mine = mine.transpose(0, 1)  # [B, G, A]
@@ -200,7 +215,7 @@ class MATD3:
         joint = (own * mine + (1 - own) * others).reshape(G, B, G * A)
         pairs = zip(self.critic.weights, self.critic.biases, strict=True)
         first = [(weight[:G].detach(), bias[:G].detach()) for weight, bias in pairs]
-        q = forward(first, torch.cat([obs.expand(G, -1, -1), joint], dim=-1))
+        q = forward(first, torch.cat([view.expand(G, -1, -1), joint], dim=-1))
         loss = -q.mean(dim=(1, 2)).sum() + cfg.action_l2 * mine.square().mean() * G
         self._descend(loss, self.actor, self.actor_optim)
         return loss.item() / G
@@ -216,8 +231,51 @@ class MATD3:
         nn.utils.clip_grad_norm_(net.parameters(), self.config.grad_clip * math.sqrt(self.G))
         optim.step()
 
+    def state_dict(self) -> dict:
+        """All that training goes on from but the environment: it starts new episodes."""
+        buffer = self.buffer
+        return {
+            "config": asdict(self.config),
+            "nets": [net.state_dict() for net in self._nets()],
+            "optims": [optim.state_dict() for optim in (self.actor_optim, self.critic_optim)],
+            "rows": buffer.rows[: buffer.size],
+            "at": buffer.at,
+            "updates": self.updates,
+            "step": self.step,
+            "generator": self.generator.get_state(),
+        }
+
+    def load_state_dict(self, saved: dict) -> None:
+        """Go on from a `state_dict`.
+
+        Raises:
+            Dom2Error: it is of another config.
+        """
+        config = asdict(self.config)
+        other = [key for key in config if saved["config"].get(key) != config[key]]
+        if other:
+            was = ", ".join(f"{key} = {saved['config'].get(key)}" for key in other)
+            raise Dom2Error(f"the training to be resumed has {was}: give the same options")
+        for net, state in zip(self._nets(), saved["nets"], strict=True):
+            net.load_state_dict(state)
+        optims = (self.actor_optim, self.critic_optim)
+        for optim, state in zip(optims, saved["optims"], strict=True):
+            optim.load_state_dict(state)
+        size = len(saved["rows"])
+        self.buffer.rows[:size] = saved["rows"]
+        self.buffer.size, self.buffer.at = size, saved["at"]
+        self.updates, self.step = saved["updates"], saved["step"]
+        self.generator.set_state(saved["generator"])
+        # Episodes that the training hasn't seen: as from a seed that depends on how far it came.
+        self.env.reset(
+            seed=int(np.random.SeedSequence([config["seed"], self.step]).generate_state(1)[0])
+        )
+
+    def _nets(self) -> list[nn.Module]:
+        return [self.actor, self.critic, self.target_actor, self.target_critic]
+
     def fit(self, on_step: Callable[[int], bool] = lambda step: False) -> None:
-        """Step the environments and update once per step.
+        """Step the environments, each time followed by the updates, from step `self.step` on.
 
         `on_step` is called after each; training ends where it gives True.
         """
@@ -225,6 +283,8 @@ class MATD3:
         uniform = envs.random_policies(self.G, self.A)
 
         def act(obs: Tensor) -> Tensor:
+            if cfg.critic_state:
+                views.append(self.env.state().flatten(1))
             if step <= cfg.warmup:
                 return uniform(obs, self.generator)
             noise = cfg.explore_noise + (cfg.explore_start - cfg.explore_noise) * left
@@ -235,14 +295,19 @@ class MATD3:
                 yield from envs.play(self.env, act)
 
         played = episodes()
-        for step in range(1, (cfg.stop_after or cfg.steps) + 1):
+        for step in range(self.step + 1, (cfg.stop_after or cfg.steps) + 1):
             left = 1 - step / cfg.steps
             for optim, lr in ((self.actor_optim, cfg.actor_lr), (self.critic_optim, cfg.critic_lr)):
                 optim.param_groups[0]["lr"] = lr * max(0.05, min(1.0, 2 * left))
+            views: list[Tensor] = []
             seen = next(played)
             rows = [x.transpose(0, 1).flatten(1) for x in (seen.obs, seen.act, seen.next_obs)]
-            self.buffer.add(rows[0], rows[1], seen.reward.T, rows[2])
+            if cfg.critic_state:
+                views.append(self.env.state().flatten(1))
+            self.buffer.add(rows[0], rows[1], seen.reward.T, rows[2], *views)
+            self.step = step
             if step > cfg.warmup:
-                self.update()
+                for _ in range(cfg.updates):
+                    self.update()
             if on_step(step):
                 return

@@ -8,6 +8,7 @@ import argparse
 import json
 import math
 import sys
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -17,9 +18,12 @@ import torch
 from dom2_fast import envs
 from dom2_fast.behaviours.matd3 import MATD3, MATD3Config
 from dom2_fast.behaviours.shipped import BehaviourPolicy, noisy, write
+from dom2_fast.checkpoint import load, save
 from dom2_fast.errors import Dom2Error
 from dom2_fast.files import atomic_write
 
+METHOD = "matd3"  # what checkpoints say they are of
+KEEP = 60  # seconds between two checkpoints at least: they hold the whole buffer
 REPLAY = 6  # snapshots that stand for a replay buffer
 SLACK = 0.045  # of the wanted mean: how far a medium policy may be from it
 
@@ -38,11 +42,14 @@ CARD = {
     "simple_spread": Wanted(203.74, 273.39, 530.95),
     "simple_tag": Wanted(3.90, 116.36, 207.90),
     "simple_world": Wanted(1.23, 65.86, 85.21),
+    "halfcheetah_2x3": Wanted(423.49, 1568.87, 3338.69),
 }
 # Where a task has no published data: the share of the way from random to the best policy of the
 # run, the same as the card has for simple_spread from random (159.57) to expert.
 SHARES = {"replay": 0.119, "medium": 0.306}
-# How a task's run differs from `MATD3Config`'s own numbers; "every": steps between two snapshots.
+# How a task's run differs from `MATD3Config`'s own numbers; "every": steps between two snapshots;
+# "episodes" and "again": how many a snapshot is scored on, the first and the second time.
+EPISODES, AGAIN = 500, 4000
 SETTINGS: dict[str, dict] = {
     "simple_tag": {
         "steps": 10_000,
@@ -58,6 +65,24 @@ SETTINGS: dict[str, dict] = {
         "batch_size": 512,
         "critic_hidden": 64,
         "every": 25,
+    },
+    # 1.6 million environment steps, a quarter as many updates.
+    "halfcheetah_2x3": {
+        "num_envs": 16,
+        "steps": 100_000,
+        "stop_after": 100_000,
+        "updates": 4,
+        "warmup": 625,
+        "batch_size": 256,
+        "hidden": 128,
+        "actor_lr": 5e-4,
+        "gamma": 0.99,
+        "tau": 0.005,
+        "joint_policy_gradient": True,
+        "critic_state": True,
+        "every": 250,
+        "episodes": 20,
+        "again": 100,
     },
 }
 
@@ -84,18 +109,26 @@ def train(
     task: str,
     config: MATD3Config,
     every: int = 100,
-    episodes: int = 500,
+    episodes: int = EPISODES,
     until: Callable[[list[Snapshot]], bool] = lambda history: False,
+    checkpoint: Path | None = None,
 ) -> list[Snapshot]:
     """One run's snapshots, one every `every` steps, each scored on `episodes` episodes.
 
-    It ends with the config's steps, or as soon as `until` says so of the snapshots so far.
+    It ends with the config's steps, or as soon as `until` says so of the snapshots so far. With
+    `checkpoint`, a file, the state is kept there once a minute, at a snapshot, and training
+    goes on from it where the file exists, with new episodes.
     """
     env = envs.make(task, config.num_envs, config.seed)
     scorer = envs.make(task, episodes, config.seed + 1)
     agent = MATD3(env, config)
     generator = torch.Generator().manual_seed(config.seed + 2)
     history: list[Snapshot] = []
+    kept = [time.monotonic()]
+    if checkpoint is not None and checkpoint.exists():
+        saved = load(checkpoint, algo=METHOD, env=task)
+        agent.load_state_dict(saved["agent"])
+        history += [Snapshot(s, r, BehaviourPolicy(layers)) for s, r, layers in saved["history"]]
 
     def on_step(step: int) -> bool:
         if step % every or step < config.warmup:
@@ -104,6 +137,11 @@ def train(
         score = noisy_return(policy, scorer, config.explore_noise, generator)
         history.append(Snapshot(step, score, policy))
         print(f"{task} step {step}: return {score:.1f}", file=sys.stderr, flush=True)
+        if checkpoint is not None and time.monotonic() - kept[0] > KEEP:
+            kept[0] = time.monotonic()
+            snapshots = [(s.step, s.score, s.policy.layers) for s in history]
+            content = {"algo": METHOD, "env": task, "agent": agent.state_dict()}
+            save(checkpoint, content | {"history": snapshots})
         return until(history)
 
     agent.fit(on_step)
@@ -122,7 +160,7 @@ def wanted(task: str, history: Sequence[Snapshot], random: float) -> Wanted:
 class SecondScore:
     """Scores a snapshot on many other episodes than the run did; each once."""
 
-    def __init__(self, task: str, noise: float, seed: int, episodes: int = 4000):
+    def __init__(self, task: str, noise: float, seed: int, episodes: int = AGAIN):
         self.env, self.noise, self.known = envs.make(task, episodes, seed), noise, {}
 
     def __call__(self, snapshot: Snapshot) -> float:
@@ -192,9 +230,14 @@ def main() -> None:
     parser.add_argument("--task", default="simple_spread")
     parser.add_argument("--out", type=Path, required=True, help="file to write (.npz)")
     parser.add_argument("--every", type=int, help="steps between two snapshots")
+    parser.add_argument("--episodes", type=int, help="that a snapshot is scored on")
+    parser.add_argument("--again", type=int, help="that a chosen snapshot is scored on once more")
+    parser.add_argument(
+        "--checkpoint", type=Path, help="file that keeps the training's state, to go on from"
+    )
     parser.add_argument("--threads", type=int, default=1)
     task = parser.parse_known_args()[0].task if "--help" not in sys.argv else ""
-    own = {"every": 100} | SETTINGS.get(task, {})
+    own = {"every": 100, "episodes": EPISODES, "again": AGAIN} | SETTINGS.get(task, {})
     for option in fields(MATD3Config):
         kind = type(option.default)
         flag = "--" + option.name.replace("_", "-")
@@ -214,13 +257,16 @@ def main() -> None:
         config = MATD3Config(**{o.name: getattr(args, o.name) for o in fields(MATD3Config)})
         # The card's expert is known beforehand, so the run ends where it's reached.
         enough = CARD[args.task].expert if args.task in CARD else math.inf
-        again = SecondScore(args.task, config.explore_noise, config.seed + 3)
+        again = SecondScore(args.task, config.explore_noise, config.seed + 3, args.again)
 
         def reached(history: list[Snapshot]) -> bool:
             return _at_least(enough, history[-1], again)
 
-        history = train(args.task, config, args.every, until=reached)
-        means = wanted(args.task, history, random_score(args.task))
+        history = train(
+            args.task, config, args.every, args.episodes, reached, checkpoint=args.checkpoint
+        )
+        random = 0.0 if args.task in CARD else random_score(args.task)
+        means = wanted(args.task, history, random)
         found = cut(history, means, again if args.task in CARD else lambda s: s.score)
         missing = {"medium", "expert", "replay_0"} - found.keys()
         if missing:

@@ -16,6 +16,12 @@ def add_options(parser, argv: list[str]) -> None:
     add("run", type=str, help="folder of a trained run")
     add("--episodes", type=int, default=500, help="how many to play")
     add(
+        "--checkpoint",
+        type=str,
+        default="last",
+        help="last, or best: the highest return of the evaluations on the way (--eval-every)",
+    )
+    add(
         "--num-envs",
         type=int,
         default=SUPPRESS,
@@ -70,7 +76,9 @@ def run(
             options[key] = value
     shift = None if shift == "none" else shift
     scores = evaluate_run(run, shift=shift, **arguments, **options)
-    print(f"{scores['algo']} on {scores['env']}, trained {scores['step']} steps")
+    best = {r["step"] for r in scores["results"].values() if r.get("checkpoint") == "best"}
+    told = "".join(f"; the best checkpoint is of step {step}" for step in best)
+    print(f"{scores['algo']} on {scores['env']}, trained {scores['step']} steps{told}")
     print(tables.scores({scores["algo"]: scores["results"]}))
     if note := tables.prey(scores["results"]):
         print(note)

@@ -193,7 +193,8 @@ class TrajectoryDataset:
         """A data set of some whole trajectories, copied into memory, in their original order.
 
         Args:
-            fraction: in (0, 1]; that share of the trajectories (at least one), drawn by `seed`.
+            fraction: in (0, 1]; that share of the trajectories, at least one: the first of a
+                permutation that `seed` decides, so that smaller shares are parts of larger ones.
             indices: or the trajectories themselves, each in [0, n_traj).
         """
         if (fraction is None) == (indices is None):

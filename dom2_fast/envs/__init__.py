@@ -6,7 +6,7 @@ PettingZoo face of any of them, `from_parallel_env` the way back.
 
 from torch import Tensor
 
-from dom2_fast.envs import particle
+from dom2_fast.envs import mujoco, particle
 from dom2_fast.envs.env import (
     Env,
     Obs,
@@ -33,6 +33,7 @@ from dom2_fast.envs.registry import (
 )
 
 particle.register_all()
+mujoco.register_all()
 use_adapter(from_parallel_env)
 
 TASKS = tuple(tasks.TASKS)  # the particle tasks; `names()` has all environments

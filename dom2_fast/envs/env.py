@@ -24,7 +24,8 @@ class Env(Protocol):
     Beside these members an environment may have:
         recording() -> dict: the present moment of the first copy, for the report to play back:
             `states` [entities, 4] (position and velocity in the plane), `sizes` [entities] (radii)
-            and `kinds` [entities] (words, see `report/scene.py`).
+            and `kinds` [entities] (words, see `report/scene.py`); perhaps `links` [n, 2], pairs of
+            entities that a line joins.
         about() -> dict: what scores depend on beside the options, such as a prey's name; plain
             values, which go into the results of an evaluation.
         terminal: [E] bool, of the copies that are done: which ended in a terminal state, rather

@@ -44,6 +44,7 @@ class EnvSpec:
     normalisation: tuple[float, float, str] | None = None
     shifts: Shifts = field(default_factory=dict)
     parallel_env: Factory | None = None
+    most: int | None = None
 
     @property
     def batched(self) -> bool:
@@ -129,6 +130,7 @@ def register(
     shifts: Shifts | None = None,
     episode_length: int | None = None,
     parallel_env: Factory | None = None,
+    most: int | None = None,
 ) -> None:
     """Make an environment known by a name, to `envs.make`, `evaluate` and the command line.
 
@@ -145,6 +147,8 @@ def register(
             environment and say no lengths are cut by it.
         parallel_env: gives the environment as PettingZoo's `ParallelEnv`, where the general one
             around `make` won't do.
+        most: copies that evaluation and collection hold at once where the caller doesn't say; give
+            it where a copy takes much memory.
 
     Raises:
         Dom2Error: a name that is taken or malformed, `make` with a signature that doesn't fit,
@@ -159,9 +163,11 @@ def register(
     check_factory(name, make, shifts)
     if normalisation is not None:
         normalisation = check_normalisation(name, normalisation)
+    if most is not None:
+        whole_number(f"copies of {name} at most", most, 1)
     if episode_length is not None:
         known_tasks.register(name, episode_length)
-    _specs[name] = EnvSpec(name, make, normalisation, shifts, parallel_env)
+    _specs[name] = EnvSpec(name, make, normalisation, shifts, parallel_env, most)
 
 
 def names() -> list[str]:

@@ -7,7 +7,7 @@ SUPPORTED = (
     f"Linear, {', '.join(module.__name__ for module in activations.MODULES)}, LayerNorm, Dropout "
     "and Identity (as modules or functions), v * sigmoid(v), + - * between values of one width, "
     "scaling by constants or by functions of t, cat, chunk, split and slices along the last "
-    "dimension; anything at all on t alone"
+    "dimension, view, reshape, flatten and unflatten within a row; anything at all on t alone"
 )
 
 

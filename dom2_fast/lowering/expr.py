@@ -7,6 +7,7 @@ nothing. A piece is a range of columns of an expression, or of a `Host` (a table
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -154,9 +155,12 @@ class Drop(Expr):
 
 
 class Rows:
-    """Symbolic [B, width]."""
+    """Symbolic [B, *shape] of width = the product of `shape` columns; [B, width] where not given.
 
-    def __init__(self, pieces):
+    A shape only regroups the columns of a row, as view and flatten do: nothing is computed.
+    """
+
+    def __init__(self, pieces, shape: tuple[int, ...] | None = None):
         merged: list[Piece] = []
         for p in pieces:
             last = merged[-1] if merged else None
@@ -166,6 +170,7 @@ class Rows:
                 merged.append(p)
         self.pieces = merged
         self.width = sum(p.width for p in merged)
+        self.shape = (self.width,) if shape is None else shape
 
     @staticmethod
     def of(expr: Expr) -> Rows:
@@ -181,13 +186,26 @@ class Rows:
         return Rows(out)
 
     def map(self, f: Callable[[Piece], Piece]) -> Rows:
-        return Rows([f(p) for p in self.pieces])
+        return Rows([f(p) for p in self.pieces], self.shape)
+
+    def regrouped(self, shape) -> Rows:
+        """The same columns as [B, *shape]; one size may be -1."""
+        shape = tuple(shape)
+        known = math.prod(n for n in shape if n != -1)
+        if shape.count(-1) == 1 and known > 0 and self.width % known == 0:
+            shape = tuple(self.width // known if n == -1 else n for n in shape)
+        if any(type(n) is not int or n < 1 for n in shape) or math.prod(shape) != self.width:
+            raise LoweringError(
+                f"a reshape of rows of {self.width} columns to {list(shape)} mixes rows, whose "
+                f"values may not meet; keep the first dimension, as in v.view(v.shape[0], -1)"
+            )
+        return Rows(self.pieces, shape)
 
 
 def zip_pieces(a: Rows, b: Rows, f: Callable[[Piece, Piece], Piece]) -> Rows:
     """f on pieces cut at the same columns."""
-    if a.width != b.width:
-        raise LoweringError(f"operands of {a.width} and {b.width} columns")
+    if a.shape != b.shape:
+        raise LoweringError(f"operands of {_columns(a)} and {_columns(b)} columns")
     edges = set()
     for v in (a, b):
         at = 0
@@ -196,7 +214,11 @@ def zip_pieces(a: Rows, b: Rows, f: Callable[[Piece, Piece], Piece]) -> Rows:
             at += p.width
     edges = [*sorted(edges), a.width]
     cuts = [(lo, hi - lo) for lo, hi in itertools.pairwise(edges)]
-    return Rows([f(a.cut(*c).pieces[0], b.cut(*c).pieces[0]) for c in cuts])
+    return Rows([f(a.cut(*c).pieces[0], b.cut(*c).pieces[0]) for c in cuts], a.shape)
+
+
+def _columns(v: Rows) -> str:
+    return " x ".join(map(str, v.shape))
 
 
 def whole(expr: Expr) -> Piece:

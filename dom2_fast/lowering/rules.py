@@ -65,6 +65,12 @@ class Rules:
         if len(args) + len(kwargs) != 1 or not isinstance(v, Rows):
             raise LoweringError("a module of the program takes one tensor [B, width]")
         kind = type(sub)
+        if kind is nn.Flatten:
+            return self._flatten(v, sub.start_dim, sub.end_dim)
+        if kind is nn.Unflatten:
+            return self._unflatten(v, sub.dim, sub.unflattened_size)
+        if kind not in MODULE_ACTS and kind not in (nn.Dropout, nn.Identity):
+            self._check_flat([v])
         if isinstance(sub, nn.Linear):
             w, b = self._own(sub, node.target, "weight"), self._own(sub, node.target, "bias")
             return expr.linear(v, w, b)
@@ -104,7 +110,18 @@ class Rules:
         rule = _RULES.get(target)
         if rule is None:
             raise LoweringError("no such operation in a program")
+        if rule not in _ANY_SHAPE:
+            self._check_flat((args, kwargs))
         return getattr(self, rule)(*args, **kwargs)
+
+    @staticmethod
+    def _check_flat(values) -> None:
+        for v in host._leaves(values):
+            if isinstance(v, Rows) and len(v.shape) > 1:
+                raise LoweringError(
+                    f"it works along the last dimension of [B, {', '.join(map(str, v.shape))}]; a "
+                    f"program has rows of columns, so flatten(1) comes first"
+                )
 
     def _activation(self, v: Rows, act: Act, approximate="none", beta=1, threshold=20) -> Rows:
         if approximate == "tanh":
@@ -163,16 +180,23 @@ class Rules:
                 "mul",
                 (host.apply("point", torch.reciprocal, b) if isinstance(b, Host) else 1.0 / b),
             )
-        width = max(v.width for v in (a, b) if isinstance(v, Rows))
-        a, b = self._rows(a, width), self._rows(b, width)
+        first = max((v for v in (a, b) if isinstance(v, Rows)), key=lambda v: v.width)
+        width, shape = first.width, first.shape
+        for v in (a, b):
+            if len(shape) > 1 and isinstance(v, Host) and v.is_tensor and v.example.dim() > 0:
+                self._check_flat([first])
+        a, b = (
+            v if isinstance(v, Rows) else Rows(self._rows(v, width).pieces, shape) for v in (a, b)
+        )
         if op == "sub":
-            minus = Rows([expr.host_piece(host.number(-1.0, width, self.like))])
+            minus = Rows([expr.host_piece(host.number(-1.0, width, self.like))], shape)
             op, b = "add", expr.zip_pieces(b, minus, expr.mul)
         return expr.zip_pieces(a, b, expr.add if op == "add" else expr.mul)
 
     def _cat(self, tensors, dim=0, axis=None):
         if (dim if axis is None else axis) not in (1, -1):
             raise LoweringError("cat along the rows; dim must be 1 or -1")
+        self._check_flat(tensors)
         parts = [p if isinstance(p, Rows) else self._rows_of_t(p) for p in tensors]
         joined = Rows([piece for p in parts for piece in p.pieces])
         # Read more than once, a cat of computed values is cheaper copied than split at every read.
@@ -212,20 +236,52 @@ class Rules:
     def _same(self, v: Rows, *args, **kwargs):
         return v
 
+    def _view(self, v: Rows, *sizes):
+        """view and reshape to [B, ...]: rows are v.shape[0], or -1 where the rest is known."""
+        if len(sizes) == 1 and isinstance(sizes[0], (tuple, list)):
+            sizes = tuple(sizes[0])
+        rows, shape = sizes[0], sizes[1:]
+        if rows is not BATCH and (rows != -1 or -1 in shape):
+            raise LoweringError(
+                f"a reshape of rows of {v.width} columns to {list(sizes)} mixes rows, whose values "
+                f"may not meet; keep the first dimension, as in v.view(v.shape[0], -1)"
+            )
+        return v.regrouped(shape)
+
     def _flatten(self, v: Rows, start_dim=0, end_dim=-1):
-        self._check_last(start_dim)
-        return v
+        start, end = self._own_dim(v, start_dim), self._own_dim(v, end_dim)
+        return v.regrouped((*v.shape[:start], -1, *v.shape[end + 1 :]))
+
+    def _unflatten(self, v: Rows, dim, sizes):
+        at = self._own_dim(v, dim)
+        return v.regrouped((*v.shape[:at], *sizes, *v.shape[at + 1 :]))
 
     def _squeeze(self, v: Rows, dim=None):
-        if dim is None or v.width == 1 or dim not in (1, -1):
+        at = None if dim is None else self._own_dim(v, dim)
+        if at is None or (len(v.shape) == 1 and v.width == 1):
             raise LoweringError("squeeze to fewer than two dimensions; keep [B, width]")
-        return v
+        return v.regrouped(v.shape[:at] + v.shape[at + 1 :]) if v.shape[at] == 1 else v
+
+    def _unsqueeze(self, v: Rows, dim):
+        at = self._own_dim(v, dim, len(v.shape) + 2)
+        return v.regrouped((*v.shape[:at], 1, *v.shape[at:]))
+
+    def _own_dim(self, v: Rows, dim: int, rank: int | None = None) -> int:
+        """A dimension of [B, *shape] as one of `shape`."""
+        rank = len(v.shape) + 1 if rank is None else rank
+        at = dim + rank if dim < 0 else dim
+        if not 1 <= at < rank:
+            raise LoweringError(
+                f"a reshape along dimension {dim} of {rank} mixes rows, whose values may not meet; "
+                f"keep the first one, as in v.flatten(1)"
+            )
+        return at - 1
 
     def _size(self, v: Rows, dim=None):
-        return (BATCH, v.width) if dim is None else (BATCH, v.width)[dim]
+        return (BATCH, *v.shape) if dim is None else (BATCH, *v.shape)[dim]
 
     def _dim(self, v: Rows):
-        return 2
+        return 1 + len(v.shape)
 
     def _check_last(self, dim) -> None:
         if dim not in (1, -1):
@@ -252,8 +308,28 @@ _RULES = {
     torch.clone: "_same",
     "flatten": "_flatten",
     torch.flatten: "_flatten",
+    "view": "_view",
+    "reshape": "_view",
+    torch.reshape: "_view",
+    "unflatten": "_unflatten",
+    torch.unflatten: "_unflatten",
+    "unsqueeze": "_unsqueeze",
+    torch.unsqueeze: "_unsqueeze",
     "squeeze": "_squeeze",
     torch.squeeze: "_squeeze",
     "size": "_size",
     "dim": "_dim",
+}
+# Rules that take rows of any shape; the others work along columns.
+_ANY_SHAPE = {
+    "_host_getattr",
+    "_same",
+    "_functional_dropout",
+    "_view",
+    "_flatten",
+    "_unflatten",
+    "_unsqueeze",
+    "_squeeze",
+    "_size",
+    "_dim",
 }

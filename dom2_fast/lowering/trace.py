@@ -17,7 +17,7 @@ from dom2_fast.lowering.attributes import Tracer, attributes_kept, functions_of_
 from dom2_fast.lowering.errors import SUPPORTED, LoweringError
 from dom2_fast.lowering.expr import Input, Rows
 from dom2_fast.lowering.host import BATCH, EXAMPLE_BATCH, Host
-from dom2_fast.lowering.rules import CAT, FUNCTION_ACTS, MODULE_ACTS, Rules
+from dom2_fast.lowering.rules import BINARY, CAT, FUNCTION_ACTS, MODULE_ACTS, Rules
 from dom2_fast.ops.program import COND, X
 
 # What forward takes, by mode.
@@ -78,7 +78,7 @@ class Interpreter(Rules):
                 result = self._get(node.args[0])
                 if isinstance(result, Host):
                     result = self._rows_of_t(result)
-                if not isinstance(result, Rows):
+                if not isinstance(result, Rows) or len(result.shape) > 1:
                     raise self._error("forward must return one tensor [B, width]")
                 return result
             try:
@@ -251,6 +251,11 @@ class Interpreter(Rules):
             return fn(*args, **kwargs)
         if fn is operator.getitem and not isinstance(args[0], Host):
             return operator.getitem(*args)
+        if any(v is BATCH for v in args) and target in BINARY:
+            raise LoweringError(
+                "arithmetic with the number of rows, as for a reshape that mixes rows, whose "
+                "values may not meet; keep the first dimension, as in v.view(v.shape[0], -1)"
+            )
         if target is F.linear and not kwargs and args[0].example.dim() == 2:
             return host.linear(*args)
         kind = "point" if point else "other"
@@ -270,9 +275,9 @@ class Interpreter(Rules):
     def _host_getattr(self, value, name: str):
         if isinstance(value, Rows):
             if name == "shape":
-                return (BATCH, value.width)
+                return (BATCH, *value.shape)
             if name == "ndim":
-                return 2
+                return 1 + len(value.shape)
             if name in ("device", "dtype"):
                 return host.apply("other", lambda like: getattr(like, name), self._like())
         if isinstance(value, Host) and value.is_tensor:

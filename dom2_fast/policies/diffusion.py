@@ -6,6 +6,7 @@ Sampling is one call of `ops.denoise` on the lowered network. How a network beco
 
 from __future__ import annotations
 
+import copy
 import math
 
 import torch
@@ -14,7 +15,7 @@ from torch import nn
 from dom2_fast import lowering, ops
 from dom2_fast.errors import Dom2Error, whole_number
 from dom2_fast.lowering.fused import FusedModule
-from dom2_fast.networks import StackedModule
+from dom2_fast.networks import Chunked, StackedModule
 from dom2_fast.ops import reference
 from dom2_fast.ops.executor import executor
 from dom2_fast.policies import inputs, schedules, solvers
@@ -30,9 +31,14 @@ class DiffusionPolicy(Policy):
         and act below is [G, B, ...]).
     schedule: a schedule object or name, see `schedules.get`; t is in (0, 1] for a continuous one,
         the step index for a discrete one.
-    solver, steps: see `solvers.plan`. steps defaults to 5, or to all steps of a discrete schedule.
-        A `solvers.SolverPlan` made elsewhere is taken as it is, whatever schedule and predict say.
-    predict: what the net returns, "eps" (noise) or "x0" (the action itself).
+    solver, steps: see `solvers.plan`. solver defaults to "dpm1", in a flow "euler", steps to 5, or
+        to all steps of a discrete schedule. A `solvers.SolverPlan` made elsewhere is taken as it
+        is, whatever schedule and predict say.
+    predict: what the net returns, "eps" (noise, the default) or "x0" (the action itself); in a flow
+        "v" (the velocity eps - act, the default) or "x0".
+    act_shape: (T, A) for a net of action chunks, net(x [B, T, A], t, obs) -> [B, T, A]; actions,
+        x_T and noise are then [..., T, A], critics get [..., T A]. `networks.Chunked` is what makes
+        such a net one of rows: stack that for several agents.
     clip_x0: clip the guesses of the action in every step, too. Default: as the solver is published
         (`ddpm` clips, the others don't).
     Other arguments as `Policy`.
@@ -44,24 +50,36 @@ class DiffusionPolicy(Policy):
         self,
         net: nn.Module,
         schedule=None,
-        solver: str | solvers.SolverPlan = "dpm1",
+        solver: str | solvers.SolverPlan | None = None,
         steps: int | None = None,
         backend: str = "auto",
         act_low: float = -1.0,
         act_high: float = 1.0,
         *,
-        predict: str = "eps",
+        predict: str | None = None,
         clip_x0: bool | None = None,
         obs_dim: int | None = None,
         act_dim: int | None = None,
+        act_shape: tuple[int, ...] | None = None,
         precision: str = "fp32",
     ):
+        if act_shape is not None:
+            if isinstance(net, StackedModule):
+                raise Dom2Error(
+                    "act_shape is for a single network; for several agents, stack "
+                    "networks.Chunked(net, act_shape) of each and leave act_shape out"
+                )
+            net = Chunked(net, act_shape, obs_dim)
+        inner = net.template if isinstance(net, StackedModule) else net
+        shape = inner.act_shape if isinstance(inner, Chunked) else None
         super().__init__(net, backend, act_low, act_high, precision, obs_dim, act_dim)
+        self.act_shape = shape
         self.schedule = schedules.VPSchedule() if schedule is None else schedules.get(schedule)
-        self.predict, self.clip_x0 = predict, clip_x0
+        self.predict = solvers.prediction(self.schedule, predict)
+        self.clip_x0 = clip_x0
         if steps is None and not isinstance(solver, solvers.SolverPlan):
             steps = self.schedule.num_steps or 5
-        self.set_solver(solver, steps)
+        self.set_solver(solver or getattr(self.schedule, "solver", "dpm1"), steps)
         self._programs.get("table")
 
     def set_solver(
@@ -75,10 +93,13 @@ class DiffusionPolicy(Policy):
             return
         solver = self.solver if solver is None else solver
         steps = self.steps if steps is None else steps
-        clip = solvers.clips_x0(solver) if self.clip_x0 is None else self.clip_x0
-        bounds = {"x0_low": self.act_low, "x0_high": self.act_high} if clip else {}
-        self._plan = solvers.plan(solver, self.schedule, steps, predict=self.predict, **bounds)
+        self._plan = self._planned(solver, steps)
         self.solver, self.steps = self._plan.name, steps
+
+    def _planned(self, solver: str, steps: int, start: int = 0) -> solvers.SolverPlan:
+        clip = solvers.clips_x0(solver) if self.clip_x0 is None else self.clip_x0
+        how = {"x0_low": self.act_low, "x0_high": self.act_high} if clip else {}
+        return solvers.plan(solver, self.schedule, steps, predict=self.predict, start=start, **how)
 
     def prepare(self) -> None:
         """Lowers for sampling and training, train and eval; needed only before torch.compile."""
@@ -92,23 +113,63 @@ class DiffusionPolicy(Policy):
         x_T: torch.Tensor | None = None,
         noise: torch.Tensor | None = None,
         generator: torch.Generator | None = None,
+        start: int | None = None,
     ) -> torch.Tensor:
         """Actions [..., A] in [act_low, act_high] for obs [B, O], [O], or [G, B, O] for a stack.
 
         x_T [..., A] is the starting noise, noise [steps, ..., A] that of the solver's steps; both
         are drawn where not given, from `generator`; default torch's own of the net's device, see
         `ops.make_rng`.
-        Differentiable in the parameters, obs and x_T. Raises Dom2Error for wrong shapes or dtypes.
+        start: a warm start, for control loops. x_T is then an action near the one sought, such as
+        that of the time before; it is noised to the level of step `start` (0 to steps - 1), with
+        noise from `generator`, and the steps from there on are taken: steps - start calls of the
+        net. `noise` is of those steps.
+        Differentiable in the parameters, obs and x_T. Raises Dom2Error for wrong shapes or dtypes,
+        a start without x_T or out of range, or on a table that was made elsewhere.
         """
+        if start is not None:
+            tail = self._tail(start)
+            return tail.sample(obs, self._renoised(tail, obs, x_T, generator), noise, generator)
+        if self.act_shape is not None:
+            x_T = inputs.flat(x_T, self.act_shape, "x_T")
+            noise = inputs.flat(noise, self.act_shape, "noise")
         quick = self._quick(obs, x_T, generator) if noise is None else None
         if quick is not None:
-            return quick
+            return inputs.shaped(quick, self.act_shape)
         rows, shape = self._grouped(obs)
         x_T, noise = inputs.starts(x_T, noise, rows, shape, self.act_dim, self.steps)
         out = self._denoise(rows, rows.size(1), x_T, noise, generator)
-        return out.reshape(*shape, self.act_dim)
+        return inputs.shaped(out.reshape(*shape, self.act_dim), self.act_shape)
 
     forward = sample
+
+    def _tail(self, start: int) -> DiffusionPolicy:
+        """This policy with the steps from `start` on alone, kept while its settings stay."""
+        settings = [value for *_, value in self._settings()]
+        kept, tail = self._tails.get(start, ((), None))
+        if tail is None or any(a is not b for a, b in zip(kept, settings, strict=True)):
+            if self._plan.name not in solvers.NAMES:
+                raise Dom2Error(
+                    f"start={start!r}: this policy walks a table that was made elsewhere "
+                    f"({self._plan.name}), which can't begin in the middle; choose a solver of "
+                    f"{list(solvers.NAMES)} by set_solver"
+                )
+            plan = self._planned(self.solver, self.steps, start)
+            tail = copy.copy(self)
+            tail._programs, tail._plan, tail.steps = self._programs, plan, plan.steps
+            self._tails[start] = settings, tail
+        return tail
+
+    def _renoised(self, tail, obs, act, generator) -> torch.Tensor:
+        """alpha act + sigma eps at the first time of `tail`."""
+        if act is None:
+            raise Dom2Error("a warm start (start=) needs x_T, the action to start from; got None")
+        rows, shape = self._grouped(obs)
+        act = inputs.flat(act, self.act_shape, "x_T")
+        act = inputs.like(act, (*shape, self.act_dim), rows, "x_T")
+        alpha, sigma = (v.item() for v in self.schedule.alpha_sigma(tail._plan.times[0]))
+        x = alpha * act + sigma * normals(act.shape, act, generator)
+        return inputs.shaped(x, self.act_shape)
 
     def _denoise(self, rows, batch, x_T, noise, generator) -> torch.Tensor:
         low = self._programs.get("table")
@@ -163,6 +224,7 @@ class DiffusionPolicy(Policy):
         as in `sample`; critic: stacked like the net.
         """
         rows, shape = self._grouped(obs)
+        x_T = inputs.flat(x_T, self.act_shape, "x_T")
         x_T, _ = inputs.starts(x_T, None, rows, shape, self.act_dim, self.steps)
         low, run = self._programs.get("table"), executor(self.backend, rows)
         if low is None or not critic.runs_on(run, rows, self.precision):
@@ -221,7 +283,8 @@ class DiffusionPolicy(Policy):
         q = self._critic(critic)(acts, rows)
         if q.shape != (*acts.shape[:2], 1):
             raise Dom2Error(f"the critic returns {tuple(q.shape)}, not {(*acts.shape[:2], 1)}")
-        return choose(acts, q, candidates, temperature, generator).reshape(*shape, self.act_dim)
+        act = choose(acts, q, candidates, temperature, generator).reshape(*shape, self.act_dim)
+        return inputs.shaped(act, self.act_shape)
 
     def _critic(self, critic):
         if isinstance(critic, FusedModule) or not isinstance(critic, nn.Module):
@@ -244,9 +307,10 @@ class DiffusionPolicy(Policy):
 
             E || eps - net(alpha_t act + sigma_t eps, t, obs) ||^2 / A    (Ho et al. 2020, eq. 14)
 
-        t as the schedule draws it; for predict="x0" the target is act. obs [B, O] and act
-        [B, A], or [G, B, ...] for a stack. reduction: "mean" (a scalar) or "group" ([G], the mean
-        of each group; their sum gives every net of a stack the gradient of its own mean).
+        t as the schedule draws it; for predict="x0" the target is act, for "v" eps - act. obs
+        [B, O] and act [B, A], or [G, B, ...] for a stack. reduction: "mean" (a scalar) or "group"
+        ([G], the mean of each group; their sum gives every net of a stack the gradient of its own
+        mean).
         """
         rows, x, t, target, _, _ = self._noised(obs, act, generator, reduction)
         loss = self._mean_square(x, t, rows, target, generator)
@@ -261,14 +325,17 @@ class DiffusionPolicy(Policy):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """`bc_loss`, and the actions [..., A] that the net makes out of the noised ones.
 
-        These are (x_t - sigma_t eps_theta) / alpha_t, clipped to the bounds, of the same pass: the
-        one-step action approximation of EDP (Kang et al. 2023, arXiv 2305.20081), differentiable at
-        the cost of one pass through the net instead of a whole chain.
+        These are (x_t - sigma_t eps_theta) / alpha_t, in a flow x_t - t v_theta, clipped to the
+        bounds, of the same pass: the one-step action approximation of EDP (Kang et al. 2023, arXiv
+        2305.20081), differentiable at the cost of one pass through the net, not of a whole chain.
         """
         rows, x, t, target, alpha, sigma = self._noised(obs, act, generator, reduction)
         out = self._predict(x, t, rows, generator)
         loss = reference.mean_square(out, target)
-        x0 = (x - sigma * out) / alpha if self.predict == "eps" else out
+        if self.predict == "x0":
+            x0 = out
+        else:
+            x0 = (x - sigma * out) / (alpha if self.predict == "eps" else 1.0)
         x0 = x0.clamp(self.act_low, self.act_high).reshape(act.shape)
         return loss.mean() if reduction == "mean" else loss, x0
 
@@ -276,6 +343,7 @@ class DiffusionPolicy(Policy):
         """Of each row: obs, x_t, t, what the net should return, alpha_t and sigma_t."""
         check_reduction(reduction)
         rows, shape = self._grouped(obs)
+        act = inputs.flat(act, self.act_shape, "act")
         act = inputs.like(act, (*shape, self.act_dim), rows, "act")
         act = act.reshape(*rows.shape[:2], self.act_dim)
         where = {"dtype": rows.dtype, "device": rows.device}
@@ -283,7 +351,8 @@ class DiffusionPolicy(Policy):
         eps = normals(act.shape, rows, generator)
         alpha, sigma = (v.unsqueeze(-1) for v in self.schedule.alpha_sigma(t))
         x = alpha * act + sigma * eps
-        return rows, x, t, eps if self.predict == "eps" else act, alpha, sigma
+        target = {"eps": lambda: eps, "x0": lambda: act, "v": lambda: eps - act}[self.predict]()
+        return rows, x, t, target, alpha, sigma
 
     def _predict(self, x, t, rows, generator) -> torch.Tensor:
         """net(x, t, obs) with one t per row: [G, B, A], [G, B], [G, B, O] -> [G, B, A]."""
@@ -332,14 +401,16 @@ class DiffusionPolicy(Policy):
             "needs_noise": str(self._plan.needs_noise).lower(),
             "schedule": repr(self.schedule),
             "predict": self.predict,
+            **({"act_shape": ",".join(map(str, self.act_shape))} if self.act_shape else {}),
         }
 
     def _start(self) -> None:
         super()._start()
         self._fused_critic = None
+        self._tails: dict[int, tuple[list, DiffusionPolicy]] = {}
 
     def __getstate__(self):
-        return {**super().__getstate__(), "_fused_critic": None}
+        return {**super().__getstate__(), "_fused_critic": None, "_tails": None}
 
     def extra_repr(self) -> str:
         return f"{self.schedule}, solver={self.solver}, steps={self.steps}, backend={self.backend}"

@@ -11,6 +11,7 @@ solver's table. What changes in the policy it was made of afterwards doesn't cha
 
 from __future__ import annotations
 
+import math
 import os
 
 import torch
@@ -48,7 +49,8 @@ class FrozenPolicy:
     """Acts as a policy does in eval mode; float32, no gradients. Never changes, so that several
     threads may use it at once, each with its own generator.
 
-    Made by a policy's `frozen()` and by `load_policy`. obs_dim, act_dim; groups: the number of
+    Made by a policy's `frozen()` and by `load_policy`. obs_dim, act_dim; act_shape: (T, A) where it
+    acts by chunks [..., T, A] of act_dim numbers, else None; groups: the number of
     agents of a stack, None for a single policy; steps: of denoising, 0 for a policy of one pass;
     solver, act_low, act_high, precision; notes: what it says about itself, for people.
     Of a stack, `policy[i]` is agent i's own and len(policy) how many there are.
@@ -79,6 +81,7 @@ class FrozenPolicy:
         held |= {"steps": solver.size(0), "groups": groups if stacked else None}
         held |= {"act_low": low, "act_high": high, "precision": precision}
         held |= {"notes": dict(notes or {}), "solver": (notes or {}).get("solver", "")}
+        held["act_shape"] = _act_shape(held["notes"], program.out.width)
         held["_needs_noise"] = bool((solver[:, 5] != 0.0).any())
         held["_packed"] = packed = ops.pack_weights(weights, program, precision)
         held["actor"] = None
@@ -177,10 +180,13 @@ class FrozenPolicy:
         Arguments, draws and errors are those of `DiffusionPolicy.sample`; a policy of one pass
         takes neither x_T nor noise.
         """
+        if self.act_shape is not None:
+            x_T = inputs.flat(x_T, self.act_shape, "x_T")
+            noise = inputs.flat(noise, self.act_shape, "noise")
         if self.actor is not None and noise is None and not torch.compiler.is_compiling():
             quick = self.actor.sample(obs, x_T, generator)
             if quick is not None:
-                return quick
+                return inputs.shaped(quick, self.act_shape)
         rows, shape = inputs.grouped(
             obs, self.obs_dim, self.groups, torch.float32, self._table.device, "the policy"
         )
@@ -189,7 +195,7 @@ class FrozenPolicy:
         x_T, noise = inputs.starts(x_T, noise, rows, shape, self.act_dim, self.steps)
         with torch.no_grad():
             out = self.denoise(rows, rows.size(1), x_T, noise, generator)
-        return out.reshape(*shape, self.act_dim)
+        return inputs.shaped(out.reshape(*shape, self.act_dim), self.act_shape)
 
     __call__ = sample
 
@@ -274,6 +280,16 @@ class FrozenPolicy:
         agents = "" if self.groups is None else f"{self.groups} agents, "
         how = f"solver={self.solver}, steps={self.steps}" if self.steps else "one pass"
         return f"FrozenPolicy({agents}obs_dim={self.obs_dim}, act_dim={self.act_dim}, {how})"
+
+
+def _act_shape(notes: dict[str, str], width: int) -> tuple[int, ...] | None:
+    """The shape of a chunk of actions, as `DiffusionPolicy` notes it."""
+    if "act_shape" not in notes:
+        return None
+    sizes = notes["act_shape"].split(",")
+    if not all(n.isdecimal() for n in sizes) or math.prod(map(int, sizes)) != width:
+        raise Dom2Error(f"its act_shape is {notes['act_shape']!r}, of {width} columns")
+    return tuple(map(int, sizes))
 
 
 def _program(words: torch.Tensor) -> StepProgram:

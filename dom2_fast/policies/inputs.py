@@ -54,3 +54,18 @@ def starts(x_T, noise, rows: torch.Tensor, shape, act_dim: int, steps: int):
     if noise is not None:
         noise = like(noise, (steps, *out), rows, "noise").reshape(steps, *inner)
     return x_T, noise
+
+
+def flat(value, act_shape: tuple[int, ...] | None, name: str):
+    """Actions [..., T, A] as [..., T A], where a policy is of chunks of shape (T, A)."""
+    if act_shape is None or not isinstance(value, torch.Tensor):
+        return value
+    if value.shape[-len(act_shape) :] != act_shape:
+        want = ", ".join(map(str, act_shape))
+        raise Dom2Error(f"{name} has shape {list(value.shape)}; [..., {want}] is needed")
+    return value.flatten(-len(act_shape))
+
+
+def shaped(act: torch.Tensor, act_shape: tuple[int, ...] | None) -> torch.Tensor:
+    """The reverse of `flat`."""
+    return act if act_shape is None else act.unflatten(-1, act_shape)

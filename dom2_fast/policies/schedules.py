@@ -1,7 +1,9 @@
-"""Noise schedules: alpha_t and sigma_t with alpha_t^2 + sigma_t^2 = 1, continuous or in K steps.
+"""Noise schedules: x_t = alpha_t act + sigma_t eps, continuous in t or in K steps.
 
 A schedule says how much noise there is at a time. How to walk from noise to data is in `solvers`.
-All constants are float64; `alpha_sigma` answers in the dtype it is asked in.
+Diffusion's have alpha_t^2 + sigma_t^2 = 1; flow matching's, alpha_t + sigma_t = 1, is the straight
+line from the action to the noise. All constants are float64; `alpha_sigma` answers in the dtype it
+is asked in.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from dom2_fast.errors import Dom2Error
 
 TRAIN_T_MIN = 1e-5  # continuous training times are U(1e-5, 1), as in SfBC
 SAMPLE_T_END = 1e-3  # and sampling stops here (DPM-Solver's advice for 15 steps or fewer)
+DIFFUSION_PREDICTS = ("eps", "x0")  # what a network may return, the first by default
 BETA_MAX = 0.999  # no discrete step destroys more (Nichol & Dhariwal 2021)
 
 
@@ -31,6 +34,9 @@ class VPSchedule:
 
     continuous = True
     num_steps = None
+    predicts = DIFFUSION_PREDICTS
+    solver = "dpm1"  # by default
+    sample_end = SAMPLE_T_END
 
     def __post_init__(self):
         if not 0.0 < self.beta_min <= self.beta_max < math.inf:
@@ -57,6 +63,36 @@ class VPSchedule:
         return u.mul_(1.0 - TRAIN_T_MIN).add_(TRAIN_T_MIN)
 
 
+@dataclass(frozen=True)
+class FlowSchedule:
+    """Flow matching on straight lines: alpha_t = 1 - t, sigma_t = t, t in [0, 1].
+
+    Conditional optimal transport of Lipman et al. 2023 (arXiv 2210.02747), rectified flow of Liu et
+    al. 2023 (arXiv 2209.03003), both with time counted from the data to the noise here, as in all
+    schedules. A network learns the velocity dx_t / dt = v = eps - act, so act = x_t - t v; it has a
+    meaning at t = 1, where noise predictions have none. Sampled in one step, it is the one-step
+    policy of FQL and of OM2P.
+    """
+
+    continuous = True
+    num_steps = None
+    predicts = ("v", "x0")
+    solver = "euler"
+    sample_end = 0.0
+
+    def alpha_sigma(self, t: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """alpha_t and sigma_t, any shape."""
+        return 1.0 - t, t
+
+    def lambda_(self, t: torch.Tensor) -> torch.Tensor:
+        """Half the log signal-to-noise ratio, log(alpha_t / sigma_t): -inf at t = 1."""
+        return torch.log1p(-t) - torch.log(t)
+
+    def training_times(self, shape, generator=None, *, dtype=torch.float32, device=None):
+        """t ~ U[0, 1), of the shape asked for."""
+        return _uniform(shape, generator, dtype, device)
+
+
 class DiscreteSchedule:
     """K noise steps, index 0 (least noise) to K - 1; build it with `vp`, `linear` or `cosine`.
 
@@ -65,6 +101,8 @@ class DiscreteSchedule:
     """
 
     continuous = False
+    predicts = DIFFUSION_PREDICTS
+    solver = "dpm1"
 
     def __init__(self, betas, name: str = "custom"):
         betas = torch.as_tensor(betas, dtype=torch.float64, device="cpu")
@@ -155,22 +193,23 @@ def cosine(num_steps: int = 20, s: float = 0.008) -> DiscreteSchedule:
     return DiscreteSchedule((1.0 - f[1:] / f[:-1]).clamp(max=BETA_MAX), "cosine")
 
 
+_CONTINUOUS = {"vp-continuous": VPSchedule, "flow": FlowSchedule}
 _NAMED = {"vp": vp, "linear": linear, "cosine": cosine}
 
 
 def get(schedule, num_steps: int | None = None):
-    """A schedule from an object or from a name: `vp-continuous`, `vp`, `linear`, `cosine`.
+    """A schedule from an object or from a name: `vp-continuous`, `flow`, `vp`, `linear`, `cosine`.
 
     num_steps is K of a discrete one. Raises Dom2Error for an unknown name.
     """
     if hasattr(schedule, "alpha_sigma"):
         return schedule
-    if schedule == "vp-continuous":
-        return VPSchedule()
+    if isinstance(schedule, str) and schedule in _CONTINUOUS:
+        return _CONTINUOUS[schedule]()
     if isinstance(schedule, str) and schedule in _NAMED:
         return _NAMED[schedule]() if num_steps is None else _NAMED[schedule](num_steps)
     raise Dom2Error(
-        f"unknown schedule {schedule!r}; choose from {['vp-continuous', *_NAMED]} or give an object"
+        f"unknown schedule {schedule!r}; choose from {[*_CONTINUOUS, *_NAMED]} or give an object"
     )
 
 

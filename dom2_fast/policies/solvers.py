@@ -6,9 +6,9 @@ The loop that reads a table is `reference.denoise`, the same for every solver:
     x' = c_x x + c_x0 x0 + c_prev x0_previous + c_noise z
 
 Rows are (inv_alpha, sigma_over_alpha, c_x, c_x0, c_prev, c_noise, x0_low, x0_high), in float64.
-Below, s is the time of a step, t < s the time it leads to. A continuous schedule is walked on the
-uniform grid from 1 to 1e-3; a discrete one from step K - 1 (strided where fewer steps are asked
-for) to the clean action, alpha = 1 and sigma = 0.
+Below, s is the time of a step, t < s the time it leads to. The VP SDE is walked on the uniform grid
+from 1 to 1e-3; a discrete schedule from step K - 1 (strided where fewer steps are asked for), and a
+flow from 1, to the clean action, alpha = 1 and sigma = 0.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 import torch
 
 from dom2_fast.errors import Dom2Error
-from dom2_fast.policies.schedules import SAMPLE_T_END
+from dom2_fast.policies.schedules import DIFFUSION_PREDICTS, SAMPLE_T_END, FlowSchedule
 
 MAX_STEPS = 1000
 
@@ -29,6 +29,7 @@ _ALIASES = {
     "ddim": "ddim",
     "dpm1": "dpm1",
     "dpm++2m": "dpm++2m",
+    "euler": "euler",
     "ode_dpmsolver_1": "dpm1",
     "ode_dpmsolver++_1": "dpm1",  # order one: the noise and data forms are the same update
     "dpmsolver_1": "dpm1",
@@ -37,7 +38,7 @@ _ALIASES = {
     "dpmsolver++_2m": "dpm++2m",
     "dpmsolver++": "dpm++2m",
 }
-NAMES = ("ddpm", "ddim", "dpm1", "dpm++2m")
+NAMES = ("ddpm", "ddim", "dpm1", "dpm++2m", "euler")
 
 
 @dataclass(frozen=True)
@@ -83,25 +84,46 @@ def plan(
     schedule,
     steps: int,
     *,
-    predict: str = "eps",
+    predict: str | None = None,
     x0_low: float = -math.inf,
     x0_high: float = math.inf,
+    start: int = 0,
 ) -> SolverPlan:
     """The table of a solver.
 
     name: `ddpm` (ancestral; Ho et al. 2020, eq. 6-7), `ddim` (Song et al. 2021, eq. 12, eta = 0),
     `dpm1` (DPM-Solver-1, Lu et al. 2022, eq. 3.7), `dpm++2m` (Lu et al. 2023, algorithm 2), or an
-    alias.
+    alias. On a `FlowSchedule` `euler` (x' = x - (s - t) v, Lipman et al. 2023), which `ddim` and
+    `dpm1` are there, too, or `dpm++2m`.
     steps: 1 to 1000, for a discrete schedule at most its number of steps.
-    predict: what the network returns, "eps" or "x0". x0_low, x0_high: clip of the guesses x0.
-    Raises Dom2Error for an unknown name or steps out of range.
+    predict: what the network returns, see `prediction`. x0_low, x0_high: clip of the guesses x0.
+    start: walk from the time of this step on alone, as if nothing came before it: steps - start
+    rows.
+    Raises Dom2Error for an unknown name, one that the schedule hasn't got, or steps or start out of
+    range.
     """
     name = canonical(name)
-    if predict not in ("eps", "x0"):
-        raise Dom2Error(f"predict is 'eps' or 'x0', got {predict!r}")
+    predict = prediction(schedule, predict)
+    flow = isinstance(schedule, FlowSchedule)
+    if name == ("ddpm" if flow else "euler"):
+        raise Dom2Error(
+            "solver 'ddpm' draws noise, a flow has none: choose euler, ddim, dpm1 or dpm++2m"
+            if flow
+            else f"solver 'euler' is for schedule 'flow', not for {schedule}: dpm1 is the first "
+            f"order there"
+        )
     times, alpha, sigma = grid(schedule, steps)
+    if isinstance(start, bool) or not isinstance(start, int) or not 0 <= start < steps:
+        raise Dom2Error(
+            f"start is a step of the {steps}, from 0 (all of them) to {steps - 1} (the last "
+            f"alone), got {start!r}"
+        )
+    times, alpha, sigma, steps = times[start:], alpha[start:], sigma[start:], steps - start
     table = torch.zeros(steps, 8, dtype=torch.float64)
-    if predict == "eps":
+    if predict == "v":  # x_s = (1 - s) act + s eps and v = eps - act
+        table[:, 0] = 1.0
+        table[:, 1] = sigma[:-1]
+    elif predict == "eps":
         table[:, 0] = 1.0 / alpha[:-1]
         table[:, 1] = sigma[:-1] / alpha[:-1]
     else:  # x0 = 0 x + 1 out
@@ -112,12 +134,24 @@ def plan(
     return SolverPlan(name, table, times, steps, bool((table[:, 5] != 0.0).any()))
 
 
+def prediction(schedule, predict: str | None = None) -> str:
+    """What a network returns: "eps", the noise, or "x0", the action; in a flow "v" = eps - x0 or
+    "x0". None stands for the first of them; Dom2Error for another one.
+    """
+    accepted = getattr(schedule, "predicts", DIFFUSION_PREDICTS)
+    predict = accepted[0] if predict is None else predict
+    if predict not in accepted:
+        raise Dom2Error(f"predict is {' or '.join(map(repr, accepted))} here, got {predict!r}")
+    return predict
+
+
 def grid(schedule, steps: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """times [S] of the network calls, and alpha, sigma [S + 1] at them and at the end."""
     if isinstance(steps, bool) or not isinstance(steps, int) or not 1 <= steps <= MAX_STEPS:
         raise Dom2Error(f"steps is a whole number from 1 to {MAX_STEPS}, got {steps!r}")
     if schedule.continuous:
-        t = torch.linspace(1.0, SAMPLE_T_END, steps + 1, dtype=torch.float64)
+        end = getattr(schedule, "sample_end", SAMPLE_T_END)
+        t = torch.linspace(1.0, end, steps + 1, dtype=torch.float64)
         alpha, sigma = schedule.alpha_sigma(t)
         return t[:-1], alpha, sigma
     k = schedule.num_steps
@@ -136,7 +170,8 @@ def _first_order(alpha, sigma):
     """x_t = (sigma_t / sigma_s) x_s + (alpha_t - alpha_s sigma_t / sigma_s) x0, no noise.
 
     With x0 = (x_s - sigma_s eps) / alpha_s this is DPM-Solver-1,
-    x_t = (alpha_t / alpha_s) x_s - sigma_t (e^h - 1) eps, and DDIM.
+    x_t = (alpha_t / alpha_s) x_s - sigma_t (e^h - 1) eps, and DDIM. In a flow, x0 = x_s - s v, it
+    is the step of Euler, x_t = x_s - (s - t) v.
     """
     c = torch.zeros(len(alpha) - 1, 4, dtype=torch.float64)
     c[:, 0] = sigma[1:] / sigma[:-1]
@@ -183,4 +218,5 @@ _COEFFICIENTS = {
     "ddim": _first_order,
     "dpm1": _first_order,
     "dpm++2m": _dpmpp_2m,
+    "euler": _first_order,
 }

@@ -127,7 +127,7 @@ def _scores(runs: list[Run]) -> list[dict]:
             {
                 "index": index,
                 "name": run.name,
-                "step": (run.scores or {}).get("step"),
+                "step": run.results[setting].get("step", (run.scores or {}).get("step")),
                 "result": optional | run.results[setting],
                 "best": len(having) > 1 and run.results[setting]["mean"] == best,
             }

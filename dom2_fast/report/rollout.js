@@ -8,7 +8,7 @@
   const slider = document.getElementById("rollout-step");
   const readout = document.getElementById("rollout-readout");
   const last = Math.max(...scenes.map((scene) => scene.states.length - 1));
-  const STEPS_PER_SECOND = 6;
+  const STEPS_PER_SECOND = Math.max(6, last / 50); // a long episode takes no more than 50 s
   const HOLD = 1.2; // seconds to rest at the end before starting again
   const TRAIL = 7;
   let time = 0;
@@ -44,6 +44,15 @@
     pen.strokeStyle = color("--grid");
     const [left, top] = place([-1, 1]);
     pen.strokeRect(left, top, 2 * scale, 2 * scale);
+
+    pen.strokeStyle = color("--ink");
+    pen.lineWidth = 3;
+    for (const [from, to] of scene.links) {
+      pen.beginPath();
+      pen.moveTo(...place(position(scene, from, at)));
+      pen.lineTo(...place(position(scene, to, at)));
+      pen.stroke();
+    }
 
     scene.entities.forEach((entity, index) => {
       const ink = color(entity.color);

@@ -73,8 +73,20 @@ def scene(run: Run) -> dict:
         "caption": _legend(kinds),
         "reach": round(min(max(furthest, 1.1), 2.5), 3),
         "entities": entities,
+        "links": _links(run, len(kinds)),
         "states": np.round(states[..., :2], 4).tolist(),
     }
+
+
+def _links(run: Run, count: int) -> list[list[int]]:
+    """Pairs of entities that a line joins, where the recording has any."""
+    links = np.asarray(run.rollout.get("links", np.zeros((0, 2), dtype=np.int64)))
+    fits = links.ndim == 2 and links.shape[1] == 2 and links.dtype.kind in "iu"
+    if not fits or (links.size and not 0 <= links.min() <= links.max() < count):
+        raise Dom2Error(
+            f"{run.path / 'rollout.npz'}: links must be pairs [n, 2] of entities 0 to {count - 1}"
+        )
+    return links.tolist()
 
 
 def _label(kinds: list[str], index: int) -> str:

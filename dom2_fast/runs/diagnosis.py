@@ -11,9 +11,9 @@ import torch
 
 from dom2_fast import algos, checkpoint, envs
 from dom2_fast.algos.critics import discount
-from dom2_fast.data.trajectories import TrajectoryDataset
 from dom2_fast.errors import Dom2Error, whole_number
 from dom2_fast.runs import evaluation
+from dom2_fast.runs.run_config import load_data
 
 SPREAD = 8  # samples per observation that the spread of actions is taken from
 
@@ -33,8 +33,9 @@ def diagnose_run(
     where = data or state.get("run", {}).get("data_path")
     if where is None:
         raise Dom2Error(f"the checkpoint in {run} doesn't say what data it learnt from: give data")
-    length = state.get("run", {}).get("episode_length")
-    agents = algos.algorithm(state["algo"]).from_state(state, TrajectoryDataset.load(where, length))
+    origin = state.get("run", {})
+    learnt_from = load_data(where, origin.get("episode_length"), origin.get("subset", {}))
+    agents = algos.algorithm(state["algo"]).from_state(state, learnt_from)
     return diagnose(agents, episodes=episodes, seed=seed, **options)
 
 

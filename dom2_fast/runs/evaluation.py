@@ -55,7 +55,8 @@ def evaluate(
         shift: one of the environment's shifts, or None.
         seed: of the starts and of the policies' noise; keep the default to compare policies.
         record: also return the first episode, where the environment has a `recording()`.
-        num_envs: None: `BATCH`, or `envs.ADAPTED` where the environment comes one copy at a time.
+        num_envs: None: what the environment was registered with (`most`), else `BATCH`, or
+            `envs.ADAPTED` where it comes one copy at a time.
             The particle tasks take up to 4 kB per copy, so that BATCH of them take 60 MB, beside
             what the policies need.
         options: of the shift (such as `v_min`) and of the environment (such as `prey`).
@@ -72,7 +73,7 @@ def evaluate(
     for name, value, least in (("episodes", episodes, 1), ("seed", seed, 0)):
         whole_number(name, value, least)
     if num_envs is None:
-        num_envs = BATCH if spec.batched else envs.ADAPTED
+        num_envs = spec.most or (BATCH if spec.batched else envs.ADAPTED)
     whole_number("num_envs", num_envs, 1)
     chunks = math.ceil(episodes / num_envs)
     size = math.ceil(episodes / chunks)

@@ -8,21 +8,30 @@ ROLLOUT = "rollout.npz"
 
 SCORE = "eval/return"  # the key in metrics.jsonl of an evaluation on the way
 
-STANDARD, _SHIFTED = "standard", "shift_"
+STANDARD, _SHIFTED, _BEST = "standard", "shift_", "best_"
 
 
-def setting_name(shift: str | None) -> str:
-    """Key of a result in scores.json: "standard", or "shift_speed" for the shift "speed"."""
-    return STANDARD if shift is None else _SHIFTED + shift
+def setting_name(shift: str | None, checkpoint: str = "last") -> str:
+    """Key of a result in scores.json: "standard", or "shift_speed" for the shift "speed".
+
+    Those of the best checkpoint are "best_standard" and "best_shift_speed".
+    """
+    name = STANDARD if shift is None else _SHIFTED + shift
+    return _BEST + name if checkpoint == "best" else name
 
 
 def setting_title(name: str) -> str:
-    """The same for people: "standard", "speed shift"."""
+    """The same for people: "standard", "speed shift", "speed shift, best checkpoint"."""
+    if name.startswith(_BEST):
+        return setting_title(name.removeprefix(_BEST)) + ", best checkpoint"
     if not name.startswith(_SHIFTED):
         return name.replace("_", " ")
     return name.removeprefix(_SHIFTED).replace("_", " ") + " shift"
 
 
 def settings_in_order(names) -> list[str]:
-    """Keys of results as tables list them: standard first, then by name."""
-    return sorted(set(names), key=lambda name: (name != STANDARD, name))
+    """Keys of results as tables list them: standard first, by name; the best checkpoint's last."""
+    return sorted(
+        set(names),
+        key=lambda name: (name.startswith(_BEST), not name.endswith(STANDARD), name),
+    )

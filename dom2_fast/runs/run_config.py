@@ -15,6 +15,7 @@ from pathlib import Path
 from dom2_fast import algos
 from dom2_fast import config as configs
 from dom2_fast.config import setting
+from dom2_fast.data.trajectories import TrajectoryDataset
 from dom2_fast.errors import Dom2Error, whole_number
 from dom2_fast.runs.folder import CONFIG
 
@@ -38,6 +39,8 @@ class RunConfig:
     )
     steps: int = setting(2000, "updates in all, those before a resume included")
     episode_length: int | None = setting(None, "steps per episode, where the data doesn't say it")
+    fraction: float = setting(1.0, "share of the data's trajectories, in (0, 1], whole ones")
+    fraction_seed: int = setting(0, "which ones; a smaller share is part of a larger one")
     log_every: int = setting(50, "updates between log lines")
     save_every: int = setting(500, "updates between checkpoints")
     eval_every: int = setting(0, "updates between evaluations; 0: none")
@@ -49,6 +52,12 @@ class RunConfig:
         for name in ("steps", "log_every", "save_every", "eval_episodes"):
             whole_number(name, getattr(self, name))
         whole_number("eval_every", self.eval_every, least=0)
+        whole_number("fraction_seed", self.fraction_seed, least=0)
+        if not 0.0 < self.fraction <= 1.0:
+            raise Dom2Error(
+                f"fraction must be above 0 and at most 1, got {self.fraction!r}: 0.05 is 5 % of "
+                "the trajectories"
+            )
         if self.episode_length is not None:
             whole_number("episode_length", self.episode_length)
 
@@ -82,6 +91,23 @@ def make(options: Mapping) -> RunConfig:
         if name not in names():
             raise Dom2Error(configs.unknown_key(name, names(), "a run's options"))
     return RunConfig(**{name: value for name, value in options.items() if value is not None})
+
+
+def subset_of(run: RunConfig) -> dict:
+    """The options that say which trajectories are learnt from; {} for all of them."""
+    if run.fraction == 1.0:
+        return {}
+    return {"fraction": float(run.fraction), "fraction_seed": run.fraction_seed}
+
+
+def load_data(path, episode_length: int | None, subset: Mapping) -> TrajectoryDataset:
+    """The trajectories that a run learns from: all of a data set, or its `subset_of`.
+
+    Raises:
+        Dom2Error: see `TrajectoryDataset.load`.
+    """
+    data = TrajectoryDataset.load(path, episode_length)
+    return data.subset(subset["fraction"], seed=subset["fraction_seed"]) if subset else data
 
 
 def write(folder: Path, run: RunConfig, notes: Notes, config) -> None:

@@ -102,7 +102,6 @@ class RunLog:
             dynamic_ncols=True,
             smoothing=0.05,
         )
-        self._last: dict[str, float] = {}
         self._shown = [SCORE, *agents.metric_names]
         self._postfix: dict[str, str] = {}
 
@@ -128,7 +127,6 @@ class RunLog:
 
     def write(self, step: int, values: dict[str, float]) -> None:
         """One line, flushed, so that a killed run keeps it. NaN and inf are written as null."""
-        self._last = values
         clean = {k: v if math.isfinite(v) else None for k, v in values.items()}
         self._file.write(json.dumps({"step": step, **clean}) + "\n")
         self._file.flush()
@@ -138,10 +136,6 @@ class RunLog:
         shown = [name for name in self._shown if name in values or name in self._postfix]
         self._postfix |= {name: f"{values[name]:.3g}" for name in shown if name in values}
         self._bar.set_postfix({name: self._postfix[name] for name in shown[:SHOWN]})
-
-    def not_finite(self) -> str | None:
-        """Name of a number of the last line that is NaN or infinite."""
-        return next((k for k, v in self._last.items() if not math.isfinite(v)), None)
 
     def __enter__(self) -> RunLog:
         return self

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import numpy as np
 
+from dom2_fast import checkpoint as checkpoints
 from dom2_fast import envs
 from dom2_fast.errors import Dom2Error
 from dom2_fast.files import atomic_write
 from dom2_fast.runs import evaluation
 from dom2_fast.runs.acting import policies_of
-from dom2_fast.runs.folder import ROLLOUT, SCORES, setting_name
+from dom2_fast.runs.folder import ROLLOUT, SCORES, STANDARD, setting_name
 
 
 def evaluate_run(
@@ -22,28 +23,32 @@ def evaluate_run(
     env: str | Callable | None = None,
     episodes: int = 500,
     shift: str | None = None,
+    checkpoint: str = "last",
     num_envs: int | None = None,
     seed: int = evaluation.SEED,
     **options,
 ) -> dict:
-    """Evaluates a run's latest checkpoint and writes its scores.json and rollout.npz.
+    """Evaluates a run's last or best checkpoint and writes its scores.json and rollout.npz.
 
-    Results of other settings that are in scores.json already stay there. rollout.npz holds the
-    first episode of the standard setting (of the shifted one if that was evaluated first), where
-    the environment has a recording.
+    Results of other settings that are in scores.json already stay there; each says which
+    checkpoint it is of, and of which step. rollout.npz holds the first episode of the standard
+    setting (of what was evaluated first, until then), where the environment has a recording.
 
     Args:
         run: a run folder.
         env: a registered name, "module:function" or a function, see `evaluation.evaluate`; None:
             the run's own. A run of a registered environment isn't evaluated in another one.
+        checkpoint: "last", or "best": of all evaluations on the way, the one with the highest
+            return. It was chosen by the first episodes of the default seed's, so that another
+            `seed` gives what it scores on starts that had no part in the choice.
         episodes, shift, num_envs, seed: see `evaluation.evaluate`.
         options: of the environment and of its shift, such as `prey` and `v_min`.
     Returns: what is in scores.json then.
-    Raises: Dom2Error: no environment is known, or it is another than the run's; see
-        `checkpoint.load` and `evaluation.evaluate`.
+    Raises: Dom2Error: no environment is known, or it is another than the run's; the run keeps
+        no best checkpoint; see `checkpoint.load` and `evaluation.evaluate`.
     """
     folder = Path(run)
-    acting = policies_of(folder)
+    acting = policies_of(folder, checkpoint)
     spec = envs.resolve(_environment(folder, acting.env, env))
     result = evaluation.evaluate(
         acting.policies,
@@ -56,9 +61,12 @@ def evaluate_run(
         **options,
     )
     rollout = result.pop("rollout", None)
-    header = {"algo": acting.algo, "env": spec.name, "data": acting.data, "step": acting.step}
-    scores = save_scores(folder, header, {setting_name(shift): result})
-    if rollout is not None and (shift is None or not (folder / ROLLOUT).exists()):
+    name = setting_name(shift, checkpoint)
+    result |= {"checkpoint": checkpoint, "step": acting.step}
+    last = acting.step if checkpoint == "last" else checkpoints.load(folder)["step"]
+    header = {"algo": acting.algo, "env": spec.name, "data": acting.data, "step": last}
+    scores = save_scores(folder, header, {name: result})
+    if rollout is not None and (name == STANDARD or not (folder / ROLLOUT).exists()):
         save_rollout(folder, rollout)
     return scores
 
@@ -80,8 +88,9 @@ def save_scores(folder, header: dict, results: dict[str, dict]) -> dict:
     """Merges results into the folder's scores.json, atomically; gives what is in it then.
 
     Args:
-        header: `algo`, `env`, `data`, `step` of the evaluated run. Results of another step, data
-            set or environment that are in the file already are dropped: they are of other policies.
+        header: `algo`, `env`, `data`, `step` of the run. Results of another step, data set or
+            environment that are in the file already are dropped: they are of other policies. So
+            are those of the same `checkpoint` at another step.
         results: setting name -> statistics.
     Raises:
         Dom2Error: the file there can't be read; no space is left.
@@ -92,7 +101,7 @@ def save_scores(folder, header: dict, results: dict[str, dict]) -> dict:
         try:
             before = json.loads(path.read_text(encoding="utf-8"))
             if all(before.get(key) == value for key, value in header.items()):
-                kept = dict(before["results"])
+                kept = {k: r for k, r in before["results"].items() if not _outdated(r, results)}
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise Dom2Error(f"{path} can't be read ({error}): move it away") from error
     clean = {name: {k: v for k, v in r.items() if k != "rollout"} for name, r in results.items()}
@@ -101,6 +110,13 @@ def save_scores(folder, header: dict, results: dict[str, dict]) -> dict:
         json.dump(scores, file, indent=1)
         file.write("\n")
     return scores
+
+
+def _outdated(old: dict, results: dict[str, dict]) -> bool:
+    return any(
+        old.get("checkpoint") == new.get("checkpoint") and old.get("step") != new.get("step")
+        for new in results.values()
+    )
 
 
 def save_rollout(folder, rollout: dict) -> None:

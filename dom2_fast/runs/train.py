@@ -2,24 +2,25 @@
 
 A run folder holds `config.yaml` (every setting, the data's path and fingerprint), `metrics.jsonl`
 (one JSON object per log step), `tb/` (the same for TensorBoard) and `checkpoint.pt` (the latest
-state, replaced atomically). A run that was interrupted and resumed gives the same checkpoint and
+state, replaced atomically), and with evaluations on the way `best.pt` (the same of the highest
+return so far). A run that was interrupted and resumed gives the same checkpoint and
 the same metrics, bit for bit, as one that was not; only times differ.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 
 from dom2_fast import algos, checkpoint, envs
-from dom2_fast import config as configs
 from dom2_fast._version import __version__
 from dom2_fast.data.trajectories import TrajectoryDataset
 from dom2_fast.errors import Dom2Error
 from dom2_fast.files import explain_no_space, new_run_dir, refuse_used
-from dom2_fast.runs import run_config
+from dom2_fast.runs import resuming, run_config
 from dom2_fast.runs.folder import SCORE
 from dom2_fast.runs.run_config import RunConfig
 from dom2_fast.runs.runlog import Clock, Meter, RunLog
@@ -71,12 +72,13 @@ def train(
     out = Path(out)
     given = _given(run, steps, options)
     if resume:
-        saved = _open_run(out, config, given)
-        run = run_config.make(_own_options(out, saved) | given | {"algo": saved["algo"]})
-        data = TrajectoryDataset.load(run.data, run.episode_length)
+        saved = resuming.open_run(out, config, given)
+        run = run_config.make(resuming.own_options(out, saved) | given | {"algo": saved["algo"]})
+        resuming.check_subset(out, saved, run)
+        data = run_config.load_data(run.data, run.episode_length, run_config.subset_of(run))
         dims = _check_env(run, data)
-        _check_settings(out, saved, config, data)
-        agents, meter = _restored(out, saved, data, run)
+        resuming.check_settings(out, saved, config, data)
+        agents, meter = resuming.restored(out, saved, data, run)
     else:
         run = run_config.make(given)
         if config is not None:
@@ -84,7 +86,7 @@ def train(
         if run.data is None:
             raise Dom2Error("a new run needs a data set: give its path")
         refuse_used(out, resume_hint=True)  # before the data is read
-        data = TrajectoryDataset.load(run.data, run.episode_length)
+        data = run_config.load_data(run.data, run.episode_length, run_config.subset_of(run))
         dims = _check_env(run, data)
         cls = algos.algorithm(run.algo)
         agents = cls(cls.config_class() if config is None else config, data, env=run.env)
@@ -97,11 +99,15 @@ def train(
         "fingerprint": data.fingerprint(),
         "episode_length": run.episode_length,
     }
+    if subset := run_config.subset_of(run):
+        origin["subset"] = subset
 
-    def save() -> None:
+    def save(which: str = "last", **more) -> None:
         _check_finite(agents, out)
-        origin["meter"] = meter.state()
-        checkpoint.save(out / checkpoint.NAME, {**agents.state_dict(), "run": origin})
+        state = {**agents.state_dict(), "run": {**origin, "meter": meter.state(), **more}}
+        checkpoint.save(out / checkpoint.FILES[which], state)
+
+    best = resuming.best_return(out, saved) if resume and run.eval_every else -math.inf
 
     with explain_no_space(
         out,
@@ -114,7 +120,7 @@ def train(
         notes = _notes(agents, data, origin["fingerprint"])
         run_config.write(out, run, notes, agents.config)
         with StopSignal() as stop, RunLog(out, agents, run, progress, tensorboard) as log:
-            _loop(agents, run, meter, log, stop, save)
+            _loop(agents, run, meter, log, stop, save, best)
     return TrainResult(out, agents.step, run.steps, stop.received, agents)
 
 
@@ -135,65 +141,7 @@ def _given(run, steps: int | None, options: dict) -> dict:
     return {name: value for name, value in (given | options).items() if value is not None}
 
 
-def _open_run(out: Path, config, given: dict) -> dict:
-    """The checkpoint to go on from, checked against what was asked for."""
-    if not (out / checkpoint.NAME).exists():
-        raise Dom2Error(f"there is no run to resume in {out}: leave out --resume to start one")
-    algo = given.get("algo") if config is None else algos.of_config(config).name
-    saved = checkpoint.load(out, algo=algo, env=given.get("env"))
-    if "run" not in saved:
-        raise Dom2Error(f"{out / checkpoint.NAME} was saved outside a run: it can't be resumed")
-    return saved
-
-
-def _check_settings(out: Path, saved: dict, config, data: TrajectoryDataset) -> None:
-    """The settings asked for on resuming, if any, are the run's own."""
-    if config is None:
-        return
-    # A run of an earlier version lacks settings that have come since: it has their defaults.
-    own = configs.from_dict(type(config), saved["config"], str(out / checkpoint.NAME))
-    config = algos.of_config(config).settled(config, data.task or saved["env"], data.quality)
-    own, asked = configs.to_dict(own), configs.to_dict(config)
-    differ = [
-        f"{name} = {own[name]!r} (asked for: {value!r})"
-        for name, value in asked.items()
-        if own[name] != value
-    ]
-    if differ:
-        raise Dom2Error(
-            f"the run in {out} has other settings: {'; '.join(differ)}. "
-            "Resume it with its own, or start a new run in another folder"
-        )
-
-
-def _own_options(out: Path, saved: dict) -> dict:
-    """The options a run was started with: of its config.yaml, and of its checkpoint."""
-    told = {
-        "algo": saved["algo"],
-        "env": saved["env"],
-        "data": saved["run"]["data_path"],
-        "episode_length": saved["run"]["episode_length"],
-    }
-    return run_config.of_folder(out)[0] | told
-
-
-def _restored(out: Path, saved: dict, data: TrajectoryDataset, run: RunConfig):
-    """(agents, meter) as they were when the checkpoint was written."""
-    if data.fingerprint() != saved["run"]["fingerprint"]:
-        raise Dom2Error(
-            f"the data at {run.data} is not what the run in {out} was started with "
-            f"({saved['run']['data_path']}): give the same data set"
-        )
-    if run.steps < saved["step"]:
-        raise Dom2Error(
-            f"the run in {out} has done {saved['step']} steps already: --steps counts all, give "
-            f"at least {saved['step']}"
-        )
-    agents = algos.algorithm(saved["algo"]).from_state(saved, data)
-    return agents, Meter(saved["run"]["meter"])
-
-
-def _loop(agents, run: RunConfig, meter: Meter, log: RunLog, stop, save) -> None:
+def _loop(agents, run: RunConfig, meter: Meter, log: RunLog, stop, save, best: float) -> None:
     saved_at = agents.step
     clock = Clock(agents)
     while agents.step < run.steps and not stop.received:
@@ -201,16 +149,15 @@ def _loop(agents, run: RunConfig, meter: Meter, log: RunLog, stop, save) -> None
         step = agents.step
         log.advance()
         if step % run.log_every == 0:
-            log.write(step, {**meter.mean(), **clock.lap()})
+            log.write(step, {**_finite(meter, agents, saved_at), **clock.lap()})
             meter.reset()
-            if bad := log.not_finite():
-                raise Dom2Error(
-                    f"training diverged: {bad} is not finite at step {step}; {agents.advice}; "
-                    f"the checkpoint of step {saved_at} is intact"
-                )
         if run.eval_every and step % run.eval_every == 0:
             with clock.paused():
-                log.write(step, _evaluate(agents, run))
+                scores = _evaluate(agents, run)
+                log.write(step, scores)
+                if scores[SCORE] > best:
+                    best = scores[SCORE]
+                    save("best", **{SCORE: best})
         if step % run.save_every == 0 and step < run.steps:
             with clock.paused():
                 save()
@@ -219,7 +166,18 @@ def _loop(agents, run: RunConfig, meter: Meter, log: RunLog, stop, save) -> None
         save()
     if agents.step % run.log_every and meter.count:
         # Off schedule, so a resumed run drops this line again; the meter goes on.
-        log.write(agents.step, {**meter.mean(), **clock.lap()})
+        log.write(agents.step, {**_finite(meter, agents, saved_at), **clock.lap()})
+
+
+def _finite(meter: Meter, agents, saved_at: int) -> dict[str, float]:
+    """The metrics to log; raises Dom2Error instead where one isn't finite."""
+    means = meter.mean()
+    if bad := next((name for name, value in means.items() if not math.isfinite(value)), None):
+        raise Dom2Error(
+            f"training diverged: {bad} is not finite at step {agents.step}; {agents.advice}; "
+            f"the checkpoint of step {saved_at} is intact"
+        )
+    return means
 
 
 def _evaluate(agents, run: RunConfig) -> dict[str, float]:

@@ -87,29 +87,36 @@ def test_imitating_the_best_action_gathers_samples_around_it():
 
 
 @pytest.mark.parametrize(
-    "kind, rule, zeta",
+    "kind, rule, zeta, eta",
     [
-        ("random", "best", 0.0),
-        ("medium-replay", "best", 0.2),
-        ("random-medium", "best", 0.2),
-        ("medium", "chain", 0.2),
-        ("expert", "chain", 0.2),
-        (None, "chain", 0.2),
+        ("random", "best", 0.0, 1.0),
+        ("medium-replay", "chain", 0.2, 0.3),
+        ("random-medium", "best", 0.2, 1.0),
+        ("medium", "chain", 0.2, 1.0),
+        ("medium-expert", "chain", 0.2, 1.0),
+        ("expert", "chain", 0.2, 0.3),
+        (None, "chain", 0.2, 1.0),
     ],
 )
-def test_what_is_left_out_goes_by_the_kind_of_data(kind, rule, zeta):
+def test_what_is_left_out_goes_by_the_kind_of_data(kind, rule, zeta, eta):
     data = dataset(trajectories=6, meta={"quality": kind})
     config = DOM2(DOM2Config(weights="uniform", hidden=8), data).config
-    assert (config.q_action, config.zeta) == (rule, zeta)
+    assert (config.q_action, config.zeta, config.eta) == (rule, zeta, eta)
     for name, value in RECIPES[rule].items():
         assert getattr(config, name) == value
-    chosen = {"zeta": 0.7, "candidates": 2, "q_action": "one_step", "clip_x0": True}
+    chosen = {"zeta": 0.7, "eta": 0.0, "candidates": 2, "q_action": "one_step", "clip_x0": True}
     config = DOM2(DOM2Config(weights="uniform", hidden=8, **chosen), data).config
     assert {name: getattr(config, name) for name in chosen} == chosen
     assert config.actor_every == RECIPES["chain"]["actor_every"]
 
 
 def test_settings_that_are_given_are_checked_whatever_is_left_out():
-    for wrong in ({"candidates": 0}, {"zeta": -1.0}, {"q_action": "greedy"}, {"gamma": 2.0}):
+    for wrong in (
+        {"candidates": 0},
+        {"zeta": -1.0},
+        {"eta": -1.0},
+        {"q_action": "greedy"},
+        {"gamma": 2.0},
+    ):
         with pytest.raises(Dom2Error, match=next(iter(wrong))):
             DOM2Config(**wrong)

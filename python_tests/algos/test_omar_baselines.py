@@ -108,11 +108,12 @@ def test_search_finds_the_top_of_a_quadratic(elites):
     rate = lambda a: -200 * (a - top).square().sum(-1)  # noqa: E731
     c = OMARConfig(search_rounds=8, search_samples=20, elites=elites)
     own = torch.zeros(2, 16, 2)
-    best, q = search(rate, own, c, torch.Generator().manual_seed(0))
+    best, q = search(rate, own, rate(own), c, torch.Generator().manual_seed(0))
     torch.testing.assert_close(q, rate(best))
     assert (q >= rate(own)).all()
     assert float((best - top).norm(dim=-1).mean()) < 0.5 / (c.search_samples / 4) ** 0.5
-    same, _ = search(rate, top.expand(2, 16, 2), c, torch.Generator().manual_seed(0))
+    at_top = top.expand(2, 16, 2), rate(top.expand(2, 16, 2))
+    same, _ = search(rate, *at_top, c, torch.Generator().manual_seed(0))
     assert (rate(same) >= rate(top)).all()
 
 
@@ -140,7 +141,7 @@ def test_search_is_the_plain_one(elites):
     rate = lambda a: -3 * (a - top).square().sum(-1)  # noqa: E731
     c = OMARConfig(search_rounds=4, search_samples=7, elites=elites)
     own = torch.rand(2, 3, 2, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    best, _ = search(rate, own, c, torch.Generator().manual_seed(0))
+    best, _ = search(rate, own, rate(own), c, torch.Generator().manual_seed(0))
     g = torch.Generator().manual_seed(0)
     noise = [own.new_empty(2, 3, 7, 2).normal_(generator=g) for _ in range(c.search_rounds)]
     noise = torch.stack(noise, 2)  # [G, B, rounds, samples, A]

@@ -61,7 +61,7 @@ def test_actor_gradient_reaches_each_agents_own_actor_only_through_its_critic(jo
     obs, act = torch.randn(B, G * 18), torch.rand(B, G * 2) * 2 - 1
     captured = {}
     agent._descend = lambda loss, net, optim: captured.update(loss=loss)
-    value = agent._update_actor(obs, act)
+    value = agent._update_actor(obs, act, view=obs)
     expected = 0.0
     per_agent = obs.view(B, G, 18)
     mine = agent.actor(per_agent.transpose(0, 1)).tanh().transpose(0, 1)

@@ -228,6 +228,37 @@ def test_six_landmarks_collision_costs_15():
 
 
 @pytest.mark.parametrize("task", envs.TASKS)
+def test_stopped_shift_holds_one_agent_of_each_copy(task):
+    env, plain = envs.make(task, 300, seed=4, shift="stopped"), envs.make(task, 300, seed=4)
+    assert torch.equal(env.reset(), plain.reset())  # the starts are the standard ones
+    n = env.spec.agents - int(env.spec.prey)
+    first, start = env.stopped.clone(), env.state()
+    assert (first[:, :n].sum(dim=1) == 1).all() and not first[:, n:].any()
+    assert (first[:, :n].sum(dim=0) > 60).all()  # 100 each on average, sd 8
+    act = torch.ones(n, 300, 2)
+    for _ in range(25):
+        env.step(act)
+    moved = (env.state()[:, : env.spec.agents, :2] != start[:, : env.spec.agents, :2]).any(-1)
+    assert not moved[first].any() and moved[~first].all()
+    env.reset()
+    assert not torch.equal(env.stopped, first)
+    env.reset(seed=4)
+    assert torch.equal(env.stopped, first)
+    fixed = envs.make(task, 2, shift="stopped", agent=1)
+    fixed.reset()
+    assert fixed.stopped.nonzero().tolist() == [[0, 1], [1, 1]]
+
+
+def test_actions_of_others_have_gradients_beside_a_stopped_agent():
+    env = envs.make("simple_spread", 1, shift="stopped", agent=1, dtype=torch.float64)
+    env.reset()
+    act = torch.full((3, 1, 2), 0.5, dtype=torch.float64, requires_grad=True)
+    env.step(act)[1].sum().backward()
+    assert act.grad.isfinite().all() and act.grad[1].abs().max() == 0
+    assert act.grad[[0, 2]].abs().max() > 0
+
+
+@pytest.mark.parametrize("task", envs.TASKS)
 def test_speed_shift_caps_each_agent_anew(task):
     env = envs.make(task, 300, seed=0, shift="speed", v_min=0.2, prey="external")
     env.reset()
@@ -269,7 +300,7 @@ def test_physics_is_differentiable():
         (dict(name="simple_tagg"), "simple_spread, simple_tag, simple_world, spread_6_landmarks"),
         (dict(name="simple_spread", num_envs=0), "at least 1"),
         (dict(name="simple_spread", dtype=torch.int64), "floating"),
-        (dict(name="simple_spread", shift="wind"), "accepted: None, 'speed'$"),
+        (dict(name="simple_spread", shift="wind"), "accepted: None, 'speed', 'stopped'$"),
         (dict(name="simple_spread", shift="landmarks"), "spread_6_landmarks has it"),
         (dict(name="simple_spread", v_min=0.3), "shift='speed'"),
         (dict(name="simple_spread", shift="speed", v_min=0.0), "above 0"),
@@ -292,6 +323,9 @@ def test_wrong_settings_are_explained(kwargs, message):
         (dict(shift="wind"), "unknown shift 'wind'"),
         (dict(shift="landmarks"), "for spread_6_landmarks only"),
         (dict(v_min=0.3), "v_min belongs to shift='speed'"),
+        (dict(agent=0), "agent belongs to shift='stopped'"),
+        (dict(shift="stopped", agent=3), "agent must be from 0 to 2 for simple_spread"),
+        (dict(shift="stopped", agent=1.0), "agent must be a whole number"),
         (dict(removed_landmarks=(1,)), "removed_landmarks belongs to shift='landmarks'"),
     ],
 )

@@ -212,7 +212,7 @@ def test_native_refuses_what_it_cannot_run():
     ("make", "message"),
     [
         (lambda: policy(backend="cuda"), "unknown backend 'cuda'"),
-        (lambda: policy(solver="euler"), "unknown solver"),
+        (lambda: policy(solver="heun"), "unknown solver"),
         (lambda: policy(schedule="sigmoid"), "unknown schedule"),
         (lambda: policy(steps=0), "from 1 to 1000, got 0"),
         (lambda: policy(schedule=schedules.vp(5), steps=6), "6 steps asked"),

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import math
 import os
 import signal
 import subprocess
@@ -146,7 +147,7 @@ def test_what_a_run_folder_holds(data, tmp_path):
     )
     assert (result.step, result.interrupted) == (6, False)
     held = {p.name for p in (tmp_path / "run").iterdir()}
-    assert held == {"config.yaml", "metrics.jsonl", "tb", "checkpoint.pt"}
+    assert held == {"config.yaml", "metrics.jsonl", "tb", "checkpoint.pt", "best.pt"}
     settings = configs.load(tmp_path / "run" / "config.yaml")
     assert (settings["algo"], settings["env"], settings["steps"]) == ("dom2", "simple_spread", 6)
     assert settings["data"] == str(data)
@@ -332,6 +333,9 @@ def test_diverging_losses_stop_the_run(data, tmp_path):
     with pytest.raises(Dom2Error, match=r"diverged: .* not finite at step .*checkpoint"):
         train.train(config, data, tmp_path / "run", 50, **QUIET, log_every=1, save_every=100)
     assert checkpoint.load(tmp_path / "run")["step"] == 0
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    for line in map(json.loads, lines):  # what isn't finite is in the message, not in the log
+        assert all(isinstance(v, (int, float)) and math.isfinite(v) for v in line.values())
 
 
 def test_faithful_settings_bring_their_number_of_updates(data, tmp_path, monkeypatch):

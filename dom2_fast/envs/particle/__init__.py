@@ -18,7 +18,8 @@ def register_all() -> None:
     for name, task in TASKS.items():
         v_min = (task.v_min, "each agent's maximal speed is drawn from U(v_min, 1)")
         removed = (REMOVED, "landmarks that stay visible and give no reward")
-        shifts = {"speed": {"v_min": v_min}}
+        stopped = (None, "index of the agent that can't move; None: drawn at each reset")
+        shifts = {"speed": {"v_min": v_min}, "stopped": {"agent": stopped}}
         if name == "spread_6_landmarks":
             shifts["landmarks"] = {"removed_landmarks": removed}
         registry.register(

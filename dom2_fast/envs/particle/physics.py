@@ -18,7 +18,7 @@ DT = 0.1
 DAMPING = 0.25
 CONTACT_FORCE = 100.0
 CONTACT_MARGIN = 1e-3
-SHIFTS = (None, "speed", "landmarks")
+SHIFTS = (None, "speed", "stopped", "landmarks")
 REMOVED = (0, 2, 4)  # by the shift "landmarks": every second one
 
 
@@ -34,9 +34,11 @@ class ParticleEnv:
             of a network in OMAR's format (`.pt` or `.npz`), or "external" (the caller, as the last
             agent). Tasks without a prey accept "bundled" and "external" alike.
         shift: None; "speed" (each agent's maximal speed ~ U(v_min, 1), drawn at each reset; a prey
-            keeps its own); "landmarks" (spread_6_landmarks only: some landmarks stay visible but
-            give no reward).
+            keeps its own); "stopped" (one agent stays where it starts); "landmarks"
+            (spread_6_landmarks only: some landmarks stay visible but give no reward).
         v_min: for shift "speed", in (0, 1]; the task's default is in `tasks.py`.
+        agent: for shift "stopped": who, counted among the agents without the prey; None: drawn
+            for each copy at each reset.
         removed_landmarks: for shift "landmarks"; by default `REMOVED`.
         device: where the tensors live. Starts are drawn on the CPU, so they don't depend on it.
 
@@ -64,11 +66,12 @@ class ParticleEnv:
         prey: str = "bundled",
         shift: str | None = None,
         v_min: float | None = None,
+        agent: int | None = None,
         removed_landmarks: tuple[int, ...] | None = None,
         device: str | torch.device = "cpu",
     ):
         self.spec = tasks.get(task)
-        _check_settings(self.spec, num_envs, dtype, shift, v_min, removed_landmarks)
+        _check_settings(self.spec, num_envs, dtype, shift, v_min, agent, removed_landmarks)
         self.task = task
         self.num_envs = num_envs
         self.dtype = dtype
@@ -77,6 +80,8 @@ class ParticleEnv:
         self.v_min = (
             (self.spec.v_min if v_min is None else float(v_min)) if shift == "speed" else None
         )
+        self.agent = agent
+        self.stopped = None  # [E, all agents], bool, under the shift "stopped"
         self.prey = PreyPolicy.open(self.spec, prey, dtype, self.device)
         self.num_agents = self.spec.agents - int(self.prey is not None)
         self.agent_names = self.spec.agent_names[: self.num_agents]
@@ -150,6 +155,8 @@ class ParticleEnv:
             pos, vel = state[..., :2].clone(), state[:, : spec.agents, 2:].clone()
         if self.shift == "speed":
             self.max_speed = self._draw_speeds()
+        if self.shift == "stopped":
+            self.stopped = self._draw_stopped()
         self.steps = 0
         self._observe(pos, vel)
         return self._driven()
@@ -162,6 +169,15 @@ class ParticleEnv:
         if self.spec.prey:
             speed[:, -1] = self._cap[-1]
         return speed
+
+    def _draw_stopped(self) -> Tensor:
+        """Shift "stopped": [E, agents], True for one agent of each copy, never for a prey."""
+        n = self.spec.agents
+        who = torch.full((self.num_envs,), -1 if self.agent is None else self.agent)
+        if self.agent is None:
+            choices = n - int(self.spec.prey)
+            who = torch.randint(choices, (self.num_envs,), generator=self._generator)
+        return (who[:, None] == torch.arange(n)).to(self.device)
 
     def step(self, actions: Tensor) -> tuple[Tensor | list[Tensor], Tensor, Tensor]:
         """Advance by one step of 0.1 time units.
@@ -180,6 +196,8 @@ class ParticleEnv:
         if self.max_speed is not None:
             speed = vel.square().sum(dim=-1).clamp(min=self._tiny).sqrt()
             vel = vel * (self.max_speed / speed).clamp(max=1)[..., None]
+        if self.stopped is not None:
+            vel = vel.masked_fill(self.stopped[..., None], 0.0)
         # OMAR moves with the new velocity; stock mpe2 moves first, which halves tag's returns.
         n = self.spec.agents
         pos = torch.cat([self._pos[:, :n] + vel * DT, self._pos[:, n:]], dim=1)
@@ -257,16 +275,23 @@ class ParticleEnv:
         }
 
 
-def _check_settings(spec, num_envs, dtype, shift, v_min, removed) -> None:
+def _check_settings(spec, num_envs, dtype, shift, v_min, agent, removed) -> None:
     whole_number("num_envs", num_envs, 1)
     if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
         raise Dom2Error(f"dtype must be a floating-point torch dtype, got {dtype!r}")
     if shift not in SHIFTS:
-        raise Dom2Error(f"unknown shift {shift!r}; choose one of: None, 'speed', 'landmarks'")
+        raise Dom2Error(f"unknown shift {shift!r}; choose one of: {', '.join(map(repr, SHIFTS))}")
     if v_min is not None and shift != "speed":
         raise Dom2Error(f"v_min belongs to shift='speed', but shift is {shift!r}")
     if v_min is not None and not 0 < v_min <= 1:
         raise Dom2Error(f"v_min must be above 0 and at most 1, got {v_min!r}")
+    if agent is not None:
+        if shift != "stopped":
+            raise Dom2Error(f"agent belongs to shift='stopped', but shift is {shift!r}")
+        whole_number("agent", agent, 0)
+        last = spec.agents - 1 - int(spec.prey)
+        if agent > last:
+            raise Dom2Error(f"agent must be from 0 to {last} for {spec.name}, got {agent}")
     if removed is not None and shift != "landmarks":
         raise Dom2Error(f"removed_landmarks belongs to shift='landmarks', but shift is {shift!r}")
     if shift == "landmarks":
