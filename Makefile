@@ -11,7 +11,7 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check
 # A change of these needs a build.
 SOURCES := setup.py CMakeLists.txt pyproject.toml constraints.txt $(shell find csrc -type f 2>/dev/null)
 
-.PHONY: help setup demo test test-slow coverage simt test-simt cuda-gates mutation gpu-check lint format bench clean distclean
+.PHONY: help setup demo test test-slow study-smoke coverage simt test-simt cuda-gates mutation gpu-check lint format bench clean distclean
 .DELETE_ON_ERROR:
 
 help:
@@ -71,6 +71,12 @@ test: $(VENV)/.built simt
 # What takes a minute or more: the changes of CONTRIBUTING.md that need a compiler.
 test-slow: $(VENV)/.built
 	$(BIN)/python -m pytest -m slow
+
+# A small study from its file to its table; a minute or two.
+study-smoke: $(VENV)/.built
+	rm -rf build/study-smoke
+	$(BIN)/python -m dom2_fast.cli.main study run studies/smoke.yaml --out build/study-smoke --quiet
+	$(BIN)/python -m dom2_fast.cli.main study status build/study-smoke
 
 # Lines and branches that the tests reach, in Python and in the kernels; half an hour.
 coverage: $(VENV)/.built simt
