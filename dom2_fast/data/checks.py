@@ -142,6 +142,26 @@ def too_short(arrays: dict[str, list[np.ndarray]], first: np.ndarray, task: str)
         )
 
 
+def pieces(arrays: dict[str, list[np.ndarray]], first: np.ndarray, task: str, known: int) -> None:
+    """Episodes of a task of known length must not be pieces of them that follow each other.
+
+    The converse of `too_short`, for lengths that were given or are in the file.
+    """
+    lengths = np.diff(first)
+    cut = first[1:-1][(lengths < known)[:-1]]
+    if lengths.max() >= known or not len(cut):
+        return
+    after, follow = arrays["next_obs"][0][cut - 1], arrays["obs"][0][cut]
+    goes_on = (after != arrays["obs"][0][cut - 1]).any(1) & (after == follow).all(1)
+    if goes_on.sum() * 2 > len(cut):
+        raise Dom2Error(
+            f"episodes of {task} have {known} steps, these are pieces of at most {lengths.max()}: "
+            f"at {goes_on.sum()} of {len(cut)} ends the data goes on (next_obs is the following "
+            f"obs). Give episode_length={known} (--episode-length {known}), or remove the file's "
+            "own lengths"
+        )
+
+
 def values(arrays: dict[str, list[np.ndarray]], first: np.ndarray, check_next_obs: bool) -> None:
     """Finite everywhere, actions in [-1, 1], next_obs equal to the following obs in an episode."""
     rows, boundary = int(first[-1]), _boundary(first)

@@ -127,6 +127,9 @@ class TrajectoryDataset:
         checks.breaks(starts, contents.breaks)
         if by_name and "next_obs" in arrays:
             checks.too_short(arrays, starts, task)
+        known = known_tasks.episode_length(_task(meta, path))
+        if known is not None and not by_name and "next_obs" in arrays:
+            checks.pieces(arrays, starts, _task(meta, path), known)
         if "next_obs" not in arrays:
             arrays["next_obs"] = [_following(obs, starts) for obs in arrays["obs"]]
             meta = {**meta, "next_obs_at_ends": "repeats the last obs"}

@@ -31,6 +31,12 @@ def _make(
     return MujocoEnv(name, num_envs, seed, threads, dtype, shift, joint)
 
 
+def _parallel_env(name: str, **options):
+    from dom2_fast.envs.mujoco.pettingzoo_face import parallel_env
+
+    return parallel_env(name, **options)
+
+
 def register_all() -> None:
     """Make the tasks known to the registry."""
     for name, scenario in SCENARIOS.items():
@@ -40,5 +46,6 @@ def register_all() -> None:
             normalisation=scenario.normalisation,
             shifts=SHIFTS,
             most=MOST,
+            parallel_env=partial(_parallel_env, name),
             episode_length=EPISODE_LENGTH if scenario.healthy is None else None,
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from importlib import metadata
 from pathlib import Path
 from xml.etree import ElementTree
@@ -17,7 +18,7 @@ def need_mujoco(name: str):
     """The package mujoco.
 
     Raises:
-        Dom2Error: it isn't there, or its version is none that the tasks are tested with.
+        Dom2Error: it isn't there, can't be imported, or is of a version that isn't supported.
     """
     try:
         version = metadata.version("mujoco")
@@ -29,8 +30,13 @@ def need_mujoco(name: str):
             f"{name} works with mujoco >= {'.'.join(map(str, LEAST))}, < "
             f"{'.'.join(map(str, BELOW))}, found {version}: {INSTALL}"
         )
-    import mujoco
-
+    try:
+        import mujoco
+    except Exception as error:  # such as what PyOpenGL raises where there is no OSMesa
+        raise Dom2Error(
+            f"importing mujoco {version} failed: {type(error).__name__}: {error}. Where MUJOCO_GL "
+            f"is set (it is {os.environ.get('MUJOCO_GL')!r}), unset it; else {INSTALL}"
+        ) from error
     return mujoco
 
 

@@ -200,6 +200,16 @@ class MujocoEnv:
         """Return [E] of the team from each agent's summed rewards [G, E], all the same."""
         return reward_sums.mean(dim=0)
 
+    @property
+    def fps(self) -> int:
+        """Steps per simulated second."""
+        return round(1 / self._dt)
+
+    def motion(self, copy: int) -> tuple[np.ndarray, np.ndarray]:
+        """A copy's positions [nq] and velocities [nv]."""
+        qpos, qvel = self._motion()
+        return qpos[copy].copy(), qvel[copy].copy()
+
     def about(self) -> dict:
         """The version of MuJoCo: motion differs between versions."""
         return {"mujoco": self._mujoco.__version__}
