@@ -61,12 +61,13 @@ def _do(home: StudyFolder, study: Study, cell: Cell) -> bool:
     else:
         _check_data(run, options, data)
     options = matching_options(run, cell)
-    for play in missing_plays(run, study, cell, options, read_scores(run)):
+    for play, which in missing_plays(run, study, cell, options, read_scores(run)):
         evaluate_run(
             run,
             episodes=study.evaluate.episodes,
             seed=study.evaluate.seed,
             shift=play.shift,
+            checkpoint=which,
             **play.options,
         )
     _record(run, time.perf_counter() - begin)
