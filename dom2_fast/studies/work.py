@@ -59,7 +59,7 @@ def _do(home: StudyFolder, study: Study, cell: Cell) -> bool:
             _record(run, time.perf_counter() - begin)
             return False
     else:
-        _check_data(run, options, data)
+        _check_data(run, cell, options, data)
     options = matching_options(run, cell)
     for play, which in missing_plays(run, study, cell, options, read_scores(run)):
         evaluate_run(
@@ -150,8 +150,10 @@ def _check_made(path: Path, data: TrajectoryDataset, study: Study, cell: Cell) -
         )
 
 
-def _check_data(run: Path, options: dict[str, Any], data: Path) -> None:
+def _check_data(run: Path, cell: Cell, options: dict[str, Any], data: Path) -> None:
     """A run that was trained before is of the study's data set."""
+    if cell.fraction != 1:
+        return  # its fingerprint is of the trajectories that it saw
     about = read_about(data) or {}
     if options.get("fingerprint") not in (None, about.get("fingerprint")):
         raise Dom2Error(
