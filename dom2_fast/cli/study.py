@@ -1,4 +1,4 @@
-"""`dom2-fast study run | status | report | cell`: a grid of runs from one YAML file."""
+"""`dom2-fast study run | status | cell`: a grid of runs from one YAML file."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from argparse import SUPPRESS
 from dom2_fast import config as configs
 from dom2_fast.cli.options import add_threads, use_threads
 
-ABOUT = "Run a grid of runs from one YAML file, and make tables and a page of it."
+ABOUT = "Run a grid of runs from one YAML file, and make one table of them."
 
 _ACTIONS = {
     "run": "Do what is left of a study; what is done already stays.",
@@ -25,16 +25,6 @@ def add_options(parser, argv: list[str]) -> None:
             add("file", type=str, help="the study's YAML file, see docs/studies.md")
             add("--out", type=str, required=True, help="its folder: new, or one to go on with")
             add("--jobs", type=int, default=SUPPRESS, help="workers (default: one per core)")
-            add(
-                "--ray",
-                type=str,
-                nargs="?",
-                const="local",
-                default=SUPPRESS,
-                metavar="ADDRESS",
-                help="run on a Ray cluster, such as auto or ray://HOST:10001; without an address "
-                "on a cluster of its own on this machine",
-            )
             add("--quiet", action="store_true", help="no progress bar")
         else:
             add("out", type=str, help="the study's folder")
@@ -54,10 +44,10 @@ def run(action: str, **options) -> int:
     return {"run": run_study, "status": status, "cell": cell}[action](**options[action])
 
 
-def run_study(file: str, out: str, quiet: bool, jobs: int | None = None, ray: str | None = None):
+def run_study(file: str, out: str, quiet: bool, jobs: int | None = None):
     from dom2_fast.studies import run
 
-    found, finished = run.run_study(file, out, jobs=jobs, ray=ray, progress=not quiet)
+    found, finished = run.run_study(file, out, jobs=jobs, progress=not quiet)
     print(_told(found))
     if not finished:
         print(f"stopped; go on: dom2-fast study run {file} --out {out}")
