@@ -1,14 +1,17 @@
-"""Schedulers of diffusers' kind (DPM-Solver multistep), by their documented attributes, as tables.
+"""Schedulers of diffusers' kind, DPM-Solver multistep, by their documented attributes, as tables.
 
-Read are `config`, `timesteps` and `sigmas` after `set_timesteps`; so every spacing of the times
-that a scheduler offers comes along. A copy is asked, the scheduler stays as it is.
+DDPM's and DDIM's are in `ancestral_scheduler`. Read are `config`, `timesteps` and `sigmas` after
+`set_timesteps`; so every spacing of the times that a scheduler offers comes along. A copy is asked,
+the scheduler stays as it is.
 """
 
 from __future__ import annotations
 
 import copy
+import functools
 import math
 
+from dom2_fast.accelerate import ancestral_scheduler
 from dom2_fast.accelerate.tables import Point, Rows, falls
 from dom2_fast.errors import Dom2Error
 from dom2_fast.policies import solvers
@@ -67,13 +70,23 @@ def plan_of(scheduler, steps: int | None = None, predict: str = "eps") -> solver
     predict other than "eps" must be what its prediction_type says. Raises Dom2Error with the
     reason for what can't be a table.
     """
-    _check(scheduler)
+    ancestral = ancestral_scheduler.is_ancestral(scheduler)
+    if not ancestral:
+        _check(scheduler)
+    elif _option(scheduler, "prediction_type", "epsilon") not in _PREDICT:
+        raise Dom2Error(
+            f"can't use the scheduler {type(scheduler).__name__}: its prediction_type is none of "
+            f"{list(_PREDICT)}"
+        )
     said = _PREDICT[_option(scheduler, "prediction_type", "epsilon")]
     if predict not in ("eps", said):
         raise Dom2Error(f"predict={predict!r}, but the scheduler's prediction_type means {said!r}")
     if steps is not None:
         scheduler = copy.deepcopy(scheduler)
         scheduler.set_timesteps(steps)
+    if ancestral:
+        option = functools.partial(_option, scheduler)
+        return ancestral_scheduler.plan_of(scheduler, option, said)
     times = [float(t) for t in scheduler.timesteps]
     ratios = [float(s) for s in scheduler.sigmas]
     if len(ratios) != len(times) + 1:
