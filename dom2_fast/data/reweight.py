@@ -43,6 +43,8 @@ PRESETS: dict[tuple[str, str], tuple[str, tuple[float, ...]]] = {
     ("spread_6_landmarks", "expert"): _REPLAY,
     ("spread_6_landmarks", "medium"): _REPLAY,
     ("spread_6_landmarks", "medium-replay"): _REPLAY,
+    ("xor", "expert"): ("uniform", ()),  # all episodes have the same return
+    ("xor", "random"): ("uniform", ()),
 }  # fmt: skip
 _TASKS = ("simple_spread", "simple_tag", "simple_world", "spread_6_landmarks", "HalfCheetah-v2")
 PRESETS |= {
