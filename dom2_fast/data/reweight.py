@@ -46,6 +46,8 @@ PRESETS: dict[tuple[str, str], tuple[str, tuple[float, ...]]] = {
     ("halfcheetah_2x3", "expert"): _REPLAY,
     ("halfcheetah_2x3", "medium"): _REPLAY,
     ("halfcheetah_2x3", "medium-replay"): _REPLAY,
+    ("xor", "expert"): ("uniform", ()),  # all episodes have the same return
+    ("xor", "random"): ("uniform", ()),
 }  # fmt: skip
 _TASKS = (
     *("simple_spread", "simple_tag", "simple_world", "spread_6_landmarks"),
