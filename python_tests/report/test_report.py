@@ -268,7 +268,7 @@ def test_scene_joins_what_the_recording_links(tmp_path):
     assert made["links"] == [[0, 1], [1, 2]] and made["caption"] == "1 torso, 2 joints"
     for wrong in ([[0, 3]], [[-1, 0]], [0, 1], [[0.5, 1.0]]):
         rollout["links"] = np.array(wrong)
-        with pytest.raises(Dom2Error, match="pairs .* of entities 0 to 2"):
+        with pytest.raises(Dom2Error, match=r"pairs .* of entities 0 to 2"):
             scene(run)
 
 

@@ -11,7 +11,8 @@ def recording(model, data) -> dict[str, np.ndarray]:
     """The moment as `Env.recording` wants it: a stick figure of the torso, joints and limbs' ends.
 
     x is relative to the torso, so that a runner stays in the picture; y is the height above the
-    floor, less the torso's height in the model. `links` [n, 2] says which points a line joins. Kinds: torso, joint and limb, its end.
+    floor, less the torso's height in the model. `links` [n, 2] says which points a line
+    joins. Kinds: torso, joint, and limb, the end of one.
     """
     points, links, kinds = [data.xpos[_TORSO]], [], ["torso"]
     at = {_TORSO: 0}  # body -> its point
