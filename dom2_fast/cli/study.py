@@ -1,4 +1,4 @@
-"""`dom2-fast study run | status | cell`: a grid of runs from one YAML file."""
+"""`dom2-fast study run | status | report | cell`: a grid of runs from one YAML file."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ ABOUT = "Run a grid of runs from one YAML file, and make one table of them."
 _ACTIONS = {
     "run": "Do what is left of a study; what is done already stays.",
     "status": "Say how many cells are done, running, waiting and failed.",
+    "report": "Write a study's tables, of the cells that are done.",
     "cell": "Do one cell: what a study's workers run.",
 }
 
@@ -28,6 +29,8 @@ def add_options(parser, argv: list[str]) -> None:
             add("--quiet", action="store_true", help="no progress bar")
         else:
             add("out", type=str, help="the study's folder")
+        if name == "report":
+            add("--markdown", type=str, help="page whose part between the study's markers is made")
         if name == "cell":
             add("name", type=str, help="of the cell, as its folder is called")
             add(
@@ -41,7 +44,8 @@ def add_options(parser, argv: list[str]) -> None:
 
 
 def run(action: str, **options) -> int:
-    return {"run": run_study, "status": status, "cell": cell}[action](**options[action])
+    actions = {"run": run_study, "status": status, "report": report, "cell": cell}
+    return actions[action](**options[action])
 
 
 def run_study(file: str, out: str, quiet: bool, jobs: int | None = None):
@@ -61,6 +65,13 @@ def status(out: str) -> int:
 
     study, found = run.status(out)
     print(f"{study.name}: {len(study.cells)} cells\n{_told(found)}")
+    return 0
+
+
+def report(out: str, markdown: str | None = None) -> int:
+    from dom2_fast.studies.report import PAGE, write_report
+
+    print(f"wrote {write_report(out, markdown) / PAGE}")
     return 0
 
 
