@@ -1,0 +1,166 @@
+"""A study's tables, from rows made by hand, and the report that holds them."""
+
+from __future__ import annotations
+
+import csv
+
+import pytest
+
+from dom2_fast.errors import Dom2Error
+from dom2_fast.studies import report
+from dom2_fast.studies.cell import Cell
+from dom2_fast.studies.tables import Scores, by_set, drops, last_and_best, over_sets, tables
+
+SETS = (("simple_spread", "expert"), ("simple_tag", "random"))
+SCORES = {  # method, data set -> normalised scores of seeds 1 and 2
+    ("dom2", SETS[0]): (100.0, 110.0),
+    ("bc", SETS[0]): (90.0, 105.0),
+    ("dom2", SETS[1]): (20.0, 30.0),
+    ("bc", SETS[1]): (40.0, 50.0),
+}
+CELLS = [Cell(*s, m, m, seed=n) for s in SETS for m in ("dom2", "bc") for n in (1, 2)]
+
+
+def rows(shifted: bool = True, best: bool = True, without=()) -> list[dict]:
+    made = []
+    for (method, (task, kind)), scores in SCORES.items():
+        for seed, score in enumerate(scores, 1):
+            if (method, kind, seed) in without:
+                continue
+            places = [("standard", "last", score)]
+            places += [("shift_speed", "last", score - 10)] if shifted else []
+            places += [("standard", "best", score + 1)] if best else []
+            for setting, checkpoint, value in places:
+                made.append(
+                    {
+                        "task": task,
+                        "kind": kind,
+                        "label": method,
+                        "reweight": "default",
+                        "fraction": 1.0,
+                        "seed": seed,
+                        "setting": setting,
+                        "checkpoint": checkpoint,
+                        "mean": 3 * value,
+                        "normalised": value,
+                        "train_seconds": 10.0 * seed,
+                    }
+                )
+    return made
+
+
+def test_scores_by_set_are_means_over_seeds_and_the_best_is_bold():
+    table = by_set(Scores(CELLS, rows()), "standard")
+    assert table.header == ["data", "dom2", "bc"]
+    assert table.rows == [
+        ["simple_spread expert", "**105.0 ± 7.1** (2)", "97.5 ± 10.6 (2)"],
+        ["simple_tag random", "25.0 ± 7.1 (2)", "**45.0 ± 7.1** (2)"],
+    ]
+
+
+def test_a_cell_that_is_not_done_is_shown_and_its_set_is_not_counted():
+    gone = {("bc", "random", 1), ("bc", "random", 2)}
+    scores = Scores(CELLS, rows(without=gone))
+    assert by_set(scores, "standard").rows[1] == ["simple_tag random", "**25.0 ± 7.1** (2)", "-"]
+    table = over_sets(scores, "standard")
+    assert "1 of 2 data sets" in table.note
+    assert [row[4] for row in table.rows] == ["1 of 1", "0 of 1"]
+
+
+def test_methods_over_all_sets():
+    table = over_sets(Scores(CELLS, rows()), "standard")
+    dom2, bc = table.rows
+    # Runs 20, 30, 100, 110: a quarter off at both ends leaves 30 and 100; of bc 50 and 90.
+    assert dom2[:2] == ["dom2", "65.0"] and bc[:2] == ["bc", "70.0"]
+    assert (dom2[3], bc[3]) == ("65.0", "71.2")
+    assert (dom2[4], bc[4]) == ("1 of 2", "1 of 2")
+    assert (dom2[5], bc[5]) == ("-", "0.38")  # (3 of 4 + 0 of 4) / 2
+    low, high = map(float, dom2[2].split(" to "))
+    assert low < 65 < high
+
+
+def test_one_seed_has_no_interval():
+    one = {(m, k, 2) for m in ("dom2", "bc") for k in ("expert", "random")}
+    table = over_sets(Scores(CELLS, rows(without=one)), "standard")
+    assert [row[2] for row in table.rows] == ["-", "-"]
+
+
+def test_what_a_shift_costs_and_last_against_best():
+    scores = Scores(CELLS, rows())
+    assert drops(scores).rows == [["dom2", "10.0"], ["bc", "10.0"]]
+    assert last_and_best(scores).rows == [["dom2", "65.0", "66.0"], ["bc", "71.2", "72.2"]]
+
+
+def test_only_tables_that_the_rows_have_something_for():
+    assert [t.slug for t in tables(CELLS, rows(shifted=False, best=False))] == [
+        "standard_by_set",
+        "standard_over_sets",
+        "seconds",
+    ]
+    assert tables(CELLS, []) == []
+
+
+class _Home:
+    def __init__(self, path):
+        self.path, self.report = path, path / "report"
+
+
+@pytest.fixture
+def study(tmp_path, monkeypatch):
+    """A study whose rows are those above, without any run."""
+
+    class Study:
+        name, cells = "particle", CELLS
+
+    class Found:
+        def __init__(self, home, study, states):
+            self.rows, self.write = rows(), lambda: None
+
+    class State:
+        word = report.DONE
+
+    monkeypatch.setattr(report, "StudyFolder", lambda out: _Home(tmp_path))
+    monkeypatch.setattr(_Home, "study", lambda self: Study, raising=False)
+    monkeypatch.setattr(report, "look", lambda home, study, cell: State)
+    monkeypatch.setattr(report, "Results", Found)
+    return tmp_path
+
+
+def test_a_report_has_every_table_as_csv_and_all_as_markdown(study):
+    folder = report.write_report(study)
+    text = (folder / "report.md").read_text()
+    assert "8 of 8 cells are done" in text and "| dom2 | 65.0 |" in text
+    with open(folder / "standard_by_set.csv", newline="") as file:
+        assert list(csv.reader(file))[2] == [
+            "simple_tag random",
+            "25.0 ± 7.1 (2)",
+            "**45.0 ± 7.1** (2)",
+        ]
+
+
+def test_a_page_gets_the_tables_between_its_markers(study):
+    page = study / "page.md"
+    page.write_text("before\n<!-- study particle -->\nold\n<!-- /study particle -->\nafter\n")
+    for _ in range(2):  # the second time changes nothing
+        report.write_report(study, page)
+        text = page.read_text()
+        assert text.startswith("before\n<!-- study particle -->\n")
+        assert text.endswith("<!-- /study particle -->\nafter\n")
+        assert "old" not in text and text.count("What a shift costs") == 1
+
+
+@pytest.mark.parametrize(
+    "text", ["none", "<!-- /study particle --> <!-- study particle -->", "<!-- study particle -->"]
+)
+def test_a_page_without_markers_is_refused_before_anything_is_written(study, text):
+    page = study / "page.md"
+    page.write_text(text)
+    with pytest.raises(Dom2Error, match="must have the lines"):
+        report.write_report(study, page)
+    assert page.read_text() == text and not (study / "report").exists()
+
+
+def test_a_study_without_a_done_cell_has_no_report(study, monkeypatch):
+    monkeypatch.setattr(report, "look", lambda *_: type("S", (), {"word": "waiting"}))
+    with pytest.raises(Dom2Error, match="no cell"):
+        report.write_report(study)
