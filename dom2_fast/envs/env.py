@@ -30,6 +30,7 @@ class Env(Protocol):
             values, which go into the results of an evaluation.
         terminal: [E] bool, of the copies that are done: which ended in a terminal state, rather
             than by a time limit. Without it, whoever is done before `episode_length` is terminal.
+        contacts() -> [E]: how many pairs of the driven agents touch at present, for a diagnosis.
         agent_names: list of G names; close(): frees what it holds.
 
     Attributes:

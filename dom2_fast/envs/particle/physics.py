@@ -262,6 +262,13 @@ class ParticleEnv:
         """Scores [E] of episodes from summed rewards [G, E]; see `tasks.score`."""
         return tasks.score(self.spec, reward_sums)
 
+    def contacts(self) -> Tensor:
+        """How many pairs of the driven agents touch at present, [E]."""
+        if self._pos is None:
+            raise Dom2Error(f"{self.task}: call reset() before contacts()")
+        group = self.num_agents
+        return self._view.hit[:, :group, :group].sum((1, 2)) // 2
+
     def about(self) -> dict:
         """What a table of scores has to say besides: the prey and its strength, if there is one."""
         return {} if self.prey is None else self.prey.about()
