@@ -40,4 +40,8 @@ def run(run: str, threads: int | None = None, **arguments) -> int:
     rows = [[title, *(f"{v:.2f}" for v in found[name])] for name, title in _ROWS.items()]
     print(tables.table(["", *(f"agent {i}" for i in range(agents))], rows))
     print(f"raw score of all together: {found['together']:.1f} ({found['episodes']} episodes)")
+    if "greedy" in found:
+        print(f"raw score of the best actions on a grid, by Q1: {found['greedy']:.1f}")
+    if "hits" in found:
+        print(f"pairs of agents in contact per step: {found['hits']:.2f}")
     return 0

@@ -33,6 +33,7 @@ class Env(Protocol):
         solution() -> (label [E] int, solved [E] bool): which of the task's several solutions each
             copy is at now, and whether it is one, for `runs.solutions`; `Dom2Error` where there
             are none.
+        contacts() -> [E]: how many pairs of the driven agents touch at present, for a diagnosis.
         agent_names: list of G names; close(): frees what it holds.
 
     Attributes:

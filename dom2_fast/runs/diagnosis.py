@@ -15,6 +15,8 @@ from dom2_fast.errors import Dom2Error, whole_number
 from dom2_fast.runs import evaluation
 from dom2_fast.runs.run_config import load_data
 
+GRID = 7  # values of each action component that the critics are asked about
+GRID_MOST = 400  # actions on that grid; wider actions aren't asked for
 SPREAD = 8  # samples per observation that the spread of actions is taken from
 
 
@@ -54,7 +56,10 @@ def diagnose(agents, *, episodes: int = 500, seed: int = evaluation.SEED, **opti
         the time limit cut them), `correlation` (of both over episodes), `td_data` and `td_played`
         (root mean square of Q1 - y on the data and on the played steps), `spread` (deviation of an
         observation's sampled actions), `edge` (share of played action components at a bound),
-        `alone` (its raw return among uniform agents); and `together`, the raw score of all.
+        `alone` (its raw return among uniform agents); and of all: `together`, their raw score;
+        `greedy`, the raw score of acting by the best of a grid of actions by Q1 (7 values of each
+        component, so 49 of a plane), where that takes 400 actions at most; `hits`, pairs of agents
+        in contact per step, where the environment counts them (`contacts`).
     Raises:
         Dom2Error: agents without critics or without an environment; an unknown option;
             episodes that end before their time limit.
@@ -72,7 +77,11 @@ def diagnose(agents, *, episodes: int = 500, seed: int = evaluation.SEED, **opti
     world = spec.make(episodes, seed=seed, **options)
     policies = agents.policies
     generator = torch.Generator().manual_seed(seed)
-    steps = list(envs.play(world, lambda obs: policies.act(obs, generator=generator), seed))
+    steps, contacts = [], []
+    for step in envs.play(world, lambda obs: policies.act(obs, generator=generator), seed):
+        steps.append(step)
+        if hasattr(world, "contacts"):
+            contacts.append(world.contacts())
     if not torch.stack([step.alive for step in steps]).all():
         raise Dom2Error(
             f"episodes of {agents.env} end before their time limit; only those that don't can be "
@@ -81,6 +90,10 @@ def diagnose(agents, *, episodes: int = 500, seed: int = evaluation.SEED, **opti
     score = world.score(sum(step.reward.double() for step in steps))
     found = _against_returns(agents, steps, policies, generator)
     found["alone"] = [_alone(policies, world, agent, seed) for agent in range(agents.num_agents)]
+    if contacts:
+        found["hits"] = torch.stack(contacts).double().mean().item()
+    if GRID**world.act_dim <= GRID_MOST:
+        found["greedy"] = _greedy(agents, world, seed)
     return found | {"together": score.mean().item(), "episodes": episodes}
 
 
@@ -127,6 +140,21 @@ def _against_returns(agents, steps, policies, generator) -> dict[str, list[float
         "spread": samples.std(2, unbiased=False).mean((1, 2)).tolist(),
         "edge": (played.abs() >= 1.0).float().mean((0, 2, 3)).tolist(),
     }
+
+
+def _greedy(agents, world, seed: int) -> float:
+    """The raw score of the best action on the grid, by each agent's Q1."""
+    like = next(agents.critics.net.parameters())
+    values = torch.linspace(-1, 1, GRID).to(like)
+    grid = torch.cartesian_prod(*[values] * world.act_dim).view(-1, world.act_dim)
+
+    def act(obs):
+        rows = obs.to(like)
+        acts = grid.expand(*rows.shape[:2], *grid.shape)
+        best = agents.critics.rate(acts, agents.seen(rows)).argmax(-1)
+        return grid[best].to(obs)
+
+    return world.score(envs.reward_sums(world, act, seed)).mean().item()
 
 
 def _alone(policies, world, agent: int, seed: int) -> float:

@@ -69,6 +69,31 @@ def test_alone_is_among_uniform_agents(spread):
     assert found["edge"] == [0.0] * 3
 
 
+def test_greedy_takes_the_critics_best_action_of_the_grid(spread):
+    """Critics that want (1/3, -2/3), a point of the grid: everybody does just that."""
+    agents = TD3BC(TD3BCConfig(**SMALL), spread)
+    wish = torch.tensor([1 / 3, -2 / 3])
+    agents.critics.rate = lambda act, obs: -(act - wish).square().sum(-1)
+    found = diagnose(agents, episodes=5, seed=2)
+    world = envs.make("simple_spread", 5, seed=2)
+    sums = envs.reward_sums(world, lambda obs: wish.expand(3, 5, 2), 2)
+    assert found["greedy"] == pytest.approx(world.score(sums).mean().item(), rel=1e-5)
+
+
+def test_hits_are_pairs_in_contact_after_each_step(spread):
+    agents = TD3BC(TD3BCConfig(**SMALL), spread)
+    found = diagnose(agents, episodes=40, seed=4)
+    world = envs.make("simple_spread", 40, seed=4)
+    act, counts = agents.policies.act, []
+    for _ in envs.play(world, lambda obs: act(obs), 4):
+        at = world.state()[:, :3, :2]
+        reach = 2 * world.spec.sizes[0]
+        pairs = [(at[:, i] - at[:, j]).norm(dim=1) < reach for i, j in ((0, 1), (0, 2), (1, 2))]
+        counts.append(torch.stack(pairs).sum(0).double().mean())
+    assert found["hits"] == pytest.approx(torch.stack(counts).mean().item())
+    assert found["hits"] > 0
+
+
 def test_a_run_is_diagnosed_from_its_folder(spread, tmp_path, capsys):
     spread.write(tmp_path / "data")
     train(DOM2Config(**SMALL), tmp_path / "data", tmp_path / "run", 3, progress=False)

@@ -265,6 +265,13 @@ class ParticleEnv:
         """(which solution each copy is at now [E], whether it is one [E] bool); see `envs.Env`."""
         return tasks.solution(self.spec, self._view)
 
+    def contacts(self) -> Tensor:
+        """How many pairs of the driven agents touch at present, [E]."""
+        if self._pos is None:
+            raise Dom2Error(f"{self.task}: call reset() before contacts()")
+        group = self.num_agents
+        return self._view.hit[:, :group, :group].sum((1, 2)) // 2
+
     def about(self) -> dict:
         """What a table of scores has to say besides: the prey and its strength, if there is one."""
         return {} if self.prey is None else self.prey.about()
