@@ -21,16 +21,17 @@ Obs = Tensor | list[Tensor]  # [G, E, O] where the agents' widths agree, else a 
 class Env(Protocol):
     """E copies of one environment, stepped together; G agents act in each.
 
-    Beside these members an environment may have:
-        recording() -> dict: the present moment of the first copy, for the report to play back:
-            `states` [entities, 4] (position and velocity in the plane), `sizes` [entities] (radii)
-            and `kinds` [entities] (words, see `report/scene.py`); perhaps `links` [n, 2], pairs of
-            entities that a line joins.
-        about() -> dict: what scores depend on beside the options, such as a prey's name; plain
-            values, which go into the results of an evaluation.
-        terminal: [E] bool, of the copies that are done: which ended in a terminal state, rather
-            than by a time limit. Without it, whoever is done before `episode_length` is terminal.
-        agent_names: list of G names; close(): frees what it holds.
+    Beside these members an environment may have
+
+    * recording() -> dict: the present moment of the first copy, for the report to play back:
+      `states` [entities, 4] (position and velocity in the plane), `sizes` [entities] (radii)
+      and `kinds` [entities] (words, see `report/scene.py`); perhaps `links` [n, 2], pairs of
+      entities that a line joins.
+    * about() -> dict: what scores depend on beside the options, such as a prey's name; plain
+      values, which go into the results of an evaluation.
+    * terminal: [E] bool, of the copies that are done: which ended in a terminal state, rather
+      than by a time limit. Without it, whoever is done before `episode_length` is terminal.
+    * agent_names: list of G names; close(): frees what it holds.
 
     Attributes:
         num_envs: E.
