@@ -112,3 +112,14 @@ def test_the_site_builds_without_a_warning(tmp_path):
 
 def _has(inventory, name: str) -> bool:
     return any(name in names for kind, names in inventory.data.items() if kind.startswith("py:"))
+
+
+def test_every_environment_variable_is_explained():
+    said = set(re.findall(r"^\| `(DOM2_FAST_\w+)`", (DOCS / "variables.md").read_text(), re.M))
+    used = set()
+    for folder in ("dom2_fast", "csrc", "benchmarks", "examples"):
+        for path in (REPO / folder).rglob("*"):
+            if path.suffix in (".py", ".cpp", ".h", ".inl", ".cu"):
+                used |= set(re.findall(r"\bDOM2_FAST_[A-Z_]+\b", path.read_text("utf-8")))
+    used |= set(re.findall(r"\bDOM2_FAST_[A-Z_]+\b", (REPO / "setup.py").read_text()))
+    assert used == said
