@@ -34,6 +34,9 @@ TABLE = (
     Activation("gelu_tanh", lambda v: F.gelu(v, approximate="tanh")),  # an option of nn.GELU
     Activation("tanh", torch.tanh, nn.Tanh, (F.tanh, "tanh")),
     Activation("softplus", F.softplus, nn.Softplus),
+    Activation("sigmoid", torch.sigmoid, nn.Sigmoid, (F.sigmoid, "sigmoid")),
+    Activation("leaky_relu", F.leaky_relu, nn.LeakyReLU),  # of slope 0.01
+    Activation("elu", F.elu, nn.ELU),  # with alpha 1
 )
 
 # Act.NONE, Act.MISH, ...: the codes.

@@ -254,7 +254,7 @@ def wrap(
 
 
 class PlainSolver:
-    """Singlestep and multistep solvers of orders 1 and 2, in the variables of the papers."""
+    """Singlestep and multistep solvers of orders 1 to 3, in the variables of the papers."""
 
     def __init__(
         self,
@@ -286,6 +286,43 @@ class PlainSolver:
         second = -0.5 * v_t * phi * h if solver_type == "dpmsolver" else -v_t * (phi - h)
         return a_t / a_s * x - v_t * phi * m + second * slope
 
+    def third(self, x, s, t, m, d1, d2):
+        """With the integrals of 1, lambda and lambda^2 / 2 against the exponential, to order 3."""
+        (a_s, v_s, l_s), (a_t, v_t, l_t) = als(self.noise_schedule, s), als(self.noise_schedule, t)
+        h = l_t - l_s
+        if self.algorithm_type == "dpmsolver++":
+            phi_1 = math.expm1(-h)
+            phi_2 = phi_1 / h + 1.0
+            phi_3 = phi_2 / h - 0.5
+            return v_t / v_s * x - a_t * phi_1 * m + a_t * phi_2 * d1 - a_t * phi_3 * d2
+        phi_1 = math.expm1(h)
+        phi_2 = phi_1 / h - 1.0
+        phi_3 = phi_2 / h - 0.5
+        return a_t / a_s * x - v_t * phi_1 * m - v_t * phi_2 * d1 - v_t * phi_3 * d2
+
+    def singlestep_third(self, x, skip_type, start, end, solver_type):
+        """DPM-Solver-3 (Lu et al. 2022, algorithm 5) at inner times s1, s2."""
+        s, s1, s2, t = self.times(skip_type, start, end, 3)
+        l0, l1, l2, l3 = (als(self.noise_schedule, u)[2] for u in (s, s1, s2, t))
+        r1, r2 = (l1 - l0) / (l3 - l0), (l2 - l0) / (l3 - l0)
+        m = self.value(x, s)
+        m1 = self.value(self.third(x, s, s1, m, 0.0, 0.0), s1)
+        m2 = self.value(self.third(x, s, s2, m, r2 / r1 * (m1 - m), 0.0), s2)
+        if solver_type == "dpmsolver":
+            return self.third(x, s, t, m, (m2 - m) / r2, 0.0)
+        d10, d11 = (m1 - m) / r1, (m2 - m) / r2
+        d1, d2 = (r2 * d10 - r1 * d11) / (r2 - r1), 2.0 * (d11 - d10) / (r2 - r1)
+        return self.third(x, s, t, m, d1, d2)
+
+    def multistep_third(self, x, times, values):
+        """One step from the last three values, at times[:3]."""
+        l2, l1, l0, end = (als(self.noise_schedule, u)[2] for u in times)
+        m2, m1, m0 = values
+        r0, r1 = (l0 - l1) / (end - l0), (l1 - l2) / (end - l0)
+        d10, d11 = (m0 - m1) / r0, (m1 - m2) / r1
+        d1, d2 = d10 + r0 / (r0 + r1) * (d10 - d11), (d10 - d11) / (r0 + r1)
+        return self.third(x, times[2], times[3], m0, d1, d2)
+
     def times(self, skip_type, start, end, n):
         if skip_type == "logSNR":
             ends = [als(self.noise_schedule, t)[2] for t in (start, end)]
@@ -315,26 +352,36 @@ class PlainSolver:
         start = ns.T if t_start is None else t_start
         end = 1.0 / ns.total_N if t_end is None else t_end
         if method == "multistep":
-            t, last = self.times(skip_type, start, end, steps), None
+            t, values = self.times(skip_type, start, end, steps), []
+            lowers = lower_order_final and steps < self.lower_below
             for i in range(steps):
-                m = self.value(x, t[i])
+                values.append(self.value(x, t[i]))
+                now = min(order, i + 1, steps - i) if lowers else min(order, i + 1)
+                if now == 3:
+                    x = self.multistep_third(x, t[i - 2 : i + 2], values[-3:])
+                    continue
                 slope = 0.0
-                if (
-                    order == 2
-                    and i > 0
-                    and not (lower_order_final and steps < self.lower_below and i == steps - 1)
-                ):
-                    slope = (m - last) / (als(ns, t[i])[2] - als(ns, t[i - 1])[2])
-                x, last = self.update(x, t[i], t[i + 1], m, slope, solver_type), m
+                if now == 2:
+                    slope = values[-1] - values[-2]
+                    slope = slope / (als(ns, t[i])[2] - als(ns, t[i - 1])[2])
+                x = self.update(x, t[i], t[i + 1], values[-1], slope, solver_type)
         else:
             orders = [order] * (steps // order)
-            orders += [1] * (steps % order) if method == "singlestep" else []
+            if method == "singlestep" and order == 3:
+                k = steps // 3 + 1
+                orders = [[3] * (k - 2) + [2, 1], [3] * (k - 1) + [1], [3] * (k - 1) + [2]]
+                orders = orders[steps % 3]
+            elif method == "singlestep":
+                orders += [1] * (steps % order)
             if method == "singlestep" and (skip_type != "logSNR" or self.by_calls):
                 fine = self.times(skip_type, start, end, steps)
                 t = [fine[k] for k in np.cumsum([0, *orders])]
             else:
                 t = self.times(skip_type, start, end, len(orders))
             for k, n in enumerate(orders):
+                if n == 3:
+                    x = self.singlestep_third(x, skip_type, t[k], t[k + 1], solver_type)
+                    continue
                 m = self.value(x, t[k])
                 slope = 0.0
                 if n == 2:

@@ -3,6 +3,7 @@
 #include <cstring>
 #include <fstream>
 
+#include "opcodes.h"
 #include "safetensors.h"
 
 namespace dom2 {
@@ -45,6 +46,18 @@ std::string take(Safetensors& file, const std::string& name, const std::vector<i
   return {};
 }
 
+// Before version 3 a row had no ninth number, c_prev2: it is zero.
+std::string take_solver(Safetensors& file, bool whole, int64_t steps, std::vector<double>& out) {
+  const int64_t columns = whole ? kSolverColumns : kSolverColumns - 1;
+  std::vector<double> rows;
+  const std::string why = take(file, "solver", {steps, columns}, rows);
+  if (!why.empty()) return why;
+  out.assign(static_cast<size_t>(steps * kSolverColumns), 0.0);
+  for (int64_t s = 0; s < steps; ++s)
+    for (int64_t c = 0; c < columns; ++c) out[s * kSolverColumns + c] = rows[s * columns + c];
+  return {};
+}
+
 std::string check_notes(const std::map<std::string, std::string>& notes) {
   const auto note = [&](const char* name) {
     const auto at = notes.find(name);
@@ -52,8 +65,8 @@ std::string check_notes(const std::map<std::string, std::string>& notes) {
   };
   if (note("format") != kFormat)
     return "its format is '" + note("format") + "', not '" + kFormat + "'";
-  if (note("version") != "1" && note("version") != "2")
-    return "it has version '" + note("version") + "' of the format, this program reads 1 and 2";
+  if (note("version") != "1" && note("version") != "2" && note("version") != "3")
+    return "it has version '" + note("version") + "' of the format, this program reads 1 to 3";
   if (note("stacked") != "true" && note("stacked") != "false")
     return "stacked is 'true' or 'false', not '" + note("stacked") + "'";
   return {};
@@ -98,7 +111,7 @@ std::string PolicyFile::parse(const char* data, size_t size) {
            " agents: too many or too few";
   if (!steps && rows != 1)
     return "its table is of " + std::to_string(rows) + " steps, but its program is of one pass";
-  if (!(why = take(file, "solver", {steps, 8}, solver)).empty()) return why;
+  if (!(why = take_solver(file, notes.at("version") == "3", steps, solver)).empty()) return why;
   if (!(why = take(file, "bounds", {2}, bounds)).empty()) return why;
   act_low = bounds[0];
   act_high = bounds[1];

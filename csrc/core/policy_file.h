@@ -16,7 +16,7 @@ struct PolicyFile {
   bool stacked = false;                     // made from a stack of agents, even if there is one
   std::vector<std::vector<float>> weights;  // [G, N, K] each
   std::vector<float> table;                 // [max(S, 1), G, program.table_width]
-  std::vector<double> solver;               // [S, 8]
+  std::vector<double> solver;               // [S, kSolverColumns]
   double act_low = 0, act_high = 0;
   std::map<std::string, std::string> notes;  // what the file says about itself, for people
 

@@ -208,17 +208,19 @@ void once_backward(const Tile& t, const BackwardCall& b, const Partial& p) {
 }
 
 // The gradient of the loop body: from d(x after) in gx to d(eps) and, in gx, what reaches x
-// directly. gp carries the gradient that the next step's c_prev term sends to this step's x0.
-void solver_backward(const Tile& t, const Coefficients& c, double* gx, double* gp, float* geps) {
+// directly. `previous` carries what later steps' c_prev and c_prev2 terms send to this step's x0,
+// `before` what they send to that of the step before.
+void solver_backward(const Tile& t, const Coefficients& c, const State& g, float* geps) {
   const int n = t.e.x_width;
   for (int r = 0; r < t.rows; ++r)
     for (int j = 0; j < n; ++j) {
-      double &d = gx[r * n + j], &later = gp[r * n + j];
+      double &d = g.x[r * n + j], &later = g.previous[r * n + j], &beyond = g.before[r * n + j];
       const double x = t.v[r * t.e.width + t.e.x + j], eps = t.v[r * t.e.width + t.e.out + j];
       const double x0 = c.inv_alpha * x - c.sigma_over_alpha * eps;
       double dx0 = c.x0 * d + later;
       if (x0 < c.low || x0 > c.high) dx0 = 0;
-      later = c.prev * d;
+      later = c.prev * d + beyond;
+      beyond = c.prev2 * d;
       d = c.x * d + c.inv_alpha * dx0;
       geps[r * n + j] = static_cast<float>(-c.sigma_over_alpha * dx0);
     }
@@ -243,15 +245,15 @@ void backward(const Call& call, const BackwardCall& b, const Partial& p, int64_t
   float* g = scratch + static_cast<int64_t>(count) * e.width;
   Tile t{call, e, group, row, count, scratch, g, 0};
   const int n = e.x_width, out_n = call.solver ? n : e.out_width;
-  double* gx = reinterpret_cast<double*>(g + static_cast<int64_t>(count) * e.g_width);
-  double* gp = gx + static_cast<int64_t>(count) * n;
-  float* geps = reinterpret_cast<float*>(gp + static_cast<int64_t>(count) * n);
+  const State of(g + static_cast<int64_t>(count) * e.g_width, int64_t{count} * n);
+  double* gx = of.x;
+  float* geps = of.end(int64_t{count} * n);
   const int64_t slab = call.groups * call.batch * n;
   once_phase(t);
   clear(t, 0, e.g_once_end);
   for (int r = 0; r < count; ++r)
     for (int j = 0; j < n; ++j) {
-      gp[r * n + j] = 0;
+      of.previous[r * n + j] = of.before[r * n + j] = 0;
       gx[r * n + j] = 0;
       if (!call.solver) continue;
       const double last = b.path[call.steps * slab + t.flat(r) * n + j];
@@ -262,7 +264,7 @@ void backward(const Call& call, const BackwardCall& b, const Partial& p, int64_t
     t.step = s;
     put_x(t, b.path + s * slab + t.flat(0) * n);
     run_phase(t, false);
-    if (call.solver) solver_backward(t, coefficients(call, s), gx, gp, geps);
+    if (call.solver) solver_backward(t, coefficients(call, s), of, geps);
     phase_backward(t, b, p, call.solver ? geps : b.grad_out + t.flat(0) * out_n, out_n);
     for (int r = 0; r < count; ++r)
       for (int j = 0; j < n; ++j) gx[r * n + j] += g[r * e.g_width + e.g_x + j];

@@ -236,20 +236,30 @@ void once_phase(const Tile& t) {
 }
 
 struct Coefficients {
-  double inv_alpha, sigma_over_alpha, x, x0, prev, noise, low, high;
+  double inv_alpha, sigma_over_alpha, x, x0, prev, noise, low, high, prev2;
 };
 
 DOM2_INLINE Coefficients coefficients(const Call& call, int64_t step) {
-  const double* c = call.solver + step * 8;
-  return {c[0], c[1], c[2], c[3], c[4], c[5], c[6], c[7]};
+  const double* c = call.solver + step * kSolverColumns;
+  return {c[0], c[1], c[2], c[3], c[4], c[5], c[6], c[7], c[8]};
 }
 
 DOM2_INLINE double clamp(double v, double low, double high) {
   return v < low ? low : v > high ? high : v;  // NaN stays NaN
 }
 
+// What the solver carries from step to step, one number per row and column of x each: x, its guess
+// of the clean action, x0, and the one before; backward, their gradients.
+struct State {
+  double *x, *previous, *before;
+
+  State(float* scratch, int64_t size)
+      : x(reinterpret_cast<double*>(scratch)), previous(x + size), before(previous + size) {}
+  float* end(int64_t size) const { return reinterpret_cast<float*>(before + size); }
+};
+
 // x_T of the tile, given or drawn; there is no x0 before it.
-void start(const Tile& t, double* x, double* previous) {
+void start(const Tile& t, const State& s) {
   const Rng rng{t.call.seed, t.call.offset};
   const int n = t.e.x_width;
   float z[1024];
@@ -259,15 +269,16 @@ void start(const Tile& t, double* x, double* previous) {
       const int m = n - j0 < 1024 ? n - j0 : 1024;
       if (!from) normal_columns(rng, 0, t.flat(r), n, j0, m, z);
       for (int j = 0; j < m; ++j) {
-        x[r * n + j0 + j] = from ? from[j0 + j] : z[j];
-        previous[r * n + j0 + j] = 0;
+        const int at = r * n + j0 + j;
+        s.x[at] = from ? from[j0 + j] : z[j];
+        s.previous[at] = s.before[at] = 0;
       }
     }
   }
 }
 
 // x and x0 after step t.step, from the program's result.
-void advance(const Tile& t, double* x, double* previous) {
+void advance(const Tile& t, const State& s) {
   const Rng rng{t.call.seed, t.call.offset};
   const Coefficients c = coefficients(t.call, t.step);
   const int n = t.e.x_width;
@@ -284,12 +295,15 @@ void advance(const Tile& t, double* x, double* previous) {
           normal_columns(rng, static_cast<uint32_t>(1 + t.step), t.flat(r), n, j0, m, z);
       }
       for (int j = 0; j < m; ++j) {
-        double& v = x[r * n + j0 + j];
-        double& p = previous[r * n + j0 + j];
+        double& v = s.x[r * n + j0 + j];
+        double& p = s.previous[r * n + j0 + j];
+        double& q = s.before[r * n + j0 + j];
         const double eps = t.v[r * t.e.width + t.e.out + j0 + j];
         const double x0 = clamp(c.inv_alpha * v - c.sigma_over_alpha * eps, c.low, c.high);
         v = c.x * v + c.x0 * x0 + c.prev * p;
+        if (c.prev2 != 0.0) v += c.prev2 * q;
         if (c.noise != 0.0) v += c.noise * drawn[j];
+        q = p;
         p = x0;
       }
     }
@@ -299,22 +313,21 @@ void forward(const Call& call, int64_t group, int64_t row, int count, float* scr
   const Exec& e = *call.exec;
   Tile t{call, e, group, row, count, scratch, nullptr, 0};
   const int n = e.x_width;
-  double* x = reinterpret_cast<double*>(scratch + static_cast<int64_t>(count) * e.width);
-  double* previous = x + static_cast<int64_t>(count) * n;
-  start(t, x, previous);
+  const State state(scratch + static_cast<int64_t>(count) * e.width, int64_t{count} * n);
+  start(t, state);
   once_phase(t);
   const int64_t slab = call.groups * call.batch * n;  // one step of path or noise
   for (int64_t s = 0; s < call.steps; ++s) {
     t.step = s;
     for (int r = 0; r < count; ++r)
       for (int j = 0; j < n; ++j) {
-        const float v = static_cast<float>(x[r * n + j]);
+        const float v = static_cast<float>(state.x[r * n + j]);
         t.v[r * e.width + e.x + j] = v;
         if (call.path) call.path[s * slab + t.flat(r) * n + j] = v;
       }
     run_phase(t, false);
     if (!call.solver) break;
-    advance(t, x, previous);
+    advance(t, state);
   }
   for (int r = 0; r < count; ++r) {
     if (!call.solver) {
@@ -324,7 +337,7 @@ void forward(const Call& call, int64_t group, int64_t row, int count, float* scr
       continue;
     }
     for (int j = 0; j < n; ++j) {
-      const double v = x[r * n + j];
+      const double v = state.x[r * n + j];
       if (call.path) call.path[call.steps * slab + t.flat(r) * n + j] = static_cast<float>(v);
       call.out[t.flat(r) * n + j] = static_cast<float>(clamp(v, call.out_low, call.out_high));
     }

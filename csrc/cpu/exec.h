@@ -14,8 +14,8 @@ struct Call {
   bool bf16;                             // products of bf16 operands, sums in float32
   const float* packed;                   // [G, packed_size or bf16_size], see Kernels::pack
   const float* table;                    // [S, G, table_ld]
-  const double* solver;                  // [S, 8], or null: one pass, whose result is clipped
-  const float* noise;                    // [S, G, B, x_width], or null: drawn
+  const double* solver;  // [S, kSolverColumns], or null: one pass, whose result is clipped
+  const float* noise;    // [S, G, B, x_width], or null: drawn
   uint64_t seed;
   uint32_t offset;
   double out_low, out_high;
@@ -80,11 +80,12 @@ struct SampleCall {
   int64_t* index;  // [groups, batch]
 };
 
-// Scratch of one row of `chain_value`: values of the steps, gradients, x and x0 (doubles) or their
-// gradients, x of every step, the gradient of the noise; and the critic's values and gradients.
+// Scratch of one row of `chain_value`: values of the steps, gradients, x and two x0 (doubles) or
+// their gradients, x of every step, the gradient of the noise; and the critic's values and
+// gradients.
 static inline int64_t chain_floats(const Call& call, const ChainCall& l) {
   const Exec &e = *call.exec, &c = *l.critic.exec;
-  return (l.keep ? call.steps : 1) * e.width + e.g_width + (5 + call.steps) * c.x_width + c.width +
+  return (l.keep ? call.steps : 1) * e.width + e.g_width + (7 + call.steps) * c.x_width + c.width +
          c.g_width;
 }
 
@@ -103,7 +104,7 @@ struct Kernels {
   void (*pack)(const Matrix&, int n, int k, bool bf16, float* out);
   // Runs rows [row, row + count) of one group; scratch holds count * width floats, 64-byte aligned.
   void (*forward)(const Call&, int64_t group, int64_t row, int count, float* scratch);
-  // scratch: count * (width + g_width) floats and 6 * count * x_width doubles behind them.
+  // scratch: count * (width + g_width) floats and 4 * count * x_width doubles behind them.
   void (*backward)(const Call&, const BackwardCall&, const Partial&, int64_t group, int64_t row,
                    int count, float* scratch);
   // Losses with their gradients, see losses.inl; scratch and partial sums as for backward. packed_t

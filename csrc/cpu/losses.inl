@@ -104,14 +104,14 @@ void chain_value(const Call& call, const BackwardCall& b, const Partial& p, cons
   const int n = c.x_width;                                     // of an action
   const int64_t slab = static_cast<int64_t>(count) * e.width;  // the values of one step
   float* g = scratch + (l.keep ? call.steps : 1) * slab;
-  double* x = reinterpret_cast<double*>(g + static_cast<int64_t>(count) * e.g_width);
-  double* previous = x + static_cast<int64_t>(count) * n;
-  float* path = reinterpret_cast<float*>(previous + static_cast<int64_t>(count) * n);
+  const State state(g + static_cast<int64_t>(count) * e.g_width, int64_t{count} * n);
+  double* x = state.x;
+  float* path = state.end(int64_t{count} * n);
   float* geps = path + call.steps * count * n;
   Tile t{call, e, group, row, count, scratch, g, 0};
   const int begin = e.cond, columns_n = e.once_columns - begin;
 
-  start(t, x, previous);
+  start(t, state);
   once_phase(t);
   const int64_t steps = call.solver ? call.steps : 0;
   if (steps == 0) {
@@ -133,7 +133,7 @@ void chain_value(const Call& call, const BackwardCall& b, const Partial& p, cons
     for (int i = 0; i < count * n; ++i) now[i] = static_cast<float>(x[i]);
     put_x(t, now);
     run_phase(t, false);
-    advance(t, x, previous);
+    advance(t, state);
   }
 
   const Tile q = tile_of(l.critic, group, row, count, geps + count * n);
@@ -160,7 +160,7 @@ void chain_value(const Call& call, const BackwardCall& b, const Partial& p, cons
     for (int j = 0; j < n; ++j) {  // x becomes its gradient, x0 that of the step after
       const bool clipped = x[r * n + j] < call.out_low || x[r * n + j] > call.out_high;
       x[r * n + j] = clipped ? 0 : q.g[r * c.g_width + c.g_x + j];
-      previous[r * n + j] = 0;
+      state.previous[r * n + j] = state.before[r * n + j] = 0;
     }
   if (steps == 0) {
     for (int i = 0; i < count * n; ++i) geps[i] = static_cast<float>(x[i]);
@@ -173,7 +173,7 @@ void chain_value(const Call& call, const BackwardCall& b, const Partial& p, cons
       put_x(t, path + s * count * n);
       run_phase(t, false);
     }
-    solver_backward(t, coefficients(call, s), x, previous, geps);
+    solver_backward(t, coefficients(call, s), state, geps);
     phase_backward(t, b, p, geps, n);
     for (int r = 0; r < count; ++r)
       for (int j = 0; j < n; ++j) x[r * n + j] += g[r * e.g_width + e.g_x + j];

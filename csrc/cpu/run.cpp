@@ -98,7 +98,7 @@ void denoise(const Kernels& kernels, const Call& call, const Threads& threads) {
   const Tiles tiles =
       split(e, call.groups, call.batch, e.bf16, kernels.row_block, tile_unit(call), wanted);
   const int64_t n = call.groups * tiles.per_group;
-  const int64_t floats = tiles.rows * (e.width + 4 * e.x_width);
+  const int64_t floats = tiles.rows * (e.width + 6 * e.x_width);
   for_tiles(n, static_cast<int>(std::min<int64_t>(wanted, n)), threads, [&](int, int64_t i) {
     const int64_t row = i % tiles.per_group * tiles.rows;
     const int count = static_cast<int>(std::min(tiles.rows, call.batch - row));
@@ -185,7 +185,7 @@ std::vector<double> collect(const Kernels& kernels, const Plan& plan, const Call
   return totals;
 }
 
-int64_t backward_floats(const Exec& e) { return e.width + e.g_width + 6 * e.x_width; }
+int64_t backward_floats(const Exec& e) { return e.width + e.g_width + 8 * e.x_width; }
 
 }  // namespace
 

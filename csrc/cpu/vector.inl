@@ -215,7 +215,21 @@ DOM2_INLINE vf vnormal_cdf(vf x) {
   return select(a < splat(0.5f), small, select(x < vf{}, tail, splat(1.f) - tail));
 }
 
+// e^x - 1 for x <= 0.
+template <class M>
+DOM2_INLINE vf vexpm1_down(vf x) {
+  // x + x^2 P(x), |x| < 0.35, as in vexp: no cancellation
+  vf p = splat(1.9891981314e-04f);
+  p = p * x + splat(1.3934541928e-03f);
+  p = p * x + splat(8.3333100242e-03f);
+  p = p * x + splat(4.1666456810e-02f);
+  p = p * x + splat(1.6666666683e-01f);
+  p = p * x + splat(5.0000000143e-01f);
+  return select(x > splat(-0.34f), p * (x * x) + x, M::exp(x) - splat(1.f));
+}
+
 constexpr float kGeluScale = 0.79788456080286536f, kGeluCube = 0.044715f;
+constexpr float kLeak = 0.01f;  // torch's default slope
 
 template <class M, Act A>
 DOM2_INLINE vf activate(vf x) {
@@ -238,6 +252,12 @@ DOM2_INLINE vf activate(vf x) {
       return vtanh<M>(x);
     case Act::kSoftplus:
       return select(x != x, x, vmax(x, vf{}) + vlog1p01<M>(M::exp(-vabs(x))));
+    case Act::kSigmoid:
+      return vsigmoid<M>(x).s;
+    case Act::kLeakyRelu:
+      return select(x < vf{}, x * splat(kLeak), x);
+    case Act::kElu:
+      return select(x > vf{}, x, vexpm1_down<M>(x));
     default:
       return x;
   }
@@ -275,6 +295,14 @@ DOM2_INLINE vf derivative(vf x) {
     }
     case Act::kSoftplus:
       return vsigmoid<M>(x).s;
+    case Act::kSigmoid: {
+      const Sigmoid g = vsigmoid<M>(x);
+      return g.s * g.c;
+    }
+    case Act::kLeakyRelu:
+      return select(x > vf{}, one, splat(kLeak));
+    case Act::kElu:
+      return select(x > vf{}, one, M::exp(x));
     default:
       return one;
   }

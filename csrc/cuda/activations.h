@@ -22,6 +22,7 @@ __device__ __forceinline__ float normal_cdf(float x) {
 }
 
 constexpr float kGeluScale = 0.79788456080286536f, kGeluCube = 0.044715f;
+constexpr float kLeak = 0.01f;  // torch's default slope
 
 template <Act A>
 __device__ __forceinline__ float activate(float x) {
@@ -42,6 +43,12 @@ __device__ __forceinline__ float activate(float x) {
     return tanhf(x);
   } else if constexpr (A == Act::kSoftplus) {
     return x != x ? x : fmaxf(x, 0.f) + log1pf(expf(-fabsf(x)));
+  } else if constexpr (A == Act::kSigmoid) {
+    return sigmoid(x).s;
+  } else if constexpr (A == Act::kLeakyRelu) {
+    return x < 0.f ? x * kLeak : x;
+  } else if constexpr (A == Act::kElu) {
+    return x > 0.f ? x : expm1f(x);
   } else {
     return x;
   }
@@ -72,6 +79,13 @@ __device__ __forceinline__ float derivative(float x) {
     return (1.f - t) * (1.f + t);
   } else if constexpr (A == Act::kSoftplus) {
     return sigmoid(x).s;
+  } else if constexpr (A == Act::kSigmoid) {
+    const Sigmoid g = sigmoid(x);
+    return g.s * g.c;
+  } else if constexpr (A == Act::kLeakyRelu) {
+    return x > 0.f ? 1.f : kLeak;
+  } else if constexpr (A == Act::kElu) {
+    return x > 0.f ? 1.f : expf(x);
   } else {
     return 1.f;
   }

@@ -29,13 +29,13 @@ struct Backward {
   float* table;  // [tiles, steps of this launch, G, table_width]: sums over a tile's rows, or null
   float* scratch;  // one tile's values and gradients per block where shared memory is too small
   // What launches of earlier steps go on from; null where one launch does all steps.
-  double* state;  // [2, G, rows, x_width]: gradient of x, and of the x0 before
+  double* state;  // [3, G, rows, x_width]: gradients of x, and of the two x0 before
   float* kept;    // [G, rows, once_columns + g_once_columns]
 };
 
 static_assert(sizeof(Backward) <= 32764, "a kernel takes no more parameters");
 
-// A tile: gradients of x and x0 in double, values, gradients of values.
+// A tile: gradients of x and two x0 in double, values, gradients of values.
 DOM2_HD constexpr int64_t backward_floats(int ld, int g_ld, int x_width, int rows) {
   return int64_t{rows} * (ld + g_ld) + x_floats(x_width, rows);
 }

@@ -23,7 +23,8 @@ struct Streamed {
   }
 };
 
-// Gradients of x after the last step and of the x0 before it, or what later steps left.
+// Gradients of x after the last step and of the two x0 before it (gx0, the earlier one behind), or
+// what later steps left.
 template <int R>
 __device__ void start(const Backward& p, const GradientTile& t, bool last, double* gx,
                       double* gx0) {
@@ -32,10 +33,11 @@ __device__ void start(const Backward& p, const GradientTile& t, bool last, doubl
   const int n = code.x_width, once = code.once_columns;
   const int64_t local = blockIdx.y * p.rows + t.row, slab = d.groups * p.rows * n;
   for_elements<R>(n, [&](int r, int j) {
-    double of_x = 0.0, of_x0 = 0.0;
+    double of_x = 0.0, of_x0 = 0.0, of_earlier = 0.0;
     if (r < t.rows && !last) {
       of_x = p.state[(local + r) * n + j];
       of_x0 = p.state[slab + (local + r) * n + j];
+      of_earlier = p.state[2 * slab + (local + r) * n + j];
     } else if (r < t.rows && p.solver.total) {
       const int64_t at = (t.t.flat + r) * n + j;
       const double x = p.path[d.steps * d.groups * d.batch * n + at];
@@ -43,6 +45,7 @@ __device__ void start(const Backward& p, const GradientTile& t, bool last, doubl
     }
     gx[r * n + j] = of_x;
     gx0[r * n + j] = of_x0;
+    gx0[(R + r) * n + j] = of_earlier;
   });
   if (last) {
     if (code.cond_width)
@@ -69,6 +72,7 @@ __device__ void finish(const Backward& p, const GradientTile& t, const double* g
     if (!first) {
       p.state[(local + r) * n + j] = gx[r * n + j];
       p.state[slab + (local + r) * n + j] = gx0[r * n + j];
+      p.state[2 * slab + (local + r) * n + j] = gx0[(R + r) * n + j];
     } else if (p.grad_x) {
       p.grad_x[(t.t.flat + r) * n + j] = static_cast<float>(gx[r * n + j]);
     }
@@ -105,7 +109,8 @@ __device__ void prepare(const Backward& p, const GradientTile& t) {
 }
 
 // The gradient of the program's result: from that of x after the step, whose own part then stays in
-// `gx`. `gx0` carries what the next step's c_prev term sends to this step's x0.
+// `gx`. `gx0` carries what later steps' c_prev and c_prev2 terms send to this step's x0 and, behind
+// it, to that of the step before.
 template <int R>
 __device__ void seed(const Backward& p, const GradientTile& t, const double* c, double* gx,
                      double* gx0) {
@@ -120,12 +125,13 @@ __device__ void seed(const Backward& p, const GradientTile& t, const double* c, 
     return;
   }
   for_elements<R>(n, [&](int r, int j) {
-    double &d = gx[r * n + j], &later = gx0[r * n + j];
+    double &d = gx[r * n + j], &later = gx0[r * n + j], &beyond = gx0[(R + r) * n + j];
     const double x = t.t.v[r * t.t.ld + code.x + j], eps = t.t.v[r * t.t.ld + code.out + j];
     const double x0 = c[0] * x - c[1] * eps;
     double dx0 = c[3] * d + later;
     if (x0 < c[6] || x0 > c[7]) dx0 = 0.0;
-    later = c[4] * d;
+    later = c[4] * d + beyond;
+    beyond = c[8] * d;
     d = c[2] * d + c[0] * dx0;
     put(t.g[r * t.ld + code.g_out + j], static_cast<float>(-c[1] * dx0), !adds);
   });
@@ -149,7 +155,7 @@ __global__ void __launch_bounds__(kThreads, 1)
         p.scratch + (group * gridDim.x + blockIdx.x) * backward_floats(code.ld, code.g_ld, n, R));
   double *gx = reinterpret_cast<double*>(rest), *gx0 = gx + R * n;
   GradientTile t{};
-  t.t.v = reinterpret_cast<float*>(gx0 + R * n);
+  t.t.v = reinterpret_cast<float*>(gx0 + 2 * R * n);
   t.t.ld = code.ld;
   t.t.ring = reinterpret_cast<uint4*>(shared);
   t.t.packed = static_cast<const uint4*>(d.packed) + group * code.packets;

@@ -51,7 +51,7 @@ __device__ __forceinline__ double clamp(double v, double low, double high) {
   return v < low ? low : v > high ? high : v;  // NaN stays NaN
 }
 
-// x_T, or what an earlier launch left, into `x` and `previous`.
+// x_T, or what an earlier launch left, into `x`, `previous` (x0) and, behind it, the x0 before.
 template <int R>
 __device__ void start(const Forward& p, const Tile& t, int64_t row, double* x, double* previous) {
   const Data& d = p.data;
@@ -68,6 +68,7 @@ __device__ void start(const Forward& p, const Tile& t, int64_t row, double* x, d
     for (int i = 0; i < count; ++i) {
       x[r * n + j + i] = real && later ? p.state[at + i] : z[i];
       previous[r * n + j + i] = real && later ? p.state[slab + at + i] : 0.0;
+      previous[(R + r) * n + j + i] = real && later ? p.state[2 * slab + at + i] : 0.0;
     }
   });
 }
@@ -90,12 +91,14 @@ __device__ void advance(const Forward& p, const Tile& t, int64_t row, const doub
     }
     for (int i = 0; i < count; ++i) {
       double& v = x[r * n + j + i];
-      double& before = previous[r * n + j + i];
+      double &last = previous[r * n + j + i], &before = previous[(R + r) * n + j + i];
       const double eps = t.v[r * t.ld + p.code.out + j + i];
       const double x0 = clamp(c[0] * v - c[1] * eps, c[6], c[7]);
-      v = c[2] * v + c[3] * x0 + c[4] * before;
+      v = c[2] * v + c[3] * x0 + c[4] * last;
+      if (c[8] != 0.0) v += c[8] * before;
       if (c_noise != 0.0) v += c_noise * z[i];
-      before = x0;
+      before = last;
+      last = x0;
     }
   });
 }
@@ -119,6 +122,7 @@ __device__ void finish(const Forward& p, const Tile& t, int64_t row, const doubl
       } else {
         p.state[at] = v;
         p.state[slab + at] = previous[r * n + j + i];
+        p.state[2 * slab + at] = previous[(R + r) * n + j + i];
       }
     }
   });

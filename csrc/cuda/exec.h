@@ -41,8 +41,8 @@ DOM2_HD constexpr int64_t ring_bytes(Precision p, bool resident) {
   return int64_t{16} * ring_stages(p, resident) * packing(p).tiles * kThreads;
 }
 
-// A tile of rows: x and x0 of the solver in double, then the values.
-DOM2_HD constexpr int64_t x_floats(int x_width, int rows) { return int64_t{4} * rows * x_width; }
+// A tile of rows: x and two x0 of the solver in double, then the values.
+DOM2_HD constexpr int64_t x_floats(int x_width, int rows) { return int64_t{6} * rows * x_width; }
 DOM2_HD constexpr int64_t tile_floats(int ld, int x_width, int rows) {
   return int64_t{rows} * ld + x_floats(x_width, rows);
 }
@@ -111,7 +111,7 @@ struct Data {
 
 // Rows [first, first + count) of the solver table.
 struct Solver {
-  double row[kMaxSolverRows][8];
+  double row[kMaxSolverRows][kSolverColumns];
   int first, count, total;  // count 0: no solver, one pass
   double out_low, out_high;
 };
@@ -123,7 +123,7 @@ struct Forward {
   int tiles;       // row tiles of each group
   int resident;    // packets of weights that stay in shared memory
   float* scratch;  // values, where shared memory is too small: one tile per block; else null
-  double* state;   // [2, G, B, x_width]: x and x0 between launches of a long loop; else null
+  double* state;   // [3, G, B, x_width]: x and two x0 between launches of a long loop; or null
 };
 
 }  // namespace cuda

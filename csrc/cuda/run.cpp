@@ -92,11 +92,11 @@ std::string denoise(const Context& context, const Code& code, Precision precisio
   if (shape.scratch_floats)
     f.scratch = static_cast<float*>(context.allocate(4 * shape.scratch_floats));
   if (f.solver.total > kMaxSolverRows)
-    f.state = static_cast<double*>(context.allocate(16 * data.groups * data.batch * code.x_width));
+    f.state = static_cast<double*>(context.allocate(24 * data.groups * data.batch * code.x_width));
   do {
     f.solver.count = std::min(f.solver.total - f.solver.first, kMaxSolverRows);
     for (int s = 0; s < f.solver.count; ++s)
-      std::copy_n(solver + (f.solver.first + s) * 8, 8, f.solver.row[s]);
+      std::copy_n(solver + (f.solver.first + s) * kSolverColumns, kSolverColumns, f.solver.row[s]);
     const std::string why = failure("denoise", launch_denoise(f, shape, context.stream));
     if (!why.empty()) return why;
     f.solver.first += f.solver.count;

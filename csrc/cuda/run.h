@@ -36,7 +36,7 @@ std::string make_code(const Program& program, const Plan& plan, Precision precis
 std::string pack_weights(const Context& context, const Code& code, Precision precision,
                          const Source* weights, int64_t groups, bool transposed, void* out);
 
-// The loop. solver: [steps, 8] in host memory, or null for one pass without a solver.
+// The loop. solver: [steps, kSolverColumns] in host memory, or null for one pass without a solver.
 std::string denoise(const Context& context, const Code& code, Precision precision, const Data& data,
                     const double* solver, double out_low, double out_high);
 

@@ -33,7 +33,7 @@ struct Workspace {
                    : 0;
   }
   int64_t state(int64_t rows, int64_t steps) const {
-    return steps < total_steps ? 2 * groups * rows * code.x_width : 0;  // doubles
+    return steps < total_steps ? 3 * groups * rows * code.x_width : 0;  // doubles
   }
   int64_t kept(int64_t rows, int64_t steps) const {
     return steps < total_steps ? groups * rows * (code.once_columns + code.g_once_columns) : 0;
@@ -179,7 +179,7 @@ std::string denoise_backward(const Context& context, const Code& code, Precision
       b.solver.first = static_cast<int>(first);
       b.solver.count = solver ? static_cast<int>(count) : 0;
       for (int s = 0; s < b.solver.count; ++s)
-        std::copy_n(solver + (first + s) * 8, 8, b.solver.row[s]);
+        std::copy_n(solver + (first + s) * kSolverColumns, kSolverColumns, b.solver.row[s]);
       if (b.exported) place_exports(b.rows, count, first == 0, b, weights);
       why = failure("denoise_backward",
                     launch_denoise_backward(b, precision, tile_rows, shared_bytes, context.stream));

@@ -192,7 +192,8 @@ Arguments check_denoise(const char* op, const std::optional<Tensor>& cond, const
                   " columns for an x of ", p.buffers[0], "; a noise network returns as many");
   STD_TORCH_CHECK(steps || a.steps == 1, op, ": table has ", a.steps,
                   " steps, the program has no x and takes one pass");
-  const Tensor rows = checked(solver, op, "solver", ScalarType::Double, {steps, 8}, cpu_place());
+  const Tensor rows =
+      checked(solver, op, "solver", ScalarType::Double, {steps, kSolverColumns}, cpu_place());
   if (steps) a.solver = rows;
   STD_TORCH_CHECK(batch >= 0, op, ": batch is ", batch);
   check_cond(cond, op, a);
@@ -201,7 +202,7 @@ Arguments check_denoise(const char* op, const std::optional<Tensor>& cond, const
                       {steps, a.groups, batch, p.buffers[0]}, a.place);
   const double* c = steps ? a.solver->const_data_ptr<double>() : nullptr;
   bool draws = (draws_x && steps) || p.sites > 0;
-  for (int64_t s = 0; s < steps; ++s) draws |= !noise && c[s * 8 + 5] != 0.0;
+  for (int64_t s = 0; s < steps; ++s) draws |= !noise && c[s * kSolverColumns + 5] != 0.0;
   a.seed = checked_seed(rng, draws, op, "x_T, noise or dropout masks", a.place);
   return a;
 }

@@ -77,10 +77,9 @@ class Watch {
 // One policy as it is now: samples a few rows on the calling thread.
 class Actor {
  public:
-  // words: of the program; bf16: bf16 products; table [steps, groups, width], solver [steps, 8]
-  // ([0, 8]: one pass, table [1, groups, width]) and
-  // packed [groups, n] (ops.pack_weights): contiguous CPU tensors. make_rng(generator) and
-  // empty(shape) are torch's.
+  // words: of the program; bf16: bf16 products; table [steps, groups, width], solver [steps, 9]
+  // ([0, 9]: one pass, table [1, groups, width]) and packed [groups, n] (ops.pack_weights):
+  // contiguous CPU tensors. make_rng(generator) and empty(shape) are torch's.
   Actor(const std::vector<int64_t>& words, const py::object& table, const py::object& solver,
         const py::object& packed, bool bf16, bool stacked, double low, double high,
         py::object watch, py::object make_rng, py::object empty, py::object tensor_type,
@@ -103,7 +102,7 @@ class Actor {
                          table_.data());
     const int64_t steps = size(dom2::shape(solver), 0);
     const double* rows = data<const double>(solver);
-    solver_.assign(rows, rows + steps * 8);
+    solver_.assign(rows, rows + steps * dom2::kSolverColumns);
     call_.repeat = 1;
     call_.bf16 = bf16;
     call_.table = table_.data();
@@ -114,7 +113,8 @@ class Actor {
     for (size_t i = 0; i < plan_.weights.size(); ++i)
       flops_ += 2.0 * plan_.weights[i].n * plan_.weights[i].k * call_.steps;
     draws_ = plan_.exec.sites > 0;
-    for (int64_t s = 0; s < steps; ++s) draws_ = draws_ || solver_[s * 8 + 5] != 0.0;
+    for (int64_t s = 0; s < steps; ++s)
+      draws_ = draws_ || solver_[s * dom2::kSolverColumns + 5] != 0.0;
   }
 
   // Actions [..., A] for obs [..., O], or None where the ordinary way must be taken: something has

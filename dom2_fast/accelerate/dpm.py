@@ -26,10 +26,12 @@ class Version:
     lower_below: up to this many steps, not included, lower_order_final ends with order 1.
     by_calls: over logSNR the singlestep walk gives every network call, not every step, an equal
     share of the range, as the first version did.
+    third: order 3 is dpm-solver's, as far as a trial shows.
     """
 
     lower_below: int = 10
     by_calls: bool = False
+    third: bool = True
 
 
 def looks_like_noise_schedule(obj) -> bool:
@@ -76,13 +78,11 @@ def check_settings(steps, order, skip_type, method, solver_type) -> None:
         )
     if method not in METHODS:
         raise Dom2Error(f"method is one of {list(METHODS)}, got {method!r}")
-    if order == 3:
+    if isinstance(order, bool) or order not in (1, 2, 3):
         raise Dom2Error(
-            "order 3 needs two earlier guesses, and a row of a solver table has one; choose order "
-            "1 or 2"
+            f"order is 1, 2 or 3, got {order!r}: DPM-Solver has no other; ask for order 3, or for "
+            f"more steps"
         )
-    if order not in (1, 2):
-        raise Dom2Error(f"order is 1 or 2, got {order!r}")
     if skip_type not in SKIP_TYPES:
         raise Dom2Error(f"skip_type is one of {list(SKIP_TYPES)}, got {skip_type!r}")
     if solver_type not in _SOLVER_TYPES:
@@ -120,6 +120,11 @@ def sample_plan(
     if not (start > 0.0 and end > 0.0) or start == end:
         raise Dom2Error(f"t_start and t_end must be positive and differ, got {start}, {end}")
     version = version or Version()
+    if order == 3 and not version.third:
+        raise Dom2Error(
+            "order 3 of this solver is not dpm-solver's: on a trial its samples differed; choose "
+            "order 1 or 2, or give its network and schedule instead of it"
+        )
     rows = Rows(kind, predict, _SOLVER_TYPES[solver_type])
     if method == "multistep":
         _multistep(
@@ -137,11 +142,10 @@ def sample_plan(
 
 
 def _multistep(rows: Rows, at: list[Point], order: int, lower_last: bool) -> None:
-    for i in range(len(at) - 1):
-        if order == 1 or i == 0 or (lower_last and i == len(at) - 2):
-            rows.first(at[i], at[i + 1])
-        else:
-            rows.multistep(at[i - 1], at[i], at[i + 1])
+    steps = len(at) - 1
+    for i in range(steps):
+        now = min(order, i + 1, steps - i if lower_last else order)
+        (rows.first, rows.multistep, rows.multistep_third)[now - 1](*at[i + 1 - now : i + 2])
 
 
 def _singlestep(rows: Rows, ns, method, steps, order, skip_type, start, end, by_calls) -> None:
@@ -149,7 +153,7 @@ def _singlestep(rows: Rows, ns, method, steps, order, skip_type, start, end, by_
         orders = [order] * (steps // order)
         outer = grid(ns, skip_type, start, end, len(orders))
     else:
-        orders = [order] * (steps // order) + [1] * (steps % order)
+        orders = _orders(order, steps)
         if skip_type == "logSNR" and not by_calls:  # there the steps share the range evenly
             outer = grid(ns, skip_type, start, end, len(orders))
         else:
@@ -157,11 +161,16 @@ def _singlestep(rows: Rows, ns, method, steps, order, skip_type, start, end, by_
             outer = grid(ns, skip_type, start, end, steps)[ends]
     for k, n in enumerate(orders):
         at = points(ns, grid(ns, skip_type, outer[k].item(), outer[k + 1].item(), n))
-        if n == 1:
-            rows.first(at[0], at[1])
-        else:
-            # The time between is found by its lambda, which is that of the inner grid.
-            rows.singlestep(at[0], at[1], at[2])
+        # Times between are found by their lambda, which is that of the inner grid.
+        (rows.first, rows.singlestep, rows.singlestep_third)[n - 1](*at)
+
+
+def _orders(order: int, steps: int) -> list[int]:
+    """The orders of the singlestep walk's steps, `steps` network calls together."""
+    whole, rest = divmod(steps, order)
+    if order == 3 and rest == 0:
+        return [3] * (whole - 1) + [2, 1]
+    return [order] * whole + [rest] * (rest > 0)
 
 
 def named_plan(ns, solver: str, steps: int, predict: str) -> solvers.SolverPlan:

@@ -35,7 +35,7 @@ def posterior_plan(d) -> solvers.SolverPlan:
     """Ancestral sampling with the buffers of d, all steps (Ho et al. 2020, eq. 6-7)."""
     values = [getattr(d, name).detach().double().cpu().flip(0) for name in BUFFERS[1:]]
     recip, recipm1, coef1, coef2, log_variance = values
-    table = torch.zeros(len(recip), 8, dtype=torch.float64)
+    table = torch.zeros(len(recip), solvers.COLUMNS, dtype=torch.float64)
     if predicts_noise(d):
         table[:, 0], table[:, 1] = recip, recipm1
     else:

@@ -1,14 +1,17 @@
-"""Schedulers of diffusers' kind (DPM-Solver multistep), by their documented attributes, as tables.
+"""Schedulers of diffusers' kind, DPM-Solver multistep, by their documented attributes, as tables.
 
-Read are `config`, `timesteps` and `sigmas` after `set_timesteps`; so every spacing of the times
-that a scheduler offers comes along. A copy is asked, the scheduler stays as it is.
+DDPM's and DDIM's are in `ancestral_scheduler`. Read are `config`, `timesteps` and `sigmas` after
+`set_timesteps`; so every spacing of the times that a scheduler offers comes along. A copy is asked,
+the scheduler stays as it is.
 """
 
 from __future__ import annotations
 
 import copy
+import functools
 import math
 
+from dom2_fast.accelerate import ancestral_scheduler
 from dom2_fast.accelerate.tables import Point, Rows, falls
 from dom2_fast.errors import Dom2Error
 from dom2_fast.policies import solvers
@@ -45,11 +48,9 @@ def _check(scheduler) -> None:
     algorithm, order = _option(scheduler, "algorithm_type"), _option(scheduler, "solver_order")
     if algorithm not in _KIND:
         refuse(f"its algorithm_type is {algorithm!r}; accepted are {list(_KIND)}")
-    if order not in (1, 2):
-        refuse(
-            f"its solver_order is {order!r}; 1 and 2 are accepted: order 3 needs two earlier "
-            f"guesses, and a row of a solver table has one"
-        )
+    highest = 2 if algorithm.startswith("sde") else 3
+    if order not in range(1, highest + 1):
+        refuse(f"its solver_order is {order!r}; 1 to {highest} are accepted for {algorithm}")
     if hasattr(scheduler, "order_list") or hasattr(scheduler, "get_order_list"):
         refuse("it is a singlestep scheduler; take the multistep one, or compat.dpm_solver")
     if _option(scheduler, "solver_type", "midpoint") not in _SOLVER_TYPE:
@@ -70,13 +71,23 @@ def plan_of(scheduler, steps: int | None = None, predict: str = "eps") -> solver
     predict other than "eps" must be what its prediction_type says. Raises Dom2Error with the
     reason for what can't be a table.
     """
-    _check(scheduler)
+    ancestral = ancestral_scheduler.is_ancestral(scheduler)
+    if not ancestral:
+        _check(scheduler)
+    elif _option(scheduler, "prediction_type", "epsilon") not in _PREDICT:
+        raise Dom2Error(
+            f"can't use the scheduler {type(scheduler).__name__}: its prediction_type is none of "
+            f"{list(_PREDICT)}"
+        )
     said = _PREDICT[_option(scheduler, "prediction_type", "epsilon")]
     if predict not in ("eps", said):
         raise Dom2Error(f"predict={predict!r}, but the scheduler's prediction_type means {said!r}")
     if steps is not None:
         scheduler = copy.deepcopy(scheduler)
         scheduler.set_timesteps(steps)
+    if ancestral:
+        option = functools.partial(_option, scheduler)
+        return ancestral_scheduler.plan_of(scheduler, option, said)
     times = [float(t) for t in scheduler.timesteps]
     ratios = [float(s) for s in scheduler.sigmas]
     if len(ratios) != len(times) + 1:
@@ -93,15 +104,17 @@ def plan_of(scheduler, steps: int | None = None, predict: str = "eps") -> solver
             f"algorithm_type={algorithm!r} can't end at sigma 0; set final_sigmas_type='sigma_min'"
         )
     for i in range(len(times)):
-        first = _option(scheduler, "solver_order") == 1 or i == 0
-        first |= i == len(times) - 1 and _lower_last(scheduler, len(times))
-        before = None if first else at[i - 1]
+        left, lowers = len(times) - i, _option(scheduler, "lower_order_final", True)
+        order = min(_option(scheduler, "solver_order"), i + 1)
+        if left == 1 and _lower_last(scheduler, len(times)):
+            order = 1
+        if left == 2 and lowers and len(times) < 15:
+            order = min(order, 2)
         if algorithm.startswith("sde"):
-            _stochastic(rows, before, at[i], at[i + 1])
-        elif first:
-            rows.first(at[i], at[i + 1])
+            _stochastic(rows, at[i - 1] if order == 2 else None, at[i], at[i + 1])
         else:
-            rows.multistep(before, at[i], at[i + 1])
+            step = (rows.first, rows.multistep, rows.multistep_third)[order - 1]
+            step(*at[i + 1 - order : i + 2])
     return rows.plan(f"{algorithm} {_option(scheduler, 'solver_order')}")
 
 

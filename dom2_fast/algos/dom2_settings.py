@@ -27,7 +27,7 @@ RECIPES = {
     "best": {
         "clip_x0": True,
         "critic_hidden": 128,
-        "critic_lr": 1e-3,
+        "critic_lr": 3e-3,
         "candidates": 16,
         "target_candidates": 4,
         "actor_every": 2,
@@ -40,9 +40,10 @@ RECIPES["one_step"] = RECIPES["chain"]
 POOR = ("random", "random-medium")
 ZETA = {"random": 0.0}
 OTHER_ZETA = 0.2
-# Where little can be gained (expert) or critics see little of each policy (medium-replay), a large
-# weight harms where critics are least right (simple_world) and gains little elsewhere.
-ETA = {"medium-replay": 0.3, "expert": 0.3}
+# Imitation may weigh much where the data's own actions teach nothing. Where little can be gained
+# (expert) or critics see little of each policy (medium-replay), a large weight of the chain's Q
+# harms where critics are least right (simple_world) and gains little elsewhere.
+ETA = {"random": 5.0, "random-medium": 5.0, "medium-replay": 0.3, "expert": 0.3}
 OTHER_ETA = 1.0
 
 
@@ -58,8 +59,8 @@ class _LossSettings(DiffusionConfig):
 
     eta: float | None = setting(
         None,
-        f"weight of the Q term in the policy's loss; none: {ETA['expert']} on "
-        f"{' and '.join(ETA)} data, else {OTHER_ETA}",
+        "weight of the Q term in the policy's loss; none: "
+        f"{', '.join(f'{eta} on {kind}' for kind, eta in ETA.items())} data, else {OTHER_ETA}",
         "not published; " + TUNED,
     )
     q_warmup: int | None = setting(

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from dom2_fast import envs
 from dom2_fast._version import __version__
-from dom2_fast.behaviours import shipped
+from dom2_fast.behaviours import scripted, shipped
 from dom2_fast.data.formats import omar
 from dom2_fast.data.trajectories import FIELDS as DRAWN
 from dom2_fast.data.trajectories import TrajectoryDataset
@@ -57,7 +57,8 @@ def collect(
 
     Args:
         env: a name, "module:function" or a factory, as in `envs.resolve`. "random" is there for
-            all of them, the other qualities where behaviours are shipped: the particle tasks.
+            all of them, the other qualities where behaviours are shipped: the particle tasks. Of
+            xor there is "expert", which is scripted.
         quality: one of `QUALITIES`.
         episodes: how many.
         seed: the same seed gives the same data on the same machine and torch version.
@@ -134,7 +135,7 @@ def _parts(quality: str, episodes: int) -> list[tuple[str, int]]:
 
 
 def _behaviours_sha256(name: str, parts: list[tuple[str, int]]) -> str | None:
-    if all(part == "random" for part, _ in parts):
+    if name in scripted.POLICIES or all(part == "random" for part, _ in parts):
         return None
     return hashlib.sha256(shipped.asset(name).read_bytes()).hexdigest()
 
@@ -160,6 +161,14 @@ def _policies(name: str, quality: str, agents: int, act_dim: int) -> list[Policy
     """The policies that share the episodes of one quality equally, in order."""
     if quality == "random":
         return [envs.random_policies(agents, act_dim)]
+    if name in scripted.POLICIES:
+        known = scripted.POLICIES[name]
+        if quality not in known:
+            raise Dom2Error(
+                f"the behaviours of {name} are scripted, and none is {quality!r}: choose one of "
+                f"random, {', '.join(known)}"
+            )
+        return [known[quality]]
     policies, noise = shipped.load(name)
     if quality == "medium-replay":
         names = sorted((n for n in policies if n.startswith("replay_")), key=lambda n: int(n[7:]))

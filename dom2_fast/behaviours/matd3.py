@@ -129,7 +129,7 @@ class MATD3:
     """Trains in `env` (a batched environment whose agents share obs and act widths).
 
     Args:
-        env: any `envs.Env`.
+        env: any `envs.Env`; with `critic_state`, one whose `state()` can be asked already.
         config: see `MATD3Config`.
     """
 

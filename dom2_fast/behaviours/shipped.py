@@ -102,12 +102,15 @@ def read(path: Path) -> tuple[dict[str, BehaviourPolicy], float]:
     return policies, noise
 
 
-def write(path: Path, policies: dict[str, BehaviourPolicy], noise: float) -> None:
-    """Write policies as one compressed `.npz` of float32 arrays (no pickle)."""
+def write(
+    path: Path, policies: dict[str, BehaviourPolicy], noise: float, half: bool = False
+) -> None:
+    """Write policies as one compressed `.npz` of float32 arrays, or float16 ones (no pickle)."""
     arrays = {"noise": np.float32(noise)}
+    kind = np.float16 if half else np.float32
     for name, policy in policies.items():
         for i, (weight, bias) in enumerate(policy.layers):
-            arrays[f"{name}/weight_{i}"] = weight.detach().cpu().numpy().astype(np.float32)
-            arrays[f"{name}/bias_{i}"] = bias.detach().cpu().numpy().astype(np.float32)
+            arrays[f"{name}/weight_{i}"] = weight.detach().cpu().numpy().astype(kind)
+            arrays[f"{name}/bias_{i}"] = bias.detach().cpu().numpy().astype(kind)
     with atomic_write(path) as file:
         np.savez_compressed(file, **arrays)

@@ -48,7 +48,8 @@ CARD = {
 # run, the same as the card has for simple_spread from random (159.57) to expert.
 SHARES = {"replay": 0.119, "medium": 0.306}
 # How a task's run differs from `MATD3Config`'s own numbers; "every": steps between two snapshots;
-# "episodes" and "again": how many a snapshot is scored on, the first and the second time.
+# "episodes" and "again": how many a snapshot is scored on, the first and the second time; "half":
+# written as float16.
 EPISODES, AGAIN = 500, 4000
 SETTINGS: dict[str, dict] = {
     "simple_tag": {
@@ -83,6 +84,7 @@ SETTINGS: dict[str, dict] = {
         "every": 250,
         "episodes": 20,
         "again": 100,
+        "half": True,
     },
 }
 
@@ -232,6 +234,7 @@ def main() -> None:
     parser.add_argument("--every", type=int, help="steps between two snapshots")
     parser.add_argument("--episodes", type=int, help="that a snapshot is scored on")
     parser.add_argument("--again", type=int, help="that a chosen snapshot is scored on once more")
+    parser.add_argument("--half", action="store_true", help="write float16: half the size")
     parser.add_argument(
         "--checkpoint", type=Path, help="file that keeps the training's state, to go on from"
     )
@@ -282,7 +285,7 @@ def main() -> None:
                 file=sys.stderr,
             )
         policies = {name: snapshot.policy for name, snapshot in found.items()}
-        write(args.out, policies, config.explore_noise)
+        write(args.out, policies, config.explore_noise, args.half)
     except Dom2Error as error:
         sys.exit(f"error: {error}")
     record = {

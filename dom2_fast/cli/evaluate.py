@@ -50,6 +50,14 @@ def add_options(parser, argv: list[str]) -> None:
         help="an option of the environment or of its shift; may be given several times",
     )
     add_prey(parser)
+    add(
+        "--solutions",
+        type=int,
+        default=SUPPRESS,
+        metavar="K",
+        help="also play each start K times with other noise, and count the ways in which they end "
+        "(spread_6_landmarks, xor)",
+    )
     add("--seed", type=int, default=SUPPRESS, help="of starts and noise; keep it to compare runs")
     add_threads(parser)
 

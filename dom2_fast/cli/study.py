@@ -7,11 +7,12 @@ from argparse import SUPPRESS
 from dom2_fast import config as configs
 from dom2_fast.cli.options import add_threads, use_threads
 
-ABOUT = "Run a grid of runs from one YAML file, and make tables and a page of it."
+ABOUT = "Run a grid of runs from one YAML file, and make one table of them."
 
 _ACTIONS = {
     "run": "Do what is left of a study; what is done already stays.",
     "status": "Say how many cells are done, running, waiting and failed.",
+    "report": "Write a study's tables, of the cells that are done.",
     "cell": "Do one cell: what a study's workers run.",
 }
 
@@ -25,19 +26,11 @@ def add_options(parser, argv: list[str]) -> None:
             add("file", type=str, help="the study's YAML file, see docs/studies.md")
             add("--out", type=str, required=True, help="its folder: new, or one to go on with")
             add("--jobs", type=int, default=SUPPRESS, help="workers (default: one per core)")
-            add(
-                "--ray",
-                type=str,
-                nargs="?",
-                const="local",
-                default=SUPPRESS,
-                metavar="ADDRESS",
-                help="run on a Ray cluster, such as auto or ray://HOST:10001; without an address "
-                "on a cluster of its own on this machine",
-            )
             add("--quiet", action="store_true", help="no progress bar")
         else:
             add("out", type=str, help="the study's folder")
+        if name == "report":
+            add("--markdown", type=str, help="page whose part between the study's markers is made")
         if name == "cell":
             add("name", type=str, help="of the cell, as its folder is called")
             add(
@@ -51,13 +44,14 @@ def add_options(parser, argv: list[str]) -> None:
 
 
 def run(action: str, **options) -> int:
-    return {"run": run_study, "status": status, "cell": cell}[action](**options[action])
+    actions = {"run": run_study, "status": status, "report": report, "cell": cell}
+    return actions[action](**options[action])
 
 
-def run_study(file: str, out: str, quiet: bool, jobs: int | None = None, ray: str | None = None):
+def run_study(file: str, out: str, quiet: bool, jobs: int | None = None):
     from dom2_fast.studies import run
 
-    found, finished = run.run_study(file, out, jobs=jobs, ray=ray, progress=not quiet)
+    found, finished = run.run_study(file, out, jobs=jobs, progress=not quiet)
     print(_told(found))
     if not finished:
         print(f"stopped; go on: dom2-fast study run {file} --out {out}")
@@ -71,6 +65,13 @@ def status(out: str) -> int:
 
     study, found = run.status(out)
     print(f"{study.name}: {len(study.cells)} cells\n{_told(found)}")
+    return 0
+
+
+def report(out: str, markdown: str | None = None) -> int:
+    from dom2_fast.studies.report import PAGE, write_report
+
+    print(f"wrote {write_report(out, markdown) / PAGE}")
     return 0
 
 

@@ -6,6 +6,9 @@ from collections.abc import Mapping
 
 from dom2_fast.runs.folder import setting_title
 
+# What `runs.solutions` counts, where it was asked for.
+_WAYS = {"ways": "ways", "entropy": "entropy", "solved": "solved", "solved_ways": "solved ways"}
+
 
 def scores(results: Mapping[str, Mapping[str, dict]]) -> str:
     """Scores as aligned text: a line for each name and setting.
@@ -14,6 +17,9 @@ def scores(results: Mapping[str, Mapping[str, dict]]) -> str:
         results: name -> setting ("standard", "shift_speed", ...) -> statistics.
     """
     head = ["", "setting", "mean return", "95 % interval", "IQM", "normalised", "episodes"]
+    repeated = any("solutions" in r for settings in results.values() for r in settings.values())
+    if repeated:
+        head += list(_WAYS.values())
     rows = []
     for name, settings in results.items():
         for setting, result in settings.items():
@@ -29,6 +35,9 @@ def scores(results: Mapping[str, Mapping[str, dict]]) -> str:
                     str(result.get("episodes", "-")),
                 ]
             )
+            if repeated:
+                ways = result.get("solutions", {})
+                rows[-1] += [f"{ways[key]:.2f}" if key in ways else "-" for key in _WAYS]
     return table(head, rows, left=2)
 
 

@@ -155,7 +155,7 @@ def model_wrapper(
 
 
 class DPM_Solver:
-    """Drop-in for dpm-solver's class, orders 1 and 2.
+    """Drop-in for dpm-solver's class, orders 1 to 3.
 
     model_fn: from `model_wrapper`. algorithm_type: "dpmsolver" or "dpmsolver++".
     correcting_x0_fn and correcting_xt_fn aren't accepted. backend, precision: see
@@ -209,7 +209,7 @@ class DPM_Solver:
 
         method: multistep, singlestep or singlestep_fixed; skip_type: time_uniform, time_quadratic
         or logSNR; solver_type: dpmsolver or taylor. Differentiable unless under torch.no_grad().
-        Raises Dom2Error for order 3, method="adaptive" and return_intermediate=True.
+        Raises Dom2Error for order 4, method="adaptive" and return_intermediate=True.
         """
         if return_intermediate:
             raise Dom2Error("return_intermediate=True: the steps aren't kept, only the last x")

@@ -145,7 +145,7 @@ def too_short(arrays: dict[str, list[np.ndarray]], first: np.ndarray, task: str)
 def pieces(arrays: dict[str, list[np.ndarray]], first: np.ndarray, task: str, known: int) -> None:
     """Episodes of a task of known length must not be pieces of them that follow each other.
 
-    The converse of `too_short`, for lengths that were given or are in the file.
+    The converse of `too_short`, for lengths that the file says.
     """
     lengths = np.diff(first)
     cut = first[1:-1][(lengths < known)[:-1]]

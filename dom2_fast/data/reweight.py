@@ -43,8 +43,16 @@ PRESETS: dict[tuple[str, str], tuple[str, tuple[float, ...]]] = {
     ("spread_6_landmarks", "expert"): _REPLAY,
     ("spread_6_landmarks", "medium"): _REPLAY,
     ("spread_6_landmarks", "medium-replay"): _REPLAY,
+    ("halfcheetah_2x3", "expert"): _REPLAY,
+    ("halfcheetah_2x3", "medium"): _REPLAY,
+    ("halfcheetah_2x3", "medium-replay"): _REPLAY,
+    ("xor", "expert"): ("uniform", ()),  # all episodes have the same return
+    ("xor", "random"): ("uniform", ()),
 }  # fmt: skip
-_TASKS = ("simple_spread", "simple_tag", "simple_world", "spread_6_landmarks", "HalfCheetah-v2")
+_TASKS = (
+    *("simple_spread", "simple_tag", "simple_world", "spread_6_landmarks"),
+    *("HalfCheetah-v2", "halfcheetah_2x3"),
+)
 PRESETS |= {
     (t, quality): ("uniform", ()) for t in _TASKS for quality in ("random", "random-medium")
 }

@@ -118,7 +118,8 @@ class TrajectoryDataset:
         meta, path = contents.meta, contents.path
         arrays = checks.shapes(contents.fields)
         rows = len(arrays["obs"][0])
-        if lengths is None and episode_length is None:
+        given = lengths is not None or episode_length is not None
+        if not given:
             lengths = contents.lengths
         by_name = False
         if lengths is None and episode_length is None:
@@ -132,7 +133,7 @@ class TrajectoryDataset:
         if by_name and "next_obs" in arrays:
             checks.too_short(arrays, starts, task)
         known = known_tasks.episode_length(_task(meta, path))
-        if known is not None and not by_name and "next_obs" in arrays:
+        if known is not None and not given and not by_name and "next_obs" in arrays:
             checks.pieces(arrays, starts, _task(meta, path), known)
         if "next_obs" not in arrays:
             arrays["next_obs"] = [_following(obs, starts) for obs in arrays["obs"]]

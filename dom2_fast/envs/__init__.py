@@ -1,4 +1,4 @@
-"""Environments by name, stepped in batches: the protocol, the registry, and the particle tasks.
+"""Environments by name, stepped in batches: the protocol, the registry, and the tasks there are.
 
 `make` gives E copies stepped together; `register` adds an environment; `parallel_env` is the
 PettingZoo face of any of them, `from_parallel_env` the way back.
@@ -6,7 +6,7 @@ PettingZoo face of any of them, `from_parallel_env` the way back.
 
 from torch import Tensor
 
-from dom2_fast.envs import mujoco, particle
+from dom2_fast.envs import mujoco, particle, xor
 from dom2_fast.envs.env import (
     Env,
     Obs,
@@ -17,7 +17,8 @@ from dom2_fast.envs.env import (
     terminal,
 )
 from dom2_fast.envs.particle import tasks
-from dom2_fast.envs.particle.physics import SHIFTS, ParticleEnv
+from dom2_fast.envs.particle.physics import ParticleEnv
+from dom2_fast.envs.particle.settings import SHIFTS
 from dom2_fast.envs.particle.tasks import EPISODE_LENGTH
 from dom2_fast.envs.pettingzoo_adapter import from_parallel_env
 from dom2_fast.envs.registry import (
@@ -34,6 +35,7 @@ from dom2_fast.envs.registry import (
 
 particle.register_all()
 mujoco.register_all()
+xor.register_all()
 use_adapter(from_parallel_env)
 
 TASKS = tuple(tasks.TASKS)  # the particle tasks; `names()` has all environments

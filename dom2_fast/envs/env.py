@@ -31,6 +31,9 @@ class Env(Protocol):
       values, which go into the results of an evaluation.
     * terminal: [E] bool, of the copies that are done: which ended in a terminal state, rather
       than by a time limit. Without it, whoever is done before `episode_length` is terminal.
+    * solution() -> (label [E] int, solved [E] bool): which of the task's several solutions each
+      copy is at now, and whether it is one, for `runs.solutions`; `Dom2Error` where there
+      are none.
     * agent_names: list of G names; close(): frees what it holds.
 
     Attributes:

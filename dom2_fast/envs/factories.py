@@ -17,7 +17,17 @@ Shifts = Mapping[str, Mapping[str, tuple[Any, str]]]
 
 # An option of a shift can't be called like an argument of `make` and `evaluate`, or like an entry
 # of a result, which lists the options, too.
-_ARGUMENTS = {"name", "env", "num_envs", "seed", "shift", "policies", "episodes", "record"}
+_ARGUMENTS = {
+    "name",
+    "env",
+    "num_envs",
+    "seed",
+    "shift",
+    "policies",
+    "episodes",
+    "record",
+    "solutions",
+}
 _RESULTS = {"mean", "ci95", "iqm", "std", "returns", "options", "rollout"}
 _TAKEN = _ARGUMENTS | _RESULTS | {"normalised", "normalised_ci95"}
 

@@ -43,6 +43,14 @@ BINARY = {
     torch.divide: "div",
 }
 SIGMOID = {torch.sigmoid, F.sigmoid, "sigmoid"}
+# Options of activations, and the values that a program has them with.
+_OPTIONS = {
+    "approximate": ("none", "tanh"),
+    "beta": (1,),
+    "threshold": (20,),
+    "negative_slope": (0.01,),
+    "alpha": (1,),
+}
 CAT = {torch.cat, torch.concat, torch.concatenate}
 
 
@@ -75,13 +83,14 @@ class Rules:
             w, b = self._own(sub, node.target, "weight"), self._own(sub, node.target, "bias")
             return expr.linear(v, w, b)
         if kind in MODULE_ACTS:
-            options = {"approximate": sub.approximate} if kind is nn.GELU else {}
-            if kind is nn.Softplus:
-                options = {"beta": sub.beta, "threshold": sub.threshold}
+            options = {name: getattr(sub, name) for name in _OPTIONS if hasattr(sub, name)}
             return self._activation(v, MODULE_ACTS[kind], **options)
         if kind is nn.LayerNorm:
             w, b = self._own(sub, node.target, "weight"), self._own(sub, node.target, "bias")
             return self._layer_norm(v, sub.normalized_shape, w, b, sub.eps)
+        if kind is nn.GroupNorm:
+            w, b = self._own(sub, node.target, "weight"), self._own(sub, node.target, "bias")
+            return self._group_norm(v, sub.num_groups, w, b, sub.eps, channels=sub.num_channels)
         if kind is nn.Dropout:
             return self._dropout(v, sub.p if sub.training else 0.0)
         if kind is nn.Identity:
@@ -89,6 +98,8 @@ class Rules:
         raise LoweringError("no such module in a program")
 
     def _call(self, node: fx.Node, target, args, kwargs):
+        if target in SIGMOID and len(args) == 1 and not kwargs and self._gates(node, args[0]):
+            return Gate(args[0])
         if target in FUNCTION_ACTS:
             options = {k: v for k, v in kwargs.items() if k not in ("inplace", "input")}
             v = args[0] if args else kwargs["input"]
@@ -97,8 +108,6 @@ class Rules:
             elif len(args) > 1 and target not in (F.relu, F.silu, F.mish):  # there it is `inplace`
                 raise LoweringError("positional options of an activation")
             return self._activation(v, FUNCTION_ACTS[target], **options)
-        if target in SIGMOID and len(args) == 1 and not kwargs:
-            return self._gate(node, args[0])
         if target in BINARY:
             if kwargs or len(args) != 2:
                 raise LoweringError("arithmetic with options (alpha, rounding_mode, out)")
@@ -123,13 +132,15 @@ class Rules:
                     f"program has rows of columns, so flatten(1) comes first"
                 )
 
-    def _activation(self, v: Rows, act: Act, approximate="none", beta=1, threshold=20) -> Rows:
-        if approximate == "tanh":
+    def _activation(self, v: Rows, act: Act, **options) -> Rows:
+        if options.get("approximate") == "tanh":
             act = Act.GELU_TANH
-        if beta != 1 or threshold != 20:
-            raise LoweringError(
-                f"Softplus with beta {beta} and threshold {threshold}, not 1 and 20"
-            )
+        for name, value in options.items():
+            if name not in _OPTIONS or value not in _OPTIONS[name]:
+                raise LoweringError(
+                    f"{act.name.lower()} with {name} = {value}; a program has it with "
+                    f"{' or '.join(map(str, _OPTIONS.get(name, ('no such option',))))}"
+                )
         fn = activations.FUNCTIONS[act]
 
         def one(p: expr.Piece) -> expr.Piece:
@@ -139,11 +150,13 @@ class Rules:
 
         return v.map(one)
 
-    def _gate(self, node: fx.Node, v: Rows) -> Gate:
-        for user in node.users:
-            if BINARY.get(user.target) != "mul" or set(user.args) != {node, node.args[0]}:
-                raise LoweringError("sigmoid of x or obs, but in v * sigmoid(v)")
-        return Gate(v)
+    @staticmethod
+    def _gates(node: fx.Node, v) -> bool:
+        """Is every use of sigmoid(v) in v * sigmoid(v)?"""
+        both = {node, node.args[0]}
+        return isinstance(v, Rows) and all(
+            BINARY.get(user.target) == "mul" and set(user.args) == both for user in node.users
+        )
 
     def _dropout_rate(self, p=0.5, training=True, inplace=False, train=None) -> float:
         return p if (training if train is None else train) else 0.0
@@ -163,6 +176,21 @@ class Rules:
             raise LoweringError(f"LayerNorm over {tuple(normalized_shape)}, the rows are {v.width}")
         w, b = (None if h is None else host.as_rows(h, v.width, self.like) for h in (weight, bias))
         return Rows.of(Norm(list(v.pieces), float(eps), w, b))
+
+    def _group_norm(self, v: Rows, num_groups, weight=None, bias=None, eps=1e-5, channels=None):
+        """Each of `num_groups` equal ranges of a row's columns by its own mean and deviation."""
+        if (channels is not None and channels != v.width) or v.width % num_groups:
+            raise LoweringError(
+                f"GroupNorm of {num_groups} groups of {channels} channels, the rows are {v.width} "
+                f"wide"
+            )
+        n = v.width // num_groups
+        w, b = (None if h is None else host.as_rows(h, v.width, self.like) for h in (weight, bias))
+        parts = []
+        for at in range(0, v.width, n):
+            gain, shift = (None if h is None else host.columns(h, at, n) for h in (w, b))
+            parts.append(whole(Norm(list(v.cut(at, n).pieces), float(eps), gain, shift)))
+        return Rows.of(Join(parts)) if len(parts) > 1 else Rows(parts)
 
     def _functional_linear(self, v, weight, bias=None):
         if not isinstance(v, Rows) or not isinstance(weight, Host) or weight.on_t:
@@ -294,6 +322,7 @@ _RULES = {
     F.linear: "_functional_linear",
     F.dropout: "_functional_dropout",
     F.layer_norm: "_layer_norm",
+    F.group_norm: "_group_norm",
     torch.dropout: "_functional_dropout",
     operator.getitem: "_getitem",
     getattr: "_host_getattr",

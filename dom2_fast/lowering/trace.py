@@ -181,7 +181,7 @@ class Interpreter(Rules):
             return False
         if self._drops(node, sub):
             return True
-        takes = isinstance(sub, (nn.Linear, nn.LayerNorm)) or node.target is F.linear
+        takes = isinstance(sub, (nn.Linear, nn.LayerNorm, nn.GroupNorm)) or node.target is F.linear
         if self.mode != "row" or not takes or node in self._in_pytorch:
             return False
         return all(not (isinstance(v, Host) and v.on_t) for v in values[1:])
@@ -214,7 +214,7 @@ class Interpreter(Rules):
     def _is_programmable(self, node: fx.Node) -> bool:
         if node.op == "call_module":
             sub = self.module.get_submodule(node.target)
-            kinds = (nn.Linear, nn.LayerNorm, nn.Dropout, nn.Identity, *MODULE_ACTS)
+            kinds = (nn.Linear, nn.LayerNorm, nn.GroupNorm, nn.Dropout, nn.Identity, *MODULE_ACTS)
             return isinstance(sub, kinds)
         return node.target in FUNCTION_ACTS or node.target in (F.linear, F.dropout)
 

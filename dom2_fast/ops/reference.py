@@ -102,7 +102,7 @@ def denoise(
     weights: Sequence[torch.Tensor],  # [G, N, K] each
     table: torch.Tensor,  # [S, G, table_width]
     program: StepProgram,
-    solver: torch.Tensor,  # float64 [S, 8], see dom2_fast.policies.solvers
+    solver: torch.Tensor,  # float64 [S, 9], see dom2_fast.policies.solvers
     noise: torch.Tensor | None = None,  # [S, G, B, A]; None: drawn from rng where c_noise != 0
     *,
     batch: int | None = None,  # B, needed where x_T is None
@@ -114,13 +114,13 @@ def denoise(
     """The whole denoising loop.
 
     Every step is, with one row of the solver table
-    (inv_alpha, sigma_over_alpha, c_x, c_x0, c_prev, c_noise, low, high):
+    (inv_alpha, sigma_over_alpha, c_x, c_x0, c_prev, c_noise, low, high, c_prev2):
 
         eps = program(x);  x0 = clip(inv_alpha x - sigma_over_alpha eps, low, high)
-        x   = c_x x + c_x0 x0 + c_prev x0_previous + c_noise z
+        x   = c_x x + c_x0 x0 + c_prev x0_previous + c_prev2 x0_before_that + c_noise z
 
     and the result is clipped to [out_low, out_high]. A program without x (x_width 0) makes the
-    action itself: it takes no steps, so a solver [0, 8], and a table [1, G, table_width].
+    action itself: it takes no steps, so a solver [0, 9], and a table [1, G, table_width].
     """
     if program.x_width == 0:
         x = table.new_empty(table.size(1), batch, 0) if x_T is None else x_T
@@ -145,11 +145,13 @@ def draw_start(rng, groups: int, batch: int, width: int, like: torch.Tensor) -> 
 
 def solve(predict, x, solver, noise, rng, out_low: float, out_high: float) -> torch.Tensor:
     """The loop of `denoise` for any predict(step, x [G, B, A]) -> eps [G, B, A]."""
-    previous = torch.zeros_like(x)
+    previous = before = torch.zeros_like(x)
     for s, row in enumerate(solver.tolist()):
-        inv_alpha, sigma_over_alpha, c_x, c_x0, c_prev, c_noise, low, high = row
+        inv_alpha, sigma_over_alpha, c_x, c_x0, c_prev, c_noise, low, high, c_prev2 = row
         x0 = torch.clamp(inv_alpha * x - sigma_over_alpha * predict(s, x), low, high)
         x = c_x * x + c_x0 * x0 + c_prev * previous
+        if c_prev2 != 0.0:
+            x = x + c_prev2 * before
         if c_noise != 0.0:
             if noise is None:
                 rows, width = x.size(0) * x.size(1), x.size(2)
@@ -157,7 +159,7 @@ def solve(predict, x, solver, noise, rng, out_low: float, out_high: float) -> to
             else:
                 z = noise[s]
             x = x + c_noise * z.reshape(x.shape)
-        previous = x0
+        previous, before = x0, previous
     return torch.clamp(x, out_low, out_high)
 
 

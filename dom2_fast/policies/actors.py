@@ -20,10 +20,11 @@ from dom2_fast.ops import reference
 from dom2_fast.ops.executor import executor
 from dom2_fast.policies import inputs
 from dom2_fast.policies.base import Policy, check_reduction, name_of, normals
+from dom2_fast.policies.solvers import COLUMNS
 
 __all__ = ["DeterministicPolicy", "GaussianPolicy"]
 
-NO_STEPS = torch.zeros(0, 8, dtype=torch.float64)  # the solver table of a policy of one pass
+NO_STEPS = torch.zeros(0, COLUMNS, dtype=torch.float64)  # the solver table of a policy of one pass
 
 
 class ActorPolicy(Policy):

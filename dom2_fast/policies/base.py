@@ -73,7 +73,7 @@ class Policy(nn.Module):
         return self._programs
 
     def _solver(self) -> torch.Tensor:
-        """The solver table of acting, float64 [S, 8]."""
+        """The solver table of acting, float64 [S, 9]."""
         raise NotImplementedError
 
     def _times(self, like: torch.Tensor) -> torch.Tensor | None:

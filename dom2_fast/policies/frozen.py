@@ -20,6 +20,7 @@ from dom2_fast import ops
 from dom2_fast.errors import Dom2Error
 from dom2_fast.ops.program import StepProgram
 from dom2_fast.policies import inputs, policy_file
+from dom2_fast.policies.solvers import COLUMNS
 
 __all__ = ["FrozenPolicy", "load_policy"]
 
@@ -61,7 +62,7 @@ class FrozenPolicy:
         program: StepProgram,
         weights: list[torch.Tensor],  # [G, N, K] each
         table: torch.Tensor,  # [S, G, columns], [1, G, columns] for a policy of one pass
-        solver: torch.Tensor,  # float64 [S, 8], [0, 8] for a policy of one pass
+        solver: torch.Tensor,  # float64 [S, 9], [0, 9] for a policy of one pass
         bounds: tuple[float, float],
         *,
         stacked: bool,
@@ -116,7 +117,10 @@ class FrozenPolicy:
         steps = rows if program.x_width else 0
         if rows != max(steps, 1):
             raise Dom2Error(f"its table is of {rows} steps, but its program is of one pass")
-        solver = _part(tensors, "solver", torch.float64, (steps, 8))
+        solver = _part(tensors, "solver", torch.float64, (steps, None))
+        if solver.size(1) == COLUMNS - 1:  # written before there was c_prev2
+            solver = torch.nn.functional.pad(solver, (0, 1))
+        solver = _part({"solver": solver}, "solver", torch.float64, (steps, COLUMNS))
         low, high = _part(tensors, "bounds", torch.float64, (2,)).tolist()
         if not low < high:
             raise Dom2Error(f"its bounds are {low}, {high}")
@@ -236,7 +240,12 @@ class FrozenPolicy:
             Dom2Error: `path` is a folder or holds something else; no space is left.
         """
         # A file has the lowest version that can hold it, so that older readers take what they can.
-        policy_file.write(path, self._tensors(), self.notes, version=1 if self.steps else 2)
+        tensors, version = self._tensors(), 1 if self.steps else 2
+        if bool((self._solver[:, -1] != 0.0).any()):
+            version = 3
+        else:
+            tensors["solver"] = self._solver[:, :-1]
+        policy_file.write(path, tensors, self.notes, version)
 
     def _tensors(self) -> dict[str, torch.Tensor]:
         bounds = torch.tensor([self.act_low, self.act_high], dtype=torch.float64)

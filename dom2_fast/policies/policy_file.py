@@ -22,7 +22,8 @@ from dom2_fast.errors import Dom2Error
 from dom2_fast.files import atomic_write
 
 FORMAT = "dom2_fast.policy"
-VERSIONS = ("1", "2")  # 2 has policies of one pass, which have no solver
+# 2 has policies of one pass, which have no solver; 3 a ninth number in its rows, for order 3.
+VERSIONS = ("1", "2", "3")
 _MAX_HEADER = 100_000_000  # as the safetensors package has it
 _MAX_SIZE = 1 << 40  # of a dimension or an offset; far below what torch and C++ can count
 _DTYPES = {"F32": torch.float32, "F64": torch.float64, "I64": torch.int64}
@@ -126,7 +127,7 @@ def _check_notes(notes) -> None:
     if notes.get("version") not in VERSIONS:
         raise _Broken(
             f"it has version {notes.get('version')!r} of the format, this dom2_fast reads "
-            f"versions {' and '.join(VERSIONS)}: it was written by dom2_fast "
+            f"versions {', '.join(VERSIONS)}: it was written by dom2_fast "
             f"{notes.get('dom2_fast', '?')}"
         )
 

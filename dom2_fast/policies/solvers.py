@@ -1,11 +1,12 @@
-"""Solvers as tables: how to walk from noise to an action, one row of eight numbers per step.
+"""Solvers as tables: how to walk from noise to an action, one row of nine numbers per step.
 
 The loop that reads a table is `reference.denoise`, the same for every solver:
 
     x0 = clip(inv_alpha x - sigma_over_alpha eps, x0_low, x0_high)
-    x' = c_x x + c_x0 x0 + c_prev x0_previous + c_noise z
+    x' = c_x x + c_x0 x0 + c_prev x0_previous + c_prev2 x0_before_that + c_noise z
 
-Rows are (inv_alpha, sigma_over_alpha, c_x, c_x0, c_prev, c_noise, x0_low, x0_high), in float64.
+Rows are (inv_alpha, sigma_over_alpha, c_x, c_x0, c_prev, c_noise, x0_low, x0_high, c_prev2), in
+float64.
 Below, s is the time of a step, t < s the time it leads to. The VP SDE is walked on the uniform grid
 from 1 to 1e-3; a discrete schedule from step K - 1 (strided where fewer steps are asked for), and a
 flow from 1, to the clean action, alpha = 1 and sigma = 0.
@@ -22,6 +23,7 @@ from dom2_fast.errors import Dom2Error
 from dom2_fast.policies.schedules import DIFFUSION_PREDICTS, SAMPLE_T_END, FlowSchedule
 
 MAX_STEPS = 1000
+COLUMNS = 9  # of a row
 
 # Ours first; the others are the names that CleanDiffuser, dpm-solver and diffusers users know.
 _ALIASES = {
@@ -43,7 +45,7 @@ NAMES = ("ddpm", "ddim", "dpm1", "dpm++2m", "euler")
 
 @dataclass(frozen=True)
 class SolverPlan:
-    """A solver made ready. table: float64 [S, 8]; times: float64 [S], of the network calls."""
+    """A solver made ready. table: float64 [S, 9]; times: float64 [S], of the network calls."""
 
     name: str
     table: torch.Tensor
@@ -119,7 +121,7 @@ def plan(
             f"alone), got {start!r}"
         )
     times, alpha, sigma, steps = times[start:], alpha[start:], sigma[start:], steps - start
-    table = torch.zeros(steps, 8, dtype=torch.float64)
+    table = torch.zeros(steps, COLUMNS, dtype=torch.float64)
     if predict == "v":  # x_s = (1 - s) act + s eps and v = eps - act
         table[:, 0] = 1.0
         table[:, 1] = sigma[:-1]

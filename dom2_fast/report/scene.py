@@ -16,9 +16,10 @@ _KINDS = {
     "obstacle": "--muted",
     "food": "--s4",
     "forest": "--s2",
+    "joint": "--s3",
 }
 _MOVING = ("agent", "predator", "prey")
-_SOLID = ("obstacle", "food")
+_SOLID = ("obstacle", "food", "torso", "joint", "limb")
 
 
 _ARRAYS = ("states", "sizes", "kinds")

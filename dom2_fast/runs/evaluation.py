@@ -70,16 +70,10 @@ def evaluate(
             anything is played. Actions of another shape than [G, E, A]; scores that aren't finite.
     """
     spec = envs.resolve(env)
-    for name, value, least in (("episodes", episodes, 1), ("seed", seed, 0)):
-        whole_number(name, value, least)
-    if num_envs is None:
-        num_envs = spec.most or (BATCH if spec.batched else envs.ADAPTED)
-    whole_number("num_envs", num_envs, 1)
-    chunks = math.ceil(episodes / num_envs)
-    size = math.ceil(episodes / chunks)
+    chunks, size = chunks_of(spec, episodes, seed, num_envs)
     world = spec.make(size, seed=seed, shift=shift, **options)
     try:
-        _check_fits(policies, world, spec.name)
+        check_fits(policies, world, spec.name)
         frames: list[dict] = []
         if not hasattr(world, "recording"):
             record = False
@@ -106,6 +100,19 @@ def evaluate(
             "return": float(result["returns"][0]),
         }
     return result
+
+
+def chunks_of(
+    spec: envs.EnvSpec, episodes: int, seed: int, num_envs: int | None
+) -> tuple[int, int]:
+    """(number of chunks, episodes in each) of `evaluate`, which has the arguments; checked."""
+    for name, value, least in (("episodes", episodes, 1), ("seed", seed, 0)):
+        whole_number(name, value, least)
+    if num_envs is None:
+        num_envs = spec.most or (BATCH if spec.batched else envs.ADAPTED)
+    whole_number("num_envs", num_envs, 1)
+    chunks = math.ceil(episodes / num_envs)
+    return chunks, math.ceil(episodes / chunks)
 
 
 def _plain(value):
@@ -140,7 +147,7 @@ def _checked(frame: dict) -> dict:
     return frame
 
 
-def _check_fits(policies: Policies, world: envs.Env, name: str) -> None:
+def check_fits(policies: Policies, world: envs.Env, name: str) -> None:
     """Refuses policies that say other widths than the environment has."""
     if not callable(getattr(policies, "act", policies)):
         raise Dom2Error(

@@ -13,6 +13,7 @@ from dom2_fast import envs
 from dom2_fast.errors import Dom2Error
 from dom2_fast.files import atomic_write
 from dom2_fast.runs import evaluation
+from dom2_fast.runs import solutions as repeated
 from dom2_fast.runs.acting import policies_of
 from dom2_fast.runs.folder import ROLLOUT, SCORES, STANDARD, setting_name
 
@@ -26,6 +27,7 @@ def evaluate_run(
     checkpoint: str = "last",
     num_envs: int | None = None,
     seed: int = evaluation.SEED,
+    solutions: int | None = None,
     **options,
 ) -> dict:
     """Evaluates a run's last or best checkpoint and writes its scores.json and rollout.npz.
@@ -42,24 +44,23 @@ def evaluate_run(
             return. It was chosen by the first episodes of the default seed's, so that another
             `seed` gives what it scores on starts that had no part in the choice.
         episodes, shift, num_envs, seed: see `evaluation.evaluate`.
+        solutions: K: also play each start K times with other noise and count the ways in which
+            the episodes end; the result has them as `solutions`, see `solutions.solutions`.
         options: of the environment and of its shift, such as `prey` and `v_min`.
     Returns: what is in scores.json then.
     Raises: Dom2Error: no environment is known, or it is another than the run's; the run keeps
-        no best checkpoint; see `checkpoint.load` and `evaluation.evaluate`.
+        no best checkpoint; see `checkpoint.load`, `evaluation.evaluate` and `solutions.solutions`.
     """
     folder = Path(run)
     acting = policies_of(folder, checkpoint)
     spec = envs.resolve(_environment(folder, acting.env, env))
-    result = evaluation.evaluate(
-        acting.policies,
-        env=spec,
-        episodes=episodes,
-        shift=shift,
-        seed=seed,
-        num_envs=num_envs,
-        record=True,
-        **options,
-    )
+    played = {"shift": shift, "seed": seed, "num_envs": num_envs, **options}
+    ways = None
+    if solutions is not None:
+        ways = repeated.solutions(acting.policies, spec, solutions, episodes, **played)
+    result = evaluation.evaluate(acting.policies, spec, episodes, record=True, **played)
+    if ways is not None:
+        result["solutions"] = ways
     rollout = result.pop("rollout", None)
     name = setting_name(shift, checkpoint)
     result |= {"checkpoint": checkpoint, "step": acting.step}

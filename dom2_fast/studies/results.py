@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dom2_fast import envs
+from dom2_fast.checkpoint import FILES
 from dom2_fast.files import atomic_write
 from dom2_fast.report.load import read_metrics
 from dom2_fast.runs.folder import METRICS, setting_name
@@ -86,8 +87,8 @@ def rows_of(home: StudyFolder, study: Study, cell: Cell, state: State) -> list[d
     results = state.scores["results"]
     rows = []
     for play in study.plays:
-        for checkpoint in ("last", "best"):
-            key = play.key if checkpoint == "last" else _best(play.shift)
+        for checkpoint in FILES:
+            key = setting_name(play.shift, checkpoint)
             if key not in results:
                 continue
             result = results[key]
@@ -123,10 +124,6 @@ def rows_of(home: StudyFolder, study: Study, cell: Cell, state: State) -> list[d
                 }
             )
     return rows
-
-
-def _best(shift: str | None) -> str:
-    return "best_" + setting_name(shift)
 
 
 def trained_seconds(run: Path) -> float:

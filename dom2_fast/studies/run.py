@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 import statistics
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -35,7 +34,6 @@ def run_study(
     out,
     *,
     jobs: int | None = None,
-    ray: str | None = None,
     progress: bool = True,
 ) -> tuple[Status, bool]:
     """Does every cell of a study that isn't done, and writes OUT/results.csv.
@@ -45,10 +43,9 @@ def run_study(
     Args:
         file: the study's YAML file. out: its folder, new, or one to go on with.
         jobs: workers; None: one per core.
-        ray: run on the Ray cluster of that address instead; "local": on one of its own.
     Returns: how it ended, and whether it wasn't stopped by Ctrl-C.
     Raises:
-        Dom2Error: see `StudyFolder.adopt`; another process runs the study; no cluster answers.
+        Dom2Error: see `StudyFolder.adopt`; another process runs the study.
     """
     from tqdm import tqdm
 
@@ -81,7 +78,7 @@ def run_study(
                 if not study.data.keep:
                     _drop_data(home, study, states, cell)
 
-            finished = _workers(ray)(home, todo, jobs, ended)
+            finished = pool.run_cells(home, todo, jobs, ended)
         return _status(home, study, states, jobs), finished
 
 
@@ -91,16 +88,6 @@ def status(out) -> tuple[Study, Status]:
     study = home.study()
     states = {cell.name: look(home, study, cell) for cell in study.cells}
     return study, _status(home, study, states, usable_cores())
-
-
-def _workers(ray: str | None) -> Callable[..., bool]:
-    if ray is None:
-        return pool.run_cells
-    from functools import partial
-
-    from dom2_fast.studies import ray_pool
-
-    return partial(ray_pool.run_cells, address=ray)
 
 
 def _status(home: StudyFolder, study: Study, states: dict[str, State], jobs: int) -> Status:

@@ -36,7 +36,7 @@ def look(home: StudyFolder, study: Study, cell: Cell) -> State:
     try:
         options = matching_options(run, cell)
         scores = read_scores(run)
-        missing = missing_plays(run, study, cell, options, scores) if options else study.plays
+        missing = missing_plays(run, study, cell, options, scores) if options else [None]
     except Dom2Error as error:
         return State(FAILED, str(error))
     if options and not missing:
@@ -110,16 +110,24 @@ def read_scores(run: Path) -> dict[str, Any] | None:
 
 def missing_plays(
     run: Path, study: Study, cell: Cell, options: dict, scores: dict | None
-) -> list[Play]:
-    """What the run isn't scored in yet as the study wants it; all before it is trained."""
+) -> list[tuple[Play, str]]:
+    """(play, checkpoint) in which the run isn't scored yet as the study wants it.
+
+    All plays of the last checkpoint, and of the best one where the run keeps it.
+    """
     steps = cell.steps or options.get("steps")
-    if scores is None or scores["step"] != steps or not (run / checkpoint.NAME).is_file():
-        return study.plays
-    return [play for play in study.plays if not _scored(study, cell, play, scores["results"])]
+    kept = [which for which, name in checkpoint.FILES.items() if (run / name).is_file()]
+    wanted = [(play, which) for which in kept or ["last"] for play in study.plays]
+    if scores is None or scores["step"] != steps or "last" not in kept:
+        return wanted
+    results = scores["results"]
+    return [
+        (play, which) for play, which in wanted if not _scored(study, cell, play, which, results)
+    ]
 
 
-def _scored(study: Study, cell: Cell, play: Play, results: dict) -> bool:
-    result = results.get(play.key)
+def _scored(study: Study, cell: Cell, play: Play, which: str, results: dict) -> bool:
+    result = results.get(run_folder.setting_name(play.shift, which))
     if result is None:
         return False
     wanted = envs.spec(cell.task).shift_options(play.shift, play.options)

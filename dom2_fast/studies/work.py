@@ -59,14 +59,15 @@ def _do(home: StudyFolder, study: Study, cell: Cell) -> bool:
             _record(run, time.perf_counter() - begin)
             return False
     else:
-        _check_data(run, options, data)
+        _check_data(run, cell, options, data)
     options = matching_options(run, cell)
-    for play in missing_plays(run, study, cell, options, read_scores(run)):
+    for play, which in missing_plays(run, study, cell, options, read_scores(run)):
         evaluate_run(
             run,
             episodes=study.evaluate.episodes,
             seed=study.evaluate.seed,
             shift=play.shift,
+            checkpoint=which,
             **play.options,
         )
     _record(run, time.perf_counter() - begin)
@@ -149,8 +150,10 @@ def _check_made(path: Path, data: TrajectoryDataset, study: Study, cell: Cell) -
         )
 
 
-def _check_data(run: Path, options: dict[str, Any], data: Path) -> None:
+def _check_data(run: Path, cell: Cell, options: dict[str, Any], data: Path) -> None:
     """A run that was trained before is of the study's data set."""
+    if cell.fraction != 1:
+        return  # its fingerprint is of the trajectories that it saw
     about = read_about(data) or {}
     if options.get("fingerprint") not in (None, about.get("fingerprint")):
         raise Dom2Error(

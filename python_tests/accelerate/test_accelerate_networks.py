@@ -138,9 +138,12 @@ def test_schedulers_of_diffusers_kind(config, steps):
 def test_refusals_of_schedulers():
     cases = [
         (
-            {"solver_order": 3},
-            "its solver_order is 3; 1 and 2 are accepted: order 3 needs two "
-            "earlier guesses, and a row of a solver table has one",
+            {"solver_order": 4},
+            "its solver_order is 4; 1 to 3 are accepted for dpmsolver++",
+        ),
+        (
+            {"solver_order": 3, "algorithm_type": "sde-dpmsolver++"},
+            "its solver_order is 3; 1 to 2 are accepted for sde-dpmsolver++",
         ),
         (
             {"algorithm_type": "deis"},

@@ -25,6 +25,12 @@ SETTINGS = [
     {"steps": 5, "order": 1, "method": "singlestep", "denoise_to_zero": True},
     {"steps": 5, "order": 1, "method": "singlestep", "skip_type": "logSNR"},
     {"steps": 7, "order": 2, "method": "singlestep_fixed", "t_start": 0.9, "t_end": 0.02},
+    {"steps": 7, "order": 3},
+    {"steps": 12, "order": 3, "lower_order_final": False, "skip_type": "logSNR"},
+    {"steps": 9, "order": 3, "method": "singlestep"},
+    {"steps": 10, "order": 3, "method": "singlestep", "skip_type": "logSNR"},
+    {"steps": 8, "order": 3, "method": "singlestep", "solver_type": "taylor"},
+    {"steps": 6, "order": 3, "method": "singlestep_fixed", "t_start": 0.9, "t_end": 0.02},
 ]
 SCHEDULES = {"linear": LinearVP(), "discrete": StepsVP(np.linspace(1e-3, 0.2, 30))}
 
@@ -62,15 +68,16 @@ def test_whatever_the_network_predicts(model_type, algorithm):
 
 
 @native
+@pytest.mark.parametrize("order", [2, 3])
 @pytest.mark.parametrize("method", ["multistep", "singlestep"])
 @pytest.mark.parametrize("algorithm", ["dpmsolver", "dpmsolver++"])
-def test_native_samples_and_gradients(method, algorithm):
+def test_native_samples_and_gradients(method, algorithm, order):
     net, solver, obs, x = problem(F32, 65, algorithm=algorithm)
     fast = accelerate(solver, act_dim=A, backend="native")
     exact = copy.deepcopy(net).double()
     x, x64 = x.requires_grad_(), x.detach().double().requires_grad_()
     fn = wrap(exact, solver.noise_schedule, model_kwargs={"state": obs.double()})
-    call = {"steps": 6, "order": 2, "method": method}
+    call = {"steps": 6, "order": order, "method": method}
     got = fast.sample(x, **call)
     want = PlainSolver(fn, solver.noise_schedule, algorithm).sample(x64, **call)
     close(got, want)
@@ -150,11 +157,9 @@ def test_the_originals_defaults_hold():
 
 SAMPLE_REFUSALS = [
     (
-        {"order": 3},
-        "order 3 needs two earlier guesses, and a row of a solver table has one; choose "
-        "order 1 or 2",
+        {"order": 4},
+        "order is 1, 2 or 3, got 4: DPM-Solver has no other; ask for order 3, or for more steps",
     ),
-    ({"order": 4}, "order is 1 or 2, got 4"),
     (
         {"method": "adaptive"},
         "method='adaptive' chooses its steps by the samples, and a solver "
@@ -307,13 +312,28 @@ def test_training_a_score_network_trains_the_original():
 
 
 @pytest.mark.filterwarnings("ignore:To copy construct")
-def test_sampling_of_order_three_is_refused_unless_a_solver_is_named():
+def test_sampling_of_order_three():
+    """As SfBC's own sample asks for it, draw for draw."""
     net = score_net(order=3)
+    exact, fast = in_double(net), accelerate(net)
+    states = np.ones((2, OBS), dtype=np.float32)
+    torch.manual_seed(1)
+    got = fast.sample(states, diffusion_steps=15)
+    torch.manual_seed(1)
+    x = torch.randn(4, A).double()
+    exact.condition = torch.ones(4, OBS, dtype=F64)
+    want = exact.dpm_solver.sample(x, 15, order=3, method="singlestep")
+    close(torch.from_numpy(got).reshape(4, A), want)
+
+
+@pytest.mark.filterwarnings("ignore:To copy construct")
+def test_sampling_of_order_four_is_refused_unless_a_solver_is_named():
+    net = score_net(order=4)
     refused(
         net,
         "can't accelerate ScoreUNet: its sample asks for what a solver table can't hold: "
-        "order 3 needs two earlier guesses, and a row of a solver table has one; choose order 1 or "
-        "2. Give solver='dpm1' or 'dpm++2m' to sample it by that one instead",
+        "order is 1, 2 or 3, got 4: DPM-Solver has no other; ask for order 3, or for more steps. "
+        "Give solver='dpm1' or 'dpm++2m' to sample it by that one instead",
     )
     fast = accelerate(net, solver="dpm++2m")
     exact = in_double(net)
@@ -349,7 +369,7 @@ def _sigma(ns, t):
 @pytest.mark.filterwarnings("ignore:To copy construct")
 def test_a_refusal_leaves_no_trace_of_a_trace():
     """The forward writes self.h; tracing and trial calls must not leave theirs behind."""
-    net = score_net(order=3)
+    net = score_net(order=4)
     before = snapshot(net)
     with pytest.raises(Dom2Error):
         accelerate(net)

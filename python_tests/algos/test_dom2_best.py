@@ -89,9 +89,9 @@ def test_imitating_the_best_action_gathers_samples_around_it():
 @pytest.mark.parametrize(
     "kind, rule, zeta, eta",
     [
-        ("random", "best", 0.0, 1.0),
+        ("random", "best", 0.0, 5.0),
         ("medium-replay", "chain", 0.2, 0.3),
-        ("random-medium", "best", 0.2, 1.0),
+        ("random-medium", "best", 0.2, 5.0),
         ("medium", "chain", 0.2, 1.0),
         ("medium-expert", "chain", 0.2, 1.0),
         ("expert", "chain", 0.2, 0.3),

@@ -61,7 +61,7 @@ def test_shipped_networks_are_small():
 
 
 # 400 episodes each, four standard errors of the standard deviations of the card.
-@pytest.mark.parametrize("task", list(training.CARD))
+@pytest.mark.parametrize("task", [task for task in training.CARD if task in envs.TASKS])
 def test_shipped_behaviours_play_at_the_level_of_the_card(task):
     policies, noise = behaviours.load(task)
     card, generator = training.CARD[task], torch.Generator().manual_seed(0)

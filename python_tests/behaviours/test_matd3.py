@@ -6,10 +6,11 @@ import subprocess
 import sys
 
 import pytest
+import small_envs
 import tolerances
 import torch
 
-from dom2_fast import envs
+from dom2_fast import checkpoint, envs
 from dom2_fast.behaviours import matd3, training
 from dom2_fast.behaviours import shipped as behaviours
 from dom2_fast.behaviours.matd3 import MATD3, GroupMLP, MATD3Config
@@ -225,3 +226,61 @@ def test_every_setting_says_where_it_comes_from():
     assert all(f.metadata["source"] for f in described.values())
     assert json.dumps(sorted(described))
     assert behaviours.asset("simple_spread").name == "behaviour_simple_spread.npz"
+
+
+def test_critics_may_see_the_global_state():
+    config = MATD3Config(**SMALL | {"critic_state": True})
+    env = envs.make("simple_spread", config.num_envs, seed=0)
+    env.reset()
+    agent = MATD3(env, config)
+    entities = env.state().shape[1]
+    view = 4 * entities
+    assert agent.critic.weights[0].shape[1] == view + 3 * 2
+    agent.fit(lambda step: step == 20)
+    E = agent.config.num_envs
+    rows = agent.buffer.rows[: agent.buffer.size]
+    obs, _, _, next_obs, state, next_state = rows.split(agent.buffer.widths, dim=-1)
+    # Row t + E is the same copy's next step: what it saw before is what row t saw after.
+    torch.testing.assert_close(next_state[:-E], state[E:])
+    torch.testing.assert_close(next_obs[:-E], obs[E:])
+    # Agent 0's velocity and position stand first in its observation and in the state.
+    torch.testing.assert_close(state.view(-1, entities, 4)[:, 0, [2, 3, 0, 1]], obs[:, :4])
+    before = agent.critic.weights[0].detach().clone()
+    agent.update()
+    changed = (agent.critic.weights[0] != before).any(dim=(0, 2))
+    assert changed[:view].any() and changed[view:].all()
+    with pytest.raises(Dom2Error, match=r"needs an environment with a state\(\)"):
+        MATD3(
+            small_envs.Counting(SMALL["num_envs"], 0), MATD3Config(**SMALL | {"critic_state": True})
+        )
+
+
+def test_several_updates_a_step():
+    agent = small(updates=3)
+    agent.fit(lambda step: step == 8)
+    assert agent.updates == 3 * (8 - SMALL["warmup"])
+    with pytest.raises(Dom2Error, match="updates must be at least 1"):
+        MATD3Config(updates=0)
+
+
+def test_a_training_goes_on_from_its_checkpoint(tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "KEEP", -1)
+    path, config = tmp_path / "train.pt", MATD3Config(**SMALL)
+    arguments = {"every": 10, "episodes": 5, "checkpoint": path}
+    first = training.train("simple_spread", config, until=lambda h: len(h) == 2, **arguments)
+    saved = checkpoint.load(path, algo="matd3", env="simple_spread")["agent"]
+    assert saved["step"] == 20 and saved["updates"] == 15
+    history = training.train("simple_spread", config, **arguments)
+    assert [s.step for s in history] == [10, 20, 30]
+    assert [s.score for s in history[:2]] == [s.score for s in first]
+    again = small()
+    again.load_state_dict(saved)
+    last, kept = first[-1].policy.layers, again.policy().layers
+    assert all(torch.equal(a, b) for a, b in zip(last[0] + last[1], kept[0] + kept[1], strict=True))
+    assert again.buffer.size == len(saved["rows"]) and torch.equal(
+        again.generator.get_state(), saved["generator"]
+    )
+    with pytest.raises(Dom2Error, match="has batch_size = 16: give the same options"):
+        small(batch_size=8).load_state_dict(saved)
+    with pytest.raises(Dom2Error, match="environment 'simple_spread', 'simple_tag' was asked"):
+        training.train("simple_tag", config, **arguments)

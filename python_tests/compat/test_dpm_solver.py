@@ -184,9 +184,9 @@ def test_other_refusals():
             "guidance_type is one of ['uncond', 'classifier', 'classifier-free'], got 'none'",
         ),
         (
-            lambda: solver.sample(torch.zeros(2, A), order=3),
-            "order 3 needs two earlier guesses, "
-            "and a row of a solver table has one; choose order 1 or 2",
+            lambda: solver.sample(torch.zeros(2, A), order=4),
+            "order is 1, 2 or 3, got 4: DPM-Solver has no other; ask for order 3, or for more "
+            "steps",
         ),
         (
             lambda: solver.sample(torch.zeros(2, A), return_intermediate=True),

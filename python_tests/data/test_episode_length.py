@@ -105,6 +105,22 @@ def test_a_known_task_s_length_that_the_data_contradicts(unnamed, tmp_path):
         assert TrajectoryDataset.from_arrays(**given, meta={"task": "simple_tag"}).num_trajectories
 
 
+def test_pieces_of_a_known_task_s_episodes(unnamed):
+    pieces = {"task": "HalfCheetah-v2", "episode_length": 25}
+    (unnamed / "meta.json").write_text(json.dumps(pieces))
+    message = r"have 1000 steps, these are pieces of at most 25: at 117 of 119 .*-length 1000"
+    with pytest.raises(Dom2Error, match=message):
+        TrajectoryDataset.load(unnamed)
+    with pytest.raises(Dom2Error, match=message):
+        lengths = np.full(120, 25)
+        TrajectoryDataset.load({**half_cheetah(), "lengths": lengths, "meta": pieces})
+    assert TrajectoryDataset.load(unnamed, 1000).num_trajectories == 3
+    shorter = {"task": "HalfCheetah-v2", "episode_length": 500}  # two halves are pieces as well
+    (unnamed / "meta.json").write_text(json.dumps(shorter))
+    with pytest.raises(Dom2Error, match="pieces of at most 500"):
+        TrajectoryDataset.load(unnamed)
+
+
 def test_every_environment_s_length_is_known():
     for task in envs.TASKS:
         assert known_tasks.episode_length(task) == envs.make(task, prey="external").episode_length

@@ -220,6 +220,26 @@ def test_six_landmarks_reward_and_removed_landmarks():
     assert one.step(still)[1].T.tolist() == [[6.0] * 3]
 
 
+def test_a_solution_is_a_set_of_landmarks_each_touched_by_one_agent():
+    def at(*places, **options):
+        env = envs.make("spread_6_landmarks", dtype=torch.float64, **options)
+        marks = {f"e{3 + i}": (float(i), 0.0) for i in range(6)}
+        agents = {f"e{i}": (x, 0.0) for i, x in enumerate(places)}
+        env.reset(state=state_of("spread_6_landmarks", **agents, **marks))
+        label, solved = env.solution()
+        return label.item(), solved.item()
+
+    assert at(0.1, 1.1, 4.9) == (0b100011, True) == at(4.9, 0.1, 1.1)  # whoever is at which
+    assert at(0.1, 1.16, 4.9) == (0b100011, False)  # radii are 0.1 and 0.05
+    assert at(0.1, -0.1, 4.9) == (0b100001, False)  # two at one landmark
+    shifted = {"shift": "landmarks", "removed_landmarks": [5]}
+    assert at(0.1, 1.1, 4.9, **shifted) == (0b100011, False)  # landmark 5 pays nothing
+    assert at(0.1, 1.1, 2.1, **shifted) == (0b000111, True)
+    for task in ("simple_spread", "simple_tag"):
+        with pytest.raises(Dom2Error, match=f"{task} has no several solutions"):
+            envs.make(task).solution()
+
+
 def test_six_landmarks_collision_costs_15():
     env = envs.make("spread_6_landmarks", dtype=torch.float64)
     env.reset(state=state_of("spread_6_landmarks", e0=(0, 0, 1.0, 0), e1=(0.1999, 0, -1.0, 0)))
@@ -309,6 +329,8 @@ def test_physics_is_differentiable():
             dict(name="spread_6_landmarks", shift="landmarks", removed_landmarks=tuple(range(6))),
             "not all",
         ),
+        (dict(name="spread_6_landmarks", shift="landmarks", removed_landmarks=3), r"\[0, 2, 4\]"),
+        (dict(name="spread_6_landmarks", shift="landmarks", removed_landmarks=()), "at least one"),
         (dict(name="simple_spread", prey="somewhere.npz"), "has no prey"),
     ],
 )

@@ -27,10 +27,19 @@ def net_with(forward, **parts):
 
 
 BAD = {
-    "sigmoid": (lambda s, x, t, o: torch.sigmoid(x), r"node 'sigmoid' \(sigmoid\).*Supported: Lin"),
-    "module": (lambda s, x, t, o: s.part(x), r"ELU 'part'"),
+    "softsign": (lambda s, x, t, o: F.softsign(x), r"node 'softsign' \(softsign\).*Supported: Lin"),
+    "slope": (
+        lambda s, x, t, o: F.leaky_relu(x, negative_slope=0.2),
+        "negative_slope = 0.2; .*0.01",
+    ),
+    "elu": (
+        lambda s, x, t, o: F.elu(x, alpha=0.5),
+        "elu with alpha = 0.5; a program has it with 1",
+    ),
+    "groups": (lambda s, x, t, o: F.group_norm(x, 2), "GroupNorm of 2 groups"),
+    "module": (lambda s, x, t, o: s.part(x), r"Softsign 'part'"),
     "softmax": (lambda s, x, t, o: x.softmax(-1), "softmax"),
-    "softplus": (lambda s, x, t, o: F.softplus(x, beta=2.0), "Softplus with beta 2"),
+    "softplus": (lambda s, x, t, o: F.softplus(x, beta=2.0), "softplus with beta = 2.0"),
     "batch cat": (lambda s, x, t, o: torch.cat([x, x], 0)[:4], "dim must be 1 or -1"),
     "rows": (lambda s, x, t, o: x[:2], "slices columns"),
     "column": (lambda s, x, t, o: x[:, 0], "slices columns"),
@@ -56,7 +65,7 @@ BAD = {
 def test_errors_name_the_node(case):
     forward, message = BAD[case]
     with pytest.raises(LoweringError, match=message):
-        lowering.lower(net_with(forward, part=nn.ELU()), "table")
+        lowering.lower(net_with(forward, part=nn.Softsign()), "table")
 
 
 def test_hooks_and_parametrizations_are_not_skipped():

@@ -87,10 +87,11 @@ LONE = {
 }
 
 
+@pytest.mark.parametrize("mode", ["table", "row"])
 @pytest.mark.parametrize("kind", LONE)
-def test_other_uses_of_sigmoid_are_refused(kind):
-    with pytest.raises(LoweringError, match=r"\(sigmoid\): sigmoid of x or obs, but in v \* sig"):
-        lowering.lower(net(LONE[kind]), "table")
+def test_other_uses_of_sigmoid(kind, mode):
+    got, want = programs(net(LONE[kind]), mode)
+    torch.testing.assert_close(got, want, **tolerances.SAME_FORMULA_64)
 
 
 @pytest.mark.parametrize("mode", ["table", "row"])

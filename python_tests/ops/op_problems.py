@@ -102,13 +102,14 @@ def problem(program, groups, batch, steps=1, given_cond=None, seed=0) -> Problem
     return Problem(program, draw(groups, batch, program.x_width), cond, table, weights)
 
 
-def solver_table(steps, *, clip=float("inf"), noise=0.0, previous=0.0) -> torch.Tensor:
+def solver_table(steps, *, clip=float("inf"), noise=0.0, previous=0.0, before=0.0) -> torch.Tensor:
     """A table with well-behaved coefficients; what a solver's are is tested in test_solvers."""
     s = torch.arange(steps, dtype=torch.float64)
-    table = torch.zeros(steps, 8, dtype=torch.float64)
+    table = torch.zeros(steps, 9, dtype=torch.float64)
     table[:, 0], table[:, 1] = 1.3 - 0.02 * s, 0.7 - 0.01 * s
     table[:, 2], table[:, 3] = 0.6 + 0.01 * s, 0.5 - 0.01 * s
     table[1:, 4] = previous
     table[:-1, 5] = noise
     table[:, 6], table[:, 7] = -clip, clip
+    table[2:, 8] = before
     return table

@@ -59,7 +59,7 @@ def test_chain_value_of_every_instruction(native_executor, given, batch, dropout
 
 def test_chain_value_with_drawn_noise_clipping_and_the_step_before(native_executor):
     p = problem(mlp(3, 5, 37), 2, 40, steps=4)
-    solver = solver_table(4, clip=1.1, noise=0.3, previous=-0.2)
+    solver = solver_table(4, clip=1.1, noise=0.3, previous=-0.2, before=0.15)
     bounds = {"out_low": -0.5, "out_high": 0.5, "solver": solver}
     check_chain(p, 4, x_T=False, rng=RNG, **bounds)
     p = problem(mlp(3, 5, 37), 2, 40, steps=4)
@@ -118,7 +118,7 @@ def test_a_chain_too_long_to_keep_is_computed_again():
         (dict(x_T=None, batch=6), ["rng is missing"]),
         (dict(cond=torch.zeros(2, 4, 4)), ["4 condition vectors", "batch of 6"]),
         (dict(weights=[]), ["5 weights", "given are 0"]),
-        (dict(solver=solver_table(2)), ["solver", "[2, 8]", "[3, 8]"]),
+        (dict(solver=solver_table(2)), ["solver", "[2, 9]", "[3, 9]"]),
         (dict(critic_table=torch.zeros(1, 1, 25)), ["critic_table", "[1, 1, 25]", "[1, 2, 25]"]),
         (dict(critic_weights=[]), ["critic", "5 weights", "given are 0"]),
         (dict(critic=mlp(3, 4, 8, out=1)), ["critic_program takes 3", "the policy gives 2"]),

@@ -79,7 +79,7 @@ def test_without_rows(executor):
 def test_multistep_noise_and_clipping(executor, groups):
     p = problem(mlp(3, 5, 37), groups, 40, steps=4)
     noise = torch.randn(4, groups, 40, 3, dtype=torch.float64)
-    solver = solver_table(4, clip=1.1, noise=0.3, previous=-0.2)
+    solver = solver_table(4, clip=1.1, noise=0.3, previous=-0.2, before=0.15)
     check(p, solver, noise=noise, out_low=-1.0, out_high=1.0)
 
 
@@ -215,8 +215,8 @@ W = problem(mlp(2, 4, 8), 2, 6).to(torch.float32, requires_grad=False).weights
         (dict(weights=[*W[:-1], W[-1][:, :1]]), ["weights[4]", "[2, 1, 8]"]),
         (dict(weights=[*W[:-1], W[-1].double()]), ["weights[4]", "float64"]),
         (dict(table=torch.zeros(3, 2, 1)), ["table", "[3, 2, 1]"]),
-        (dict(solver=torch.zeros(2, 8, dtype=torch.float64)), ["solver", "[2, 8]", "[3, 8]"]),
-        (dict(solver=torch.zeros(3, 8)), ["solver", "float32", "float64"]),
+        (dict(solver=torch.zeros(2, 9, dtype=torch.float64)), ["solver", "[2, 9]", "[3, 9]"]),
+        (dict(solver=torch.zeros(3, 9)), ["solver", "float32", "float64"]),
         (dict(noise=torch.zeros(3, 2, 6, 1)), ["noise", "[3, 2, 6, 2]"]),
         (dict(solver=solver_table(3, noise=1.0)), ["rng is missing"]),
         (dict(x_T=None, batch=6), ["rng is missing", "x_T"]),

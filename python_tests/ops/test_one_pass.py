@@ -10,7 +10,7 @@ from dom2_fast import ops
 from dom2_fast.ops import backend, reference
 from dom2_fast.ops.program import Act, ProgramBuilder
 
-NO_STEPS = torch.zeros(0, 8, dtype=torch.float64)
+NO_STEPS = torch.zeros(0, 9, dtype=torch.float64)
 SIZES = [(1, 0, 0), (3, 1, 1), (2, 9, 9), (2, 44, 4), (3, 129, 129), (1, 160, 2)]
 
 needs_extension = pytest.mark.skipif(
@@ -114,7 +114,7 @@ def test_one_pass_is_run_program_to_the_last_bit(precision, isa):
 @pytest.mark.parametrize(
     "change, words",
     [
-        (dict(solver=torch.zeros(1, 8, dtype=torch.float64)), ["solver", "[1, 8]", "[0, 8]"]),
+        (dict(solver=torch.zeros(1, 9, dtype=torch.float64)), ["solver", "[1, 9]", "[0, 9]"]),
         (dict(table=torch.zeros(2, 2, 68)), ["table has 2 steps", "takes one pass"]),
         (dict(x_T=torch.zeros(2, 6, 3)), ["x_T", "[2, 6, 3]", "[2, 6, 0]"]),
         (dict(noise=torch.zeros(1, 2, 6, 0)), ["noise", "[0, 2, 6, 0]"]),

@@ -48,6 +48,9 @@ def test_one_linear_by_hand():
         (Act.GELU_TANH, lambda v: F.gelu(v, approximate="tanh")),
         (Act.TANH, torch.tanh),
         (Act.SOFTPLUS, F.softplus),
+        (Act.SIGMOID, torch.sigmoid),
+        (Act.LEAKY_RELU, F.leaky_relu),
+        (Act.ELU, F.elu),
     ],
 )
 def test_activations(act, fn):
@@ -98,8 +101,8 @@ def step_program():
 
 def test_denoise_by_hand():
     solver = f64(
-        [2.0, 1.0, 0.5, 1.0, 0.0, 0.0, -math.inf, math.inf],
-        [1.0, 0.0, 0.0, 1.0, 2.0, 3.0, -4.0, 4.0],
+        [2.0, 1.0, 0.5, 1.0, 0.0, 0.0, -math.inf, math.inf, 0.0],
+        [1.0, 0.0, 0.0, 1.0, 2.0, 3.0, -4.0, 4.0, 7.0],
     )
     weights, table = [f64(0.5).reshape(1, 1, 1)], f64(1.0, 2.0).reshape(2, 1, 1)
     x_T, noise = f64(2.0).reshape(1, 1, 1), f64(9.0, 0.5).reshape(2, 1, 1, 1)
@@ -107,12 +110,16 @@ def test_denoise_by_hand():
     args = (x_T, None, weights, table, step_program(), solver, noise)
     assert reference.denoise(*args).item() == 8.5
     assert reference.denoise(*args, out_low=-1.0, out_high=1.0).item() == 1.0
-    solver[1, 6:] = f64(-1.0, 1.0)  # the guess 3 is clipped to 1
+    solver[1, 6:8] = f64(-1.0, 1.0)  # the guess 3 is clipped to 1
     assert reference.denoise(*args).item() == 6.5
+    # a third step: x0 = x = 6.5, x = 2 x0 + 5 times the guess before last, 2
+    solver = torch.cat([solver, f64([1.0, 0.0, 0.0, 2.0, 0.0, 0.0, -10.0, 10.0, 5.0])])
+    args = (x_T, None, weights, f64(1.0, 2.0, 0.0).reshape(3, 1, 1), step_program(), solver)
+    assert reference.denoise(*args, torch.cat([noise, noise[:1]])).item() == 23.0
 
 
 def test_denoise_draws_what_philox_says():
-    solver = f64([0.0, 0.0, 1.0, 0.0, 0.0, 1.0, -1.0, 1.0])
+    solver = f64([0.0, 0.0, 1.0, 0.0, 0.0, 1.0, -1.0, 1.0, 0.0])
     table = torch.zeros(1, 2, 1, dtype=torch.float64)
     weights = [torch.zeros(2, 1, 1, dtype=torch.float64)]
     got = reference.denoise(None, None, weights, table, step_program(), solver, batch=3, rng=RNG)
@@ -127,7 +134,8 @@ def test_denoise_gradients():
     program = b.build(b.linear(h, b.weight(2, 4)))
     inf = math.inf
     solver = f64(
-        [1.1, 0.4, 0.3, 0.7, 0.0, 0.2, -inf, inf], [1.0, 0.1, 0.2, 0.9, 0.1, 0.0, -inf, inf]
+        [1.1, 0.4, 0.3, 0.7, 0.0, 0.2, -inf, inf, 0.0],
+        [1.0, 0.1, 0.2, 0.9, 0.1, 0.0, -inf, inf, 0.0],
     )
     noise = rand(2, 2, 3, 2, seed=8)
 

@@ -85,7 +85,8 @@ def test_non_contiguous_input(executor):
 EXACT = {
     Act.MISH: F.mish, Act.SILU: F.silu, Act.RELU: F.relu, Act.GELU: F.gelu,
     Act.GELU_TANH: lambda v: F.gelu(v, approximate="tanh"), Act.TANH: torch.tanh,
-    Act.SOFTPLUS: F.softplus, Act.NONE: lambda v: v,
+    Act.SOFTPLUS: F.softplus, Act.NONE: lambda v: v, Act.SIGMOID: torch.sigmoid,
+    Act.LEAKY_RELU: F.leaky_relu, Act.ELU: F.elu,
 }  # fmt: skip
 
 

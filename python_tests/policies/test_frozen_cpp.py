@@ -181,7 +181,7 @@ def test_the_example_says_what_is_wrong(built, tmp_path):
     d2.DiffusionPolicy(NETS["mlp"]()).export(tmp_path / "p")
     whole = (tmp_path / "p").read_bytes()
     (tmp_path / "cut").write_bytes(whole[:-10])
-    (tmp_path / "newer").write_bytes(whole.replace(b'"version":"1"', b'"version":"3"'))
+    (tmp_path / "newer").write_bytes(whole.replace(b'"version":"1"', b'"version":"4"'))
 
     def fails(*args, **kwargs):
         done = subprocess.run([built / "act", *args], capture_output=True, text=True, **kwargs)
@@ -193,7 +193,7 @@ def test_the_example_says_what_is_wrong(built, tmp_path):
     assert "can't be opened" in fails(tmp_path / "absent")
     assert "can't be read" in fails(tmp_path)
     assert "cut short" in fails(tmp_path / "cut")
-    assert "version '3'" in fails(tmp_path / "newer")
+    assert "version '4'" in fails(tmp_path / "newer")
     assert "multiples of 5" in fails(tmp_path / "p", "-", input="1 2 3")
     assert "0 numbers" in fails(tmp_path / "p", "-", input="")
     assert "3 numbers" in fails(tmp_path / "p", "-", input="1 2 3 four 5")

@@ -97,10 +97,10 @@ def test_samples_are_clipped():
 
 
 def test_ddpm_clips_its_guesses_and_the_others_do_not():
-    assert policy(solver="ddpm", schedule="vp")._plan.table[:, 6:].tolist() == [[-1.0, 1.0]] * 5
-    assert policy()._plan.table[0, 6:].tolist() == [-math.inf, math.inf]
+    assert policy(solver="ddpm", schedule="vp")._plan.table[:, 6:8].tolist() == [[-1.0, 1.0]] * 5
+    assert policy()._plan.table[0, 6:8].tolist() == [-math.inf, math.inf]
     p = policy(clip_x0=True, act_low=-2.0, act_high=3.0)
-    assert p._plan.table[0, 6:].tolist() == [-2.0, 3.0]
+    assert p._plan.table[0, 6:8].tolist() == [-2.0, 3.0]
 
 
 def test_steps_default_to_5_or_to_the_schedules_own():

@@ -255,6 +255,23 @@ def test_scene_checks_the_recording(tmp_path):
         scene(run)
 
 
+def test_scene_joins_what_the_recording_links(tmp_path):
+    rollout = {
+        "states": np.zeros((2, 3, 4)),
+        "sizes": [0.1] * 3,
+        "kinds": ["torso"] + ["joint"] * 2,
+    }
+    run = Run("a", tmp_path, rollout=rollout)
+    assert scene(run)["links"] == []
+    rollout["links"] = np.array([[0, 1], [1, 2]])
+    made = scene(run)
+    assert made["links"] == [[0, 1], [1, 2]] and made["caption"] == "1 torso, 2 joints"
+    for wrong in ([[0, 3]], [[-1, 0]], [0, 1], [[0.5, 1.0]]):
+        rollout["links"] = np.array(wrong)
+        with pytest.raises(Dom2Error, match=r"pairs .* of entities 0 to 2"):
+            scene(run)
+
+
 def test_scene_names_prey_and_landscape(tmp_path):
     kinds = ["predator"] * 3 + ["prey", "obstacle", "food", "forest"]
     made = scene(

@@ -122,6 +122,16 @@ def test_chunks_play_the_starts_of_the_following_seeds():
     assert (result["episodes"], result["num_envs"]) == (10, 4)
 
 
+def test_no_more_copies_at_once_than_the_environment_says(monkeypatch):
+    own_registry(monkeypatch)
+    envs.register("few", Counting, most=3)
+    act = lambda obs, generator=None: torch.zeros(2, len(obs[0]), 1)  # noqa: E731
+    assert evaluate.evaluate(act, "few", episodes=5)["num_envs"] == 3
+    assert evaluate.evaluate(act, "few", episodes=5, num_envs=5)["num_envs"] == 5
+    with pytest.raises(Dom2Error, match="copies of more at most"):
+        envs.register("more", Counting, most=0)
+
+
 def test_an_episode_that_ended_adds_no_more_reward(monkeypatch):
     own_registry(monkeypatch)
     made = []

@@ -10,7 +10,8 @@ from op_problems import everything, mlp, solver_table
 from dom2_fast.ops.program import Act, ProgramBuilder, Slice, StepProgram
 
 GRADIENTS = ("x", "cond", "table", "weights")
-NOISY = {"solver": solver_table(3, clip=1.1, noise=0.3, previous=-0.2), "steps": 3}
+PAST = {"previous": -0.1, "before": 0.1}
+NOISY = {"solver": solver_table(3, clip=1.1, noise=0.3, previous=-0.2, before=0.15), "steps": 3}
 # Noise in the last step, too: nothing lies behind what it reads.
 NOISY_TO_THE_END = {"solver": solver_table(2), "steps": 2, "noise": True}
 NOISY_TO_THE_END["solver"][:, 5] = 0.2
@@ -56,7 +57,7 @@ def forward(precision):
         shape = f"{shape}, {launches} launched" if launches else ", 0 launched"
         return Loop(f"{precision} {name}", program, shape, precision=precision, **kw)
 
-    noisy = solver_table(66, clip=1.5, noise=0.1, previous=-0.1)
+    noisy = solver_table(66, clip=1.5, noise=0.1, **PAST)
     return [
         case("one tile", mlp(3, 5, 37), "resident 8, 1 tiles in 1 blocks", noise=True, path=True,
              tsan=True, **NOISY, **LIMITS),
@@ -93,7 +94,7 @@ def forward(precision):
         case("66 steps", everything(3, 5, 8), "resident 8, 1 tiles in 1 blocks", 2, batch=3,
              steps=66, path=True, solver=noisy, **DRAWN),
         case("130 steps", mlp(2, 0, 9), "resident 8, 2 tiles in 2 blocks", 3, batch=9, steps=130,
-             noise=True, solver=solver_table(130, clip=1.5, noise=0.1, previous=-0.1), **LIMITS),
+             noise=True, solver=solver_table(130, clip=1.5, noise=0.1, **PAST), **LIMITS),
         case("one matrix, three times", tied(3, 37), "resident 8, 2 tiles in 2 blocks", batch=9,
              **PLAIN),
         case("overlaps", overlaps(3, 5, 21), "resident 8, 2 tiles in 2 blocks", batch=9, **DRAWN,
@@ -128,7 +129,7 @@ def backward(precision):
              "backward scratch 16, 1 launched, 1 splits", batch=21, sms=2, rng=True, shared=TINY,
              tsan=fp32, **NOISY),
         case("66 steps", everything(3, 5, 8), "backward 8, 2 launched, 1 splits", batch=3, steps=66,
-             groups=1, rng=True, solver=solver_table(66, clip=1.5, noise=0.1, previous=-0.1)),
+             groups=1, rng=True, solver=solver_table(66, clip=1.5, noise=0.1, **PAST)),
         case("chunks", everything(3, 5, 21), "backward 16, 9 launched, 1 splits", batch=43, sms=2,
              noise=True, workspace=20000, **NOISY),
         case("small chunks", everything(3, 5, 8), "backward 16, 9 launched, 1 splits", batch=37,

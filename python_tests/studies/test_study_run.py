@@ -14,7 +14,7 @@ from dom2_fast.cli import main as cli
 from dom2_fast.errors import Dom2Error
 from dom2_fast.studies import run, work
 from dom2_fast.studies.folder import StudyFolder
-from dom2_fast.studies.results import TIMES, Results
+from dom2_fast.studies.results import TIMES, Results, rows_of
 from dom2_fast.studies.state import look
 
 TEXT = """
@@ -61,6 +61,19 @@ def test_the_command_does_all_cells_and_a_second_time_nothing(file, tmp_path, ca
     assert cli.main(argv) == 0
     assert (out / "cells" / CELL / "checkpoint.pt").stat().st_mtime_ns == before
     assert table(out) == rows
+
+
+def test_the_best_checkpoint_has_rows_of_its_own(file, tmp_path):
+    file.write_text(TEXT.replace("save_every: 2", "save_every: 2, eval_every: 2, eval_episodes: 4"))
+    home = StudyFolder(tmp_path / "out")
+    study = home.adopt(file)
+    do_all(home, study)
+    cell = study.cells[0]
+    rows = rows_of(home, study, cell, look(home, study, cell))
+    assert [(row["setting"], row["checkpoint"]) for row in rows] == [
+        (s, c) for s in ("standard", "shift_speed") for c in ("last", "best")
+    ]
+    assert {row["step"] for row in rows if row["checkpoint"] == "last"} == {6}
 
 
 def test_plain_runs_in_the_layout_are_adopted(file, tmp_path):

@@ -3,7 +3,8 @@
 from functools import partial
 
 from dom2_fast.envs import registry
-from dom2_fast.envs.particle.physics import REMOVED, ParticleEnv
+from dom2_fast.envs.particle.physics import ParticleEnv
+from dom2_fast.envs.particle.settings import REMOVED
 from dom2_fast.envs.particle.tasks import EPISODE_LENGTH, NORMALISATION, TASKS
 
 

@@ -12,14 +12,13 @@ from torch import Tensor
 
 from dom2_fast.envs.particle import tasks
 from dom2_fast.envs.particle.prey import PreyPolicy
-from dom2_fast.errors import Dom2Error, whole_number
+from dom2_fast.envs.particle.settings import REMOVED, check
+from dom2_fast.errors import Dom2Error
 
 DT = 0.1
 DAMPING = 0.25
 CONTACT_FORCE = 100.0
 CONTACT_MARGIN = 1e-3
-SHIFTS = (None, "speed", "stopped", "landmarks")
-REMOVED = (0, 2, 4)  # by the shift "landmarks": every second one
 
 
 class ParticleEnv:
@@ -39,7 +38,7 @@ class ParticleEnv:
         v_min: for shift "speed", in (0, 1]; the task's default is in `tasks.py`.
         agent: for shift "stopped": who, counted among the agents without the prey; None: drawn
             for each copy at each reset.
-        removed_landmarks: for shift "landmarks"; by default `REMOVED`.
+        removed_landmarks: for shift "landmarks": their indices; by default `REMOVED`.
         device: where the tensors live. Starts are drawn on the CPU, so they don't depend on it.
 
     Raises:
@@ -71,7 +70,7 @@ class ParticleEnv:
         device: str | torch.device = "cpu",
     ):
         self.spec = tasks.get(task)
-        _check_settings(self.spec, num_envs, dtype, shift, v_min, agent, removed_landmarks)
+        check(self.spec, num_envs, dtype, shift, v_min, agent, removed_landmarks)
         self.task = task
         self.num_envs = num_envs
         self.dtype = dtype
@@ -262,6 +261,10 @@ class ParticleEnv:
         """Scores [E] of episodes from summed rewards [G, E]; see `tasks.score`."""
         return tasks.score(self.spec, reward_sums)
 
+    def solution(self) -> tuple[Tensor, Tensor]:
+        """(which solution each copy is at now [E], whether it is one [E] bool); see `envs.Env`."""
+        return tasks.solution(self.spec, self._view)
+
     def about(self) -> dict:
         """What a table of scores has to say besides: the prey and its strength, if there is one."""
         return {} if self.prey is None else self.prey.about()
@@ -273,37 +276,3 @@ class ParticleEnv:
             "sizes": np.array(self.spec.sizes),
             "kinds": np.array(self.spec.kinds),
         }
-
-
-def _check_settings(spec, num_envs, dtype, shift, v_min, agent, removed) -> None:
-    whole_number("num_envs", num_envs, 1)
-    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
-        raise Dom2Error(f"dtype must be a floating-point torch dtype, got {dtype!r}")
-    if shift not in SHIFTS:
-        raise Dom2Error(f"unknown shift {shift!r}; choose one of: {', '.join(map(repr, SHIFTS))}")
-    if v_min is not None and shift != "speed":
-        raise Dom2Error(f"v_min belongs to shift='speed', but shift is {shift!r}")
-    if v_min is not None and not 0 < v_min <= 1:
-        raise Dom2Error(f"v_min must be above 0 and at most 1, got {v_min!r}")
-    if agent is not None:
-        if shift != "stopped":
-            raise Dom2Error(f"agent belongs to shift='stopped', but shift is {shift!r}")
-        whole_number("agent", agent, 0)
-        last = spec.agents - 1 - int(spec.prey)
-        if agent > last:
-            raise Dom2Error(f"agent must be from 0 to {last} for {spec.name}, got {agent}")
-    if removed is not None and shift != "landmarks":
-        raise Dom2Error(f"removed_landmarks belongs to shift='landmarks', but shift is {shift!r}")
-    if shift == "landmarks":
-        if spec.name != "spread_6_landmarks":
-            raise Dom2Error(
-                f"shift 'landmarks' exists for spread_6_landmarks only, not for {spec.name}"
-            )
-        count = spec.landmarks
-        if removed is not None and (
-            len(set(removed)) >= count or any(i not in range(count) for i in removed)
-        ):
-            raise Dom2Error(
-                f"removed_landmarks are indices from 0 to {count - 1}, not all of them, "
-                f"got {tuple(removed)}"
-            )

@@ -148,6 +148,30 @@ def score(task: Task, reward_sums: Tensor) -> Tensor:
     return reward_sums[0] if task.prey else reward_sums.mean(dim=0)
 
 
+def solution(task: Task, view: View) -> tuple[Tensor, Tensor]:
+    """Which set of landmarks the agents are at: (set [E], whether it solves the task [E] bool).
+
+    The set is that of each agent's nearest landmark, removed ones included, whoever is at which:
+    bit l is set for landmark l. It is a solution where each agent touches a landmark of its own
+    that gives a reward.
+
+    Raises:
+        Dom2Error: a task other than spread_6_landmarks: it has one set to cover, or none.
+    """
+    if task.name != "spread_6_landmarks":
+        raise Dom2Error(
+            f"{task.name} has no several solutions to tell apart: spread_6_landmarks has, where "
+            "3 agents choose among 6 landmarks"
+        )
+    n = task.agents
+    nearest = view.dist[:, :, n:].argmin(dim=-1)  # [E, n]
+    taken = torch.zeros_like(view.dist[:, 0, n:], dtype=torch.long).scatter_(1, nearest, 1)
+    bits = 2 ** torch.arange(task.landmarks, device=taken.device)
+    touches = view.hit[:, :, n:].gather(2, nearest[..., None])[..., 0]
+    pays = touches if view.removed is None else touches & ~view.removed[nearest]
+    return (taken * bits).sum(dim=1), pays.all(dim=1) & (taken.sum(dim=1) == n)
+
+
 def observations(task: Task, view: View) -> tuple[Tensor, Tensor | None]:
     """Observations [G, E, obs], contiguous, of all but the prey, and the prey's [E, obs]."""
     n = task.agents

@@ -1,0 +1,76 @@
+"""A study's report: its tables as CSV and Markdown, in OUT/report and between a page's markers."""
+
+from __future__ import annotations
+
+import csv
+import os
+from pathlib import Path
+
+from dom2_fast.errors import Dom2Error
+from dom2_fast.files import atomic_write
+from dom2_fast.studies.folder import StudyFolder
+from dom2_fast.studies.results import Results
+from dom2_fast.studies.state import DONE, look
+from dom2_fast.studies.tables import Table, tables
+
+PAGE = "report.md"
+
+
+def write_report(out: str | os.PathLike, page: str | os.PathLike | None = None) -> Path:
+    """Writes results.csv and report/ of the study in `out`; gives the report's folder.
+
+    Args:
+        page: a Markdown file that has the lines `<!-- study NAME -->` and `<!-- /study NAME -->`,
+            NAME being the study's: what is between them becomes the tables.
+    Raises:
+        Dom2Error: no study is there, no cell is done, the page can't be read or lacks the markers
+            (nothing is written then).
+    """
+    home = StudyFolder(out)
+    study = home.study()
+    states = {cell.name: look(home, study, cell) for cell in study.cells}
+    done = sum(state.word == DONE for state in states.values())
+    if done == 0:
+        raise Dom2Error(f"no cell of the study in {out} is done: run it first (study run)")
+    results = Results(home, study, states)
+    found = tables(study.cells, results.rows)
+    text = f"{done} of {len(study.cells)} cells are done.\n\n" + "\n".join(
+        table.markdown() for table in found
+    )
+    new_page = None if page is None else _between(Path(page), study.name, text)
+    results.write()
+    home.report.mkdir(exist_ok=True)
+    for table in found:
+        _write_csv(home.report / f"{table.slug}.csv", table)
+    _write(home.report / PAGE, f"# {study.name}\n\n{text}")
+    if page is not None:
+        _write(Path(page), new_page)
+    return home.report
+
+
+def _between(page: Path, name: str, text: str) -> str:
+    first, last = f"<!-- study {name} -->", f"<!-- /study {name} -->"
+    try:
+        before = page.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise Dom2Error(f"{page} can't be read ({error}): give a Markdown file") from error
+    if (
+        before.count(first) != 1
+        or before.count(last) != 1
+        or before.index(first) > before.index(last)
+    ):
+        raise Dom2Error(f"{page} must have the lines {first} and {last}, once and in this order")
+    head, tail = before.split(first)[0], before.split(last)[1]
+    return f"{head}{first}\n\n{text}\n{last}{tail}"
+
+
+def _write(path: Path, text: str) -> None:
+    with atomic_write(path, "w") as file:
+        file.write(text)
+
+
+def _write_csv(path: Path, table: Table) -> None:
+    with atomic_write(path, "w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(table.header)
+        writer.writerows(table.rows)
