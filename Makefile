@@ -11,7 +11,7 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check
 # A change of these needs a build.
 SOURCES := setup.py CMakeLists.txt pyproject.toml constraints.txt $(shell find csrc -type f 2>/dev/null)
 
-.PHONY: help setup demo test test-slow study-smoke coverage simt test-simt cuda-gates mutation gpu-check lint format bench clean distclean
+.PHONY: help setup demo test test-slow study-smoke docs coverage simt test-simt cuda-gates mutation gpu-check lint format bench clean distclean
 .DELETE_ON_ERROR:
 
 help:
@@ -22,6 +22,7 @@ help:
 	@echo "make test-simt   the tests of the CUDA executors on their emulator alone"
 	@echo "make cuda-gates  compile the CUDA executors by nvcc and check the binary; UPDATE=1 writes"
 	@echo "                 csrc/cuda/resources.txt.   make gpu-check: everything, on a machine with a GPU"
+	@echo "make docs     the documentation as a site in build/docs"
 	@echo "make bench    time everything beside PyTorch and the peers installed (pip install -e '.[peers]')"
 	@echo "make clean    remove build files;  make distclean removes $(VENV) too"
 
@@ -77,6 +78,15 @@ study-smoke: $(VENV)/.built
 	rm -rf build/study-smoke
 	$(BIN)/python -m dom2_fast.cli.main study run studies/smoke.yaml --out build/study-smoke --quiet
 	$(BIN)/python -m dom2_fast.cli.main study status build/study-smoke
+
+$(VENV)/.docs-tools: $(VENV)/.built
+	$(PIP) install --quiet -c constraints.txt sphinx myst-parser furo sphinx-copybutton
+	@touch $@
+
+# The pages of docs/ and the API reference as a site, build/docs/index.html; a warning is an error.
+docs: $(VENV)/.docs-tools
+	$(BIN)/python -m sphinx -q -W --keep-going -b html -c docs . build/docs
+	@echo "open build/docs/index.html"
 
 # Lines and branches that the tests reach, in Python and in the kernels; half an hour.
 coverage: $(VENV)/.built simt

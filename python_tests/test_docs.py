@@ -9,7 +9,7 @@ import pytest
 from dom2_fast.cli import main as cli
 
 REPO = Path(__file__).resolve().parents[1]
-DOCUMENTS = sorted([*REPO.glob("*.md"), *REPO.glob("docs/*.md"), *REPO.glob("examples/*.md")])
+DOCUMENTS = sorted([*REPO.glob("*.md"), *REPO.glob("docs/**/*.md"), *REPO.glob("examples/*.md")])
 IDS = [str(path.relative_to(REPO)) for path in DOCUMENTS]
 SMALLER = {"steps=2000": "steps=2", "episodes=500": "episodes=4"}
 

@@ -23,6 +23,7 @@ from dom2_fast.errors import Dom2Error
 
 
 def looks_like_diffusion(obj) -> bool:
+    """Whether obj has the structure of Diffusion-QL's Diffusion."""
     return isinstance(obj, nn.Module) and hasattr(obj, "betas") and hasattr(obj, "p_sample_loop")
 
 
@@ -163,6 +164,7 @@ def _seed(cuda) -> None:
 
 
 def diffusions_in(agent) -> dict:
+    """Attribute name -> Diffusion, of those that an agent holds."""
     held = dict(getattr(agent, "__dict__", {}))
     held.update(held.get("_modules") or {})
     return {name: v for name, v in held.items() if looks_like_diffusion(v)}

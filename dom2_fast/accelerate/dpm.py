@@ -35,6 +35,7 @@ class Version:
 
 
 def looks_like_noise_schedule(obj) -> bool:
+    """Whether obj has the structure of dpm-solver's NoiseScheduleVP."""
     names = ("schedule", "T", "total_N", "marginal_log_mean_coeff", "inverse_lambda")
     return all(hasattr(obj, name) for name in names)
 
@@ -49,6 +50,7 @@ def model_time(ns, t: float) -> float:
 
 
 def points(ns, times: torch.Tensor) -> list[Point]:
+    """The schedule's alpha and sigma, in float64, at times [n]."""
     log_alpha = ns.marginal_log_mean_coeff(times).double().reshape(-1)
     alpha, sigma = torch.exp(log_alpha), torch.sqrt(-torch.expm1(2.0 * log_alpha))
     return [Point(*p) for p in zip(times.tolist(), alpha.tolist(), sigma.tolist(), strict=True)]

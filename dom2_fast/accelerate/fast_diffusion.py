@@ -208,4 +208,5 @@ def asked(original, args, kwargs) -> dict:
 
 
 def shape_of(value):
+    """A tensor's shape, or another value's type, for a message."""
     return list(value.shape) if isinstance(value, torch.Tensor) else type(value).__name__

@@ -27,6 +27,7 @@ _SOLVER_TYPE = {"midpoint": "midpoint", "heun": "taylor"}
 
 
 def looks_like_scheduler(obj) -> bool:
+    """Whether obj has the structure of a diffusers scheduler."""
     return all(hasattr(obj, n) for n in ("config", "timesteps", "set_timesteps"))
 
 

@@ -20,6 +20,7 @@ from dom2_fast.lowering.attributes import attributes_kept
 
 
 def looks_like_score_net(obj) -> bool:
+    """Whether obj has the structure of SfBC's score network."""
     has = isinstance(obj, nn.Module) and callable(getattr(obj, "marginal_prob_std", None))
     return has and looks_like_solver(getattr(obj, "dpm_solver", None))
 

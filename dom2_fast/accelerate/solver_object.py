@@ -38,6 +38,7 @@ _SETTINGS = (
 
 
 def looks_like_solver(obj) -> bool:
+    """Whether obj has the structure of dpm-solver's DPM_Solver."""
     ns = getattr(obj, "noise_schedule", None)
     return not isinstance(obj, nn.Module) and dpm.looks_like_noise_schedule(ns)
 

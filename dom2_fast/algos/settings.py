@@ -197,29 +197,34 @@ class GaussianConfig(MachineSettings, GaussianSettings, DataSettings):
 
 
 def check_device(name: str) -> None:
+    """Dom2Error unless the name is cpu, cuda or cuda:<number>."""
     if re.fullmatch(r"cpu|cuda(:\d+)?", str(name)) is None:
         raise Dom2Error(f"device must be cpu, cuda or cuda:<number>, not {name!r}")
 
 
 def at_least(config, low, *names: str) -> None:
+    """Dom2Error if one of the named settings is below `low`."""
     for name in names:
         if not getattr(config, name) >= low:
             raise Dom2Error(f"{name} must be >= {low}, not {getattr(config, name)!r}")
 
 
 def above(config, low, *names: str) -> None:
+    """Dom2Error if one of the named settings isn't above `low`."""
     for name in names:
         if not getattr(config, name) > low:
             raise Dom2Error(f"{name} must be > {low}, not {getattr(config, name)!r}")
 
 
 def within(config, low, high, *names: str) -> None:
+    """Dom2Error if one of the named settings is outside of [low, high]."""
     for name in names:
         if not low <= getattr(config, name) <= high:
             raise Dom2Error(f"{name} must be in [{low}, {high}], not {getattr(config, name)!r}")
 
 
 def one_of(config, name: str, accepted: tuple[str, ...]) -> None:
+    """Dom2Error unless the named setting is one of `accepted`."""
     if getattr(config, name) not in accepted:
         raise Dom2Error(
             f"{name} must be one of {', '.join(accepted)}, not {getattr(config, name)!r}"

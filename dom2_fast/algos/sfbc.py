@@ -182,4 +182,5 @@ def critic_nets(c: SfBCConfig, obs_dim: int, act_dim: int, agents: int) -> netwo
 
 
 def fused(c: SfBCConfig, net: networks.StackedModule) -> FusedModule:
+    """The network with one native call per pass, as the settings ask for."""
     return FusedModule(net, c.backend, precision=c.precision)

@@ -11,6 +11,7 @@ from dom2_fast import networks
 
 
 def adam(module: nn.Module, lr: float) -> torch.optim.Adam:
+    """Adam in one fused call per step."""
     return torch.optim.Adam(module.parameters(), lr=lr, fused=True)
 
 

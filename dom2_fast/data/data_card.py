@@ -38,13 +38,15 @@ def card(
         grid: sizes of the cells that coverage is counted in, see `coverage.coverage`.
         score: (its name, function of returns [agents, n] -> scores [n]) of an environment's own
             rule; None: predator 0's return in simple_tag and simple_world, else the agents' mean.
-    Returns: what `data.inspect` says, without the returns' summary, and
-        returns: "rule", what the score is; "score" and "agents" (a list), what `statistics` gives;
-        coverage: see there;
-        sha256: "files" (name -> hash) and "set": of the lines "hash  name" of all files but
-            meta.json, as `sha256sum *.npy | sha256sum` prints for a folder in OMAR's layout; both
-            are empty for data that are in no file;
-        published: `published.card` and "difference_percent" of the means, or None.
+    Returns:
+        what `data.inspect` says, without the returns' summary, and
+
+        * returns: "rule", what the score is; "score" and "agents" (a list), what `statistics` gives
+        * coverage: see there
+        * sha256: "files" (name -> hash) and "set": of the lines "hash  name" of all files but
+          meta.json, as `sha256sum *.npy | sha256sum` prints for a folder in OMAR's layout; both
+          are empty for data that are in no file
+        * published: `published.card` and "difference_percent" of the means, or None
     Raises:
         Dom2Error: as `TrajectoryDataset.load`; a grid with a size that is not > 0.
     """

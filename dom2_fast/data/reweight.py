@@ -77,26 +77,32 @@ def check(rule: Reweighting, returns: torch.Tensor) -> list[str]:
 
 
 def uniform() -> Uniform:
+    """Every trajectory weighs 1."""
     return Uniform()
 
 
 def thresholds(values: Sequence[float]) -> Thresholds:
+    """A trajectory weighs 1 + how many of the values its return exceeds."""
     return Thresholds(_numbers("thresholds", values))
 
 
 def quantiles(values: Sequence[float]) -> Quantiles:
+    """As `thresholds`, at these quantiles, in [0, 1], of the data's own returns."""
     return Quantiles(_numbers("quantiles", values))
 
 
 def softmax(temperature: float = 0.1) -> Softmax:
+    """As `Softmax`: exp(return / temperature), returns scaled to [0, 1]."""
     return Softmax(float(temperature))
 
 
 def rank(power: float = 0.7) -> Rank:
+    """As `Rank`: (n / rank)^power, rank 1 is the best."""
     return Rank(float(power))
 
 
 def top_k(k: float = 0.1) -> TopK:
+    """As `TopK`: the k best trajectories alone; k < 1 is a share."""
     return TopK(float(k))
 
 

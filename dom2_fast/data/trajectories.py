@@ -27,8 +27,12 @@ FIELDS = ("obs", "act", "reward", "next_obs", "done")  # what algorithms draw, i
 class TrajectoryDataset:
     """Transitions of several agents, cut into trajectories.
 
-    Attributes (lists have one entry per agent; tensors share memory with the files when mapped):
-        obs, next_obs: [N, obs_i]. act: [N, act_dim], within [-1, 1]. reward: [N].
+    Lists have one entry per agent; tensors share memory with the files when mapped.
+
+    Attributes:
+        obs, next_obs: [N, obs_i].
+        act: [N, act_dim], within [-1, 1].
+        reward: [N].
         done: [N], 1 where the task ended in a terminal state: no value follows.
         starts: int64 [n_traj + 1]; trajectory j is rows starts[j] .. starts[j + 1] - 1.
         meta: what the source says of itself (task, quality, seed, how made), {} if nothing.

@@ -21,20 +21,21 @@ Obs = Tensor | list[Tensor]  # [G, E, O] where the agents' widths agree, else a 
 class Env(Protocol):
     """E copies of one environment, stepped together; G agents act in each.
 
-    Beside these members an environment may have:
-        recording() -> dict: the present moment of the first copy, for the report to play back:
-            `states` [entities, 4] (position and velocity in the plane), `sizes` [entities] (radii)
-            and `kinds` [entities] (words, see `report/scene.py`); perhaps `links` [n, 2], pairs of
-            entities that a line joins.
-        about() -> dict: what scores depend on beside the options, such as a prey's name; plain
-            values, which go into the results of an evaluation.
-        terminal: [E] bool, of the copies that are done: which ended in a terminal state, rather
-            than by a time limit. Without it, whoever is done before `episode_length` is terminal.
-        solution() -> (label [E] int, solved [E] bool): which of the task's several solutions each
-            copy is at now, and whether it is one, for `runs.solutions`; `Dom2Error` where there
-            are none.
-        contacts() -> [E]: how many pairs of the driven agents touch at present, for a diagnosis.
-        agent_names: list of G names; close(): frees what it holds.
+    Beside these members an environment may have
+
+    * recording() -> dict: the present moment of the first copy, for the report to play back:
+      `states` [entities, 4] (position and velocity in the plane), `sizes` [entities] (radii)
+      and `kinds` [entities] (words, see `report/scene.py`); perhaps `links` [n, 2], pairs of
+      entities that a line joins.
+    * about() -> dict: what scores depend on beside the options, such as a prey's name; plain
+      values, which go into the results of an evaluation.
+    * terminal: [E] bool, of the copies that are done: which ended in a terminal state, rather
+      than by a time limit. Without it, whoever is done before `episode_length` is terminal.
+    * solution() -> (label [E] int, solved [E] bool): which of the task's several solutions each
+      copy is at now, and whether it is one, for `runs.solutions`; `Dom2Error` where there
+      are none.
+    * contacts() -> [E]: how many pairs of the driven agents touch at present, for a diagnosis.
+    * agent_names: list of G names; close(): frees what it holds.
 
     Attributes:
         num_envs: E.

@@ -33,10 +33,12 @@ _TAKEN = _ARGUMENTS | _RESULTS | {"normalised", "normalised_ci95"}
 
 
 def parameters_of(factory: Factory) -> Mapping[str, inspect.Parameter]:
+    """The parameters of a factory by name."""
     return inspect.signature(factory).parameters
 
 
 def takes(factory: Factory, key: str) -> bool:
+    """Whether a factory accepts `key` as a keyword."""
     found = parameters_of(factory)
     return any(p.kind == p.VAR_KEYWORD for p in found.values()) or (
         key in found and found[key].kind != inspect.Parameter.POSITIONAL_ONLY
@@ -44,6 +46,7 @@ def takes(factory: Factory, key: str) -> bool:
 
 
 def check_factory(name: str, factory, shifts: Shifts) -> None:
+    """Dom2Error unless the factory can make an environment and takes its shifts' options."""
     wanted = (
         "give a function make(num_envs, seed, **options) that makes an Env, or one without "
         "num_envs that makes a PettingZoo ParallelEnv"
@@ -81,6 +84,7 @@ def check_factory(name: str, factory, shifts: Shifts) -> None:
 
 
 def check_shifts(name: str, shifts) -> None:
+    """Dom2Error unless the shifts are name -> {option: (default, meaning)}."""
     wanted = "{'windy': {'strength': (0.5, 'force of the wind')}}: option, (default, meaning)"
     if not isinstance(shifts, Mapping):
         raise Dom2Error(f"{name}: shifts are a mapping such as {wanted}, got {shifts!r}")
@@ -99,6 +103,7 @@ def check_shifts(name: str, shifts) -> None:
 
 
 def check_normalisation(name: str, given) -> tuple[float, float, str]:
+    """(random score, expert score, source) as floats and text; Dom2Error for others."""
     try:
         random, expert, source = given
         random, expert = float(random), float(expert)
@@ -114,6 +119,7 @@ def check_normalisation(name: str, given) -> tuple[float, float, str]:
 
 
 def imported(path: str) -> Factory:
+    """The function that "module:function" names, sought in the current folder, too."""
     module_name, _, attribute = path.partition(":")
     if not all(part.isidentifier() for part in [*module_name.split("."), *attribute.split(".")]):
         raise Dom2Error(

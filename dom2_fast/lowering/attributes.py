@@ -16,6 +16,8 @@ from dom2_fast.lowering import host
 
 
 class Tracer(fx.Tracer):
+    """torch.fx's tracer, with buffers and conditions as lowering needs them."""
+
     proxy_buffer_attributes = True  # else arithmetic on a buffer is frozen at its present value
 
     def to_bool(self, obj: fx.Proxy) -> bool:

@@ -222,20 +222,24 @@ def _columns(v: Rows) -> str:
 
 
 def whole(expr: Expr) -> Piece:
+    """All columns of a row value."""
     return Piece(expr, 0, expr.width)
 
 
 def host_piece(h: Host) -> Piece:
+    """All columns of what PyTorch computes."""
     return Piece(h, 0, h.example.size(-1))
 
 
 def add(p: Piece, q: Piece) -> Piece:
+    """p + q; of two host values on the host."""
     if p.is_host and q.is_host:
         return host_piece(host.add(p.host(), q.host()))
     return whole(Sum(p.width, [], [p, q]))
 
 
 def mul(p: Piece, q: Piece) -> Piece:
+    """p * q; of two host values on the host."""
     if p.is_host and q.is_host:
         return host_piece(host.apply("point", lambda u, v: u * v, p.host(), q.host()))
     return whole(Mul(q, p) if p.is_host else Mul(p, q))

@@ -170,10 +170,12 @@ def concat(parts: list[Host]) -> Host:
 
 
 def linear(a: Host, w: Host, b: Host | None = None) -> Host:
+    """a w^T + b, on the host."""
     return apply("linear", _linear, a, w, b) if b is not None else apply("linear", _linear, a, w)
 
 
 def add(a: Host, b: Host) -> Host:
+    """a + b, on the host."""
     return apply("point", operator.add, a, b)
 
 

@@ -126,8 +126,10 @@ class ActorPolicy(Policy):
 class DeterministicPolicy(ActorPolicy):
     """act = net(obs), clipped to the bounds.
 
-    net: net(obs [B, O]) -> act [B, A] within the bounds, such as `networks.MLPActor`, or a
-        StackedModule of G such (then every obs and act below is [G, B, ...]).
+    Args:
+        net: net(obs [B, O]) -> act [B, A] within the bounds, such as `networks.MLPActor`, or a
+            StackedModule of G such (then every obs and act below is [G, B, ...]).
+
     Other arguments and errors as `Policy`.
     """
 
@@ -211,11 +213,13 @@ class DeterministicPolicy(ActorPolicy):
 class GaussianPolicy(ActorPolicy):
     """act ~ N(mean, diag(exp(log_std))^2), both from net(obs); samples are clipped to the bounds.
 
-    net: net(obs [B, O]) -> [B, 2 A], means within the bounds, then log standard deviations, such
-        as `networks.MLPGaussianActor` (with a tanh mean, as IQL's actor), or a StackedModule of G
-        such (then every obs and act below is [G, B, ...]).
-    log_std_low, log_std_high: the log deviations are clipped to these, by default [-5, 2] (as in
-        IQL, Kostrikov et al. 2022).
+    Args:
+        net: net(obs [B, O]) -> [B, 2 A], means within the bounds, then log standard deviations,
+            such as `networks.MLPGaussianActor` (with a tanh mean, as IQL's actor), or a
+            StackedModule of G such (then every obs and act below is [G, B, ...]).
+        log_std_low, log_std_high: the log deviations are clipped to these, by default [-5, 2] (as
+            in IQL, Kostrikov et al. 2022).
+
     Other arguments and errors as `Policy`. `frozen()` and `export` act by the mean.
     """
 

@@ -24,17 +24,20 @@ from dom2_fast.policies.frozen import FrozenPolicy
 class Policy(nn.Module):
     """pi(act | obs) by `net`, whose parameters it has; a StackedModule of G acts for G agents.
 
-    Subclasses say what `net` is called with and what it returns. Common to all of them:
+    Subclasses say what `net` is called with and what it returns. All of them have these
+    arguments.
 
-    act_low, act_high: bounds of every action component; actions are clipped to them.
-    backend: "auto" (lowered where the net can be, else its own forward with one warning), "native"
-        (raises instead of falling back), "reference" (plain PyTorch).
-    precision: of matrix products: "fp32", or "bf16" (operands rounded to bf16, about twice as fast
-        on tensor cores and AVX512-BF16; docs/precision.md says how far actions move).
-    obs_dim, act_dim: default to the attributes of `net`.
-    groups: the number of agents of a stack, None for one net.
+    Args:
+        act_low, act_high: bounds of every action component; actions are clipped to them.
+        backend: "auto" (lowered where the net can be, else its own forward with one warning),
+            "native" (raises instead of falling back), "reference" (plain PyTorch).
+        precision: of matrix products: "fp32", or "bf16" (operands rounded to bf16, about twice as
+            fast on tensor cores and AVX512-BF16; docs/precision.md says how far actions move).
+        obs_dim, act_dim: default to the attributes of `net`.
+        groups: the number of agents of a stack, None for one net.
 
-    Raises Dom2Error for unknown names and impossible values.
+    Raises:
+        Dom2Error: unknown names and impossible values.
     """
 
     def __init__(
@@ -254,6 +257,7 @@ def _evaluating(net: nn.Module):
 
 
 def name_of(net: nn.Module) -> str:
+    """The network's class, of a stack its template's."""
     return type(net.template if isinstance(net, StackedModule) else net).__name__
 
 
@@ -265,5 +269,6 @@ def normals(shape, rows: torch.Tensor, generator: torch.Generator | None) -> tor
 
 
 def check_reduction(reduction: str) -> None:
+    """Dom2Error unless the reduction is "mean" or "group"."""
     if reduction not in ("mean", "group"):
         raise Dom2Error(f"reduction is 'mean' or 'group', got {reduction!r}")

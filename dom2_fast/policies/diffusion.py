@@ -27,23 +27,26 @@ __all__ = ["DiffusionPolicy", "FusedModule", "sample_plain"]
 class DiffusionPolicy(Policy):
     """pi(act | obs) as a denoising loop; the parameters are those of `net`.
 
-    net: net(x [B, A], t [B], obs [B, O]) -> [B, A], or a StackedModule of G such (then every obs
-        and act below is [G, B, ...]).
-    schedule: a schedule object or name, see `schedules.get`; t is in (0, 1] for a continuous one,
-        the step index for a discrete one.
-    solver, steps: see `solvers.plan`. solver defaults to "dpm1", in a flow "euler", steps to 5, or
-        to all steps of a discrete schedule. A `solvers.SolverPlan` made elsewhere is taken as it
-        is, whatever schedule and predict say.
-    predict: what the net returns, "eps" (noise, the default) or "x0" (the action itself); in a flow
-        "v" (the velocity eps - act, the default) or "x0".
-    act_shape: (T, A) for a net of action chunks, net(x [B, T, A], t, obs) -> [B, T, A]; actions,
-        x_T and noise are then [..., T, A], critics get [..., T A]. `networks.Chunked` is what makes
-        such a net one of rows: stack that for several agents.
-    clip_x0: clip the guesses of the action in every step, too. Default: as the solver is published
-        (`ddpm` clips, the others don't).
+    Args:
+        net: net(x [B, A], t [B], obs [B, O]) -> [B, A], or a StackedModule of G such (then every
+            obs and act below is [G, B, ...]).
+        schedule: a schedule object or name, see `schedules.get`; t is in (0, 1] for a continuous
+            one, the step index for a discrete one.
+        solver, steps: see `solvers.plan`. solver defaults to "dpm1", in a flow "euler", steps to 5,
+            or to all steps of a discrete schedule. A `solvers.SolverPlan` made elsewhere is taken
+            as it is, whatever schedule and predict say.
+        predict: what the net returns, "eps" (noise, the default) or "x0" (the action itself); in a
+            flow "v" (the velocity eps - act, the default) or "x0".
+        act_shape: (T, A) for a net of action chunks, net(x [B, T, A], t, obs) -> [B, T, A];
+            actions, x_T and noise are then [..., T, A], critics get [..., T A]. `networks.Chunked`
+            is what makes such a net one of rows: stack that for several agents.
+        clip_x0: clip the guesses of the action in every step, too. Default: as the solver is
+            published (`ddpm` clips, the others don't).
+
     Other arguments as `Policy`.
 
-    Raises Dom2Error for unknown names and impossible values.
+    Raises:
+        Dom2Error: unknown names and impossible values.
     """
 
     def __init__(

@@ -9,6 +9,7 @@ REMOVED = (0, 2, 4)  # by the shift "landmarks": every second one
 
 
 def check(spec, num_envs, dtype, shift, v_min, agent, removed) -> None:
+    """Dom2Error for options that `make` can't take for a particle task."""
     whole_number("num_envs", num_envs, 1)
     if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
         raise Dom2Error(f"dtype must be a floating-point torch dtype, got {dtype!r}")
