@@ -27,6 +27,13 @@ def add_options(parser, argv: list[str]) -> None:
         default=SUPPRESS,
         help="how many of them to play side by side (default: what the environment says)",
     )
+    add(
+        "--candidates",
+        type=int,
+        default=SUPPRESS,
+        help="act with the best of that many samples, not of the run's own number; 1 is what an "
+        "exported policy does",
+    )
     add("--shift", type=str, default=SUPPRESS, help="none (default), or one that the task has")
     add(
         "--v-min",

@@ -93,8 +93,10 @@ def _histogram(histogram: Mapping) -> str:
 
 def _coverage(coverage: Mapping) -> str:
     sizes = " and ".join(f"{size:g} of {name}" for name, size in coverage["grid"].items())
-    rows = [("joint SACo", coverage["joint"])]
+    what = next(iter(coverage["grid"]))
+    rows = [("joint SACo", coverage["joint"]), (f"joint {what}", coverage["joint_states"])]
     rows += [(f"OACo of agent {i}", own) for i, own in enumerate(coverage["agents"])]
+    rows += [(f"{what} of agent {i}", own) for i, own in enumerate(coverage["agent_states"])]
     shown = [(title, f"{own['cells']:,}", f"{own['share']:.6f}") for title, own in rows]
     return (
         f"Different cells of a grid of {sizes} ({coverage['columns']}), and their share of the "

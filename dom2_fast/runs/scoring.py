@@ -25,6 +25,7 @@ def evaluate_run(
     episodes: int = 500,
     shift: str | None = None,
     checkpoint: str = "last",
+    candidates: int | None = None,
     num_envs: int | None = None,
     seed: int = evaluation.SEED,
     solutions: int | None = None,
@@ -43,6 +44,8 @@ def evaluate_run(
         checkpoint: "last", or "best": of all evaluations on the way, the one with the highest
             return. It was chosen by the first episodes of the default seed's, so that another
             `seed` gives what it scores on starts that had no part in the choice.
+        candidates: act with the best of that many samples, whatever the run's settings say; the
+            result has a name of its own, such as standard_candidates_1.
         episodes, shift, num_envs, seed: see `evaluation.evaluate`.
         solutions: K: also play each start K times with other noise and count the ways in which
             the episodes end; the result has them as `solutions`, see `solutions.solutions`.
@@ -52,7 +55,7 @@ def evaluate_run(
         no best checkpoint; see `checkpoint.load`, `evaluation.evaluate` and `solutions.solutions`.
     """
     folder = Path(run)
-    acting = policies_of(folder, checkpoint)
+    acting = policies_of(folder, checkpoint, candidates)
     spec = envs.resolve(_environment(folder, acting.env, env))
     played = {"shift": shift, "seed": seed, "num_envs": num_envs, **options}
     ways = None
@@ -62,8 +65,10 @@ def evaluate_run(
     if ways is not None:
         result["solutions"] = ways
     rollout = result.pop("rollout", None)
-    name = setting_name(shift, checkpoint)
+    name = setting_name(shift, checkpoint, candidates)
     result |= {"checkpoint": checkpoint, "step": acting.step}
+    if candidates is not None:
+        result["candidates"] = candidates
     last = acting.step if checkpoint == "last" else checkpoints.load(folder)["step"]
     header = {"algo": acting.algo, "env": spec.name, "data": acting.data, "step": last}
     scores = save_scores(folder, header, {name: result})

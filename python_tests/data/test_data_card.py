@@ -67,6 +67,9 @@ def test_coverage_counts_different_cells(task):
     assert [own["cells"] for own in found["agents"]] == [len(set(own)) for own in rows]
     assert found["joint"]["cells"] == len(set(zip(*rows, strict=True)))
     assert found["joint"]["share"] == found["joint"]["cells"] / 1500 and found["rows"] == 1500
+    states = [[tuple(row) for row in cells(obs[:, chosen], 0.8)] for obs in made.obs]
+    assert [own["cells"] for own in found["agent_states"]] == [len(set(own)) for own in states]
+    assert found["joint_states"]["cells"] == len(set(zip(*states, strict=True)))
     name = "positions" if task == "simple_spread" else "observations"
     assert found["grid"] == {name: 0.8, "actions": 0.5}
     with pytest.raises(Dom2Error, match="size > 0"):
@@ -141,7 +144,9 @@ def test_page_holds_the_card(tmp_path):
         "% away from it",
         "| joint SACo | ",
         "grid of 0.1 of positions and 0.25 of actions",
+        "| joint positions | ",
         "| OACo of agent 1 | ",
+        "| positions of agent 1 | ",
         "a\\|b",
         card["sha256"]["set"],
         card["sha256"]["files"]["obs_0.npy"],

@@ -15,6 +15,7 @@ from dom2_fast.errors import Dom2Error
 from dom2_fast.runs import evaluation
 from dom2_fast.runs.acting import policies_of
 from dom2_fast.runs.exporting import export_run
+from dom2_fast.runs.folder import setting_title
 from dom2_fast.runs.scoring import evaluate_run, save_rollout, save_scores
 from dom2_fast.runs.train import train
 
@@ -48,6 +49,33 @@ class Steady:
 
     def score(self, reward_sums):
         return reward_sums.mean(0)
+
+
+def test_candidates_are_overridden_under_a_name_of_their_own(data, tmp_path):
+    config = DOM2Config(**COMMON, critic_hidden=8, q_action="best", candidates=4)
+    run = train(config, data, tmp_path / "run", 2, **QUIET).out
+    export_run(run, tmp_path / "p.safetensors")
+    evaluate_run(run, episodes=6)
+    evaluate_run(run, episodes=6, candidates=4)
+    scores = evaluate_run(run, episodes=6, candidates=1)["results"]
+    assert set(scores) == {"standard", "standard_candidates_4", "standard_candidates_1"}
+    assert scores["standard"]["returns"] == scores["standard_candidates_4"]["returns"]
+    assert scores["standard_candidates_1"]["candidates"] == 1
+    file = evaluation.evaluate(load_policy(tmp_path / "p.safetensors"), "simple_spread", episodes=6)
+    assert scores["standard_candidates_1"]["returns"] == pytest.approx(file["returns"], rel=1e-4)
+    assert scores["standard_candidates_1"]["returns"] != scores["standard"]["returns"]
+    assert setting_title("best_shift_speed_candidates_1") == (
+        "speed shift, best checkpoint, candidates 1"
+    )
+
+
+def test_candidates_that_cannot_be_are_refused(data, tmp_path):
+    run = train(CONFIGS["bc"], data, tmp_path / "bc", 1, **QUIET).out
+    with pytest.raises(Dom2Error, match="bc doesn't choose among candidates"):
+        evaluate_run(run, episodes=2, candidates=4)
+    with pytest.raises(Dom2Error, match="candidates must be"):
+        policies_of(run, candidates=0)
+    assert not (run / "scores.json").exists()
 
 
 @pytest.fixture(scope="module")
