@@ -5,10 +5,13 @@ import tolerances
 import torch
 
 import dom2_fast as d2
-from dom2_fast import envs
+from dom2_fast import algos, envs
 from dom2_fast.behaviours import collect, scripted
 from dom2_fast.data.trajectories import TrajectoryDataset
 from dom2_fast.errors import Dom2Error
+from dom2_fast.runs.exporting import export_run
+from dom2_fast.runs.scoring import evaluate_run
+from dom2_fast.runs.train import train
 
 
 def test_the_reward_is_for_different_signs():
@@ -63,6 +66,26 @@ def test_a_kind_that_there_is_not(quality, tmp_path):
     with pytest.raises(Dom2Error, match=r"none is 'medium.*choose one of random, expert"):
         collect.collect("xor", quality, 20, out=tmp_path / "d")
     assert not (tmp_path / "d").exists()
+
+
+def test_episodes_of_one_step_are_learnt_from_or_refused(tmp_path):
+    data = tmp_path / "d"
+    collect.collect("xor", "expert", 32, out=data)
+    small = {"batch_size": 8, "hidden": 8}
+    quiet = {"progress": False, "tensorboard": False}
+    for name in ("dom2", "bc", "bc_det", "bc_gauss", "td3_bc", "omar", "sfbc"):
+        config = algos.algorithm(name).config_class(**small)
+        run = train(config, data, tmp_path / name, 2, **quiet).out
+        score = evaluate_run(run, episodes=4)["results"]["standard"]["mean"]
+        assert 0 <= score <= 1
+        # What the file acts by is tested where export is: dom2 and sfbc leave their critic behind.
+        export_run(run, tmp_path / f"{name}.safetensors")
+        act = d2.load_policy(tmp_path / f"{name}.safetensors").act(torch.ones(2, 3, 1))
+        assert act.shape == (2, 3, 1) and bool((act.abs() <= 1).all())
+    for name, message in (("icq", "needs the next action.*one row each"), ("iql", "return_span")):
+        with pytest.raises(Dom2Error, match=message):
+            train(algos.algorithm(name).config_class(**small), data, tmp_path / name, 2, **quiet)
+        assert not (tmp_path / name / "checkpoint.pt").exists()
 
 
 def test_wrong_calls_are_explained():
