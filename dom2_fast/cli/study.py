@@ -12,7 +12,7 @@ ABOUT = "Run a grid of runs from one YAML file, and make one table of them."
 _ACTIONS = {
     "run": "Do what is left of a study; what is done already stays.",
     "status": "Say how many cells are done, running, waiting and failed.",
-    "report": "Write a study's tables, of the cells that are done.",
+    "report": "Write a study's page and tables, of the cells that are done.",
     "cell": "Do one cell: what a study's workers run.",
 }
 

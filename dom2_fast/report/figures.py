@@ -14,9 +14,9 @@ from dom2_fast.report.load import Run
 from dom2_fast.runs.folder import setting_title, settings_in_order
 
 # Stand-ins that matplotlib draws with; each becomes a CSS variable of the page afterwards.
-_INK, _MUTED, _GRID, _PAGE = "#010101", "#020202", "#030303", "#040404"
+INK, _MUTED, _GRID, _PAGE = "#010101", "#020202", "#030303", "#040404"
 _SERIES = [f"#0500{index:02d}" for index in range(8)]
-_VARIABLES = {_INK: "--ink", _MUTED: "--muted", _GRID: "--grid", _PAGE: "--card"}
+_VARIABLES = {INK: "--ink", _MUTED: "--muted", _GRID: "--grid", _PAGE: "--card"}
 _VARIABLES |= {color: f"--s{index}" for index, color in enumerate(_SERIES)}
 
 # Runs differ by colour, marker and dash, so that no one needs the colour.
@@ -35,7 +35,7 @@ def learning_curves(runs: list[Run], panels: list[tuple[str, str]]) -> str:
     """One small plot for each (metric key, title), a line for each run that logged it."""
     columns = min(3, len(panels))
     lines = -(-len(panels) // columns)
-    figure, axes = _figure(3.45 * columns, 2.35 * lines, lines, columns)
+    figure, axes = new_figure(3.45 * columns, 2.35 * lines, lines, columns)
     for ax, (key, title) in zip(axes, panels, strict=False):
         for index, run in enumerate(runs):
             steps, values = series(run, key)
@@ -56,12 +56,12 @@ def learning_curves(runs: list[Run], panels: list[tuple[str, str]]) -> str:
                 marker=marker if sparse else "",
                 markersize=4,
             )
-        ax.set_title(title, loc="left", fontsize=10, color=_INK, pad=8)
+        ax.set_title(title, loc="left", fontsize=10, color=INK, pad=8)
         ax.set_xlabel("gradient step", fontsize=8.5)
         ax.margins(x=0.02)
     for ax in axes[len(panels) :]:
         ax.remove()
-    return _svg(figure, "Learning curves: " + ", ".join(title for _, title in panels))
+    return svg(figure, "Learning curves: " + ", ".join(title for _, title in panels))
 
 
 def series(run: Run, key: str) -> tuple[np.ndarray, np.ndarray]:
@@ -77,7 +77,7 @@ def series(run: Run, key: str) -> tuple[np.ndarray, np.ndarray]:
 def score_intervals(runs: list[Run], reference: dict[str, float]) -> str:
     """A forest plot: mean with its 95 % interval and the IQM, one panel for each setting."""
     settings = settings_in_order(key for run in runs for key in run.results)
-    figure, axes = _figure(
+    figure, axes = new_figure(
         10.4, 1.0 + 0.46 * max(2, len(runs)), 1, len(settings), sharex=True, sharey=True
     )
     for ax, setting in zip(axes, settings, strict=True):
@@ -98,7 +98,7 @@ def score_intervals(runs: list[Run], reference: dict[str, float]) -> str:
                 fontsize=8.5,
                 textcoords="offset points",
                 ha="center",
-                color=_INK,
+                color=INK,
             )
         for label, value in reference.items():
             ax.axvline(value, color=_MUTED, linewidth=1.1, linestyle=(0, (4, 3)), zorder=0)
@@ -112,19 +112,19 @@ def score_intervals(runs: list[Run], reference: dict[str, float]) -> str:
                 textcoords="offset points",
                 va="top",
             )
-        ax.set_title(setting_title(setting), loc="left", fontsize=10, color=_INK, pad=8)
+        ax.set_title(setting_title(setting), loc="left", fontsize=10, color=INK, pad=8)
         ax.set_xlabel("episode return", fontsize=8.5)
         ax.set_yticks(range(len(runs)), [run.name for run in runs])
         ax.set_ylim(len(runs) - 0.45, -0.75 - (0.35 if reference else 0))
         ax.grid(axis="y", visible=False)
         ax.margins(x=0.08)
-    return _svg(figure, "Mean episode return with 95 % intervals, one panel for each setting")
+    return svg(figure, "Mean episode return with 95 % intervals, one panel for each setting")
 
 
 def stage_times(runs: list[Run]) -> str:
     """Milliseconds of one update by stage, a stacked bar for each run."""
     names = stages(runs)
-    figure, (ax,) = _figure(10.4, 0.95 + 0.42 * len(runs), 1, 1)
+    figure, (ax,) = new_figure(10.4, 0.95 + 0.42 * len(runs), 1, 1)
     totals = []
     for index, run in enumerate(runs):
         left = 0.0
@@ -150,14 +150,14 @@ def stage_times(runs: list[Run]) -> str:
             textcoords="offset points",
             va="center",
             fontsize=8.5,
-            color=_INK,
+            color=INK,
         )
     ax.set_yticks(range(len(runs)), [run.name for run in runs])
     ax.set_ylim(len(runs) - 0.5, -0.5)
     ax.set_xlim(0, 1.12 * max(totals, default=1.0) or 1.0)
     ax.set_xlabel("milliseconds per update (all agents)", fontsize=8.5)
     ax.grid(axis="y", visible=False)
-    return _svg(figure, "Time of one update by stage: " + ", ".join(names))
+    return svg(figure, "Time of one update by stage: " + ", ".join(names))
 
 
 def stages(runs: list[Run]) -> list[str]:
@@ -185,7 +185,7 @@ def _smooth(steps: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarr
     )
 
 
-def _figure(width: float, height: float, rows: int, columns: int, **kwargs):
+def new_figure(width: float, height: float, rows: int, columns: int, **kwargs):
     # The figure class, not pyplot: no global state, no display needed.
     from matplotlib import rc_context
     from matplotlib.figure import Figure
@@ -208,7 +208,7 @@ def _figure(width: float, height: float, rows: int, columns: int, **kwargs):
     return figure, axes
 
 
-def _svg(figure, description: str) -> str:
+def svg(figure, description: str) -> str:
     """The figure as an inline <svg>: colours as CSS variables, text as text, unique ids."""
     import hashlib
     from html import escape

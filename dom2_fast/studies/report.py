@@ -1,4 +1,4 @@
-"""A study's report: its tables as CSV and Markdown, in OUT/report and between a page's markers."""
+"""A study's report: a page with figures, the tables as CSV and Markdown, these also in a page."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from pathlib import Path
 from dom2_fast.errors import Dom2Error
 from dom2_fast.files import atomic_write
 from dom2_fast.studies.folder import StudyFolder
-from dom2_fast.studies.results import Results
+from dom2_fast.studies.page import render
+from dom2_fast.studies.results import Results, curves_of
 from dom2_fast.studies.state import DONE, look
 from dom2_fast.studies.tables import Table, tables
 
-PAGE = "report.md"
+MARKDOWN, PAGE = "report.md", "report.html"
 
 
 def write_report(out: str | os.PathLike, page: str | os.PathLike | None = None) -> Path:
@@ -38,11 +39,14 @@ def write_report(out: str | os.PathLike, page: str | os.PathLike | None = None) 
         table.markdown() for table in found
     )
     new_page = None if page is None else _between(Path(page), study.name, text)
+    curves = curves_of(home, [c for c in study.cells if states[c.name].word == DONE])
+    html = render(study, states, results.rows, found, curves)
     results.write()
     home.report.mkdir(exist_ok=True)
     for table in found:
         _write_csv(home.report / f"{table.slug}.csv", table)
-    _write(home.report / PAGE, f"# {study.name}\n\n{text}")
+    _write(home.report / MARKDOWN, f"# {study.name}\n\n{text}")
+    _write(home.report / PAGE, html)
     if page is not None:
         _write(Path(page), new_page)
     return home.report

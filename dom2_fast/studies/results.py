@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from dom2_fast import envs
 from dom2_fast.checkpoint import FILES
 from dom2_fast.files import atomic_write
 from dom2_fast.report.load import read_metrics
-from dom2_fast.runs.folder import METRICS, setting_name
+from dom2_fast.runs.folder import METRICS, SCORE, setting_name
 from dom2_fast.studies.cell import Cell
 from dom2_fast.studies.folder import StudyFolder
 from dom2_fast.studies.spec import Study
@@ -134,3 +135,19 @@ def trained_seconds(run: Path) -> float:
             seconds += (row["step"] - last) / row["rate"]
             last = row["step"]
     return seconds
+
+
+def curves_of(home: StudyFolder, cells: Sequence[Cell]) -> dict[tuple, list[tuple[int, float]]]:
+    """(task, kind, method) -> (step, score) of the evaluations on the way, of all seeds' runs.
+
+    Scores are normalised where the environment has constants; a run without evaluations adds
+    nothing.
+    """
+    found: dict[tuple, list[tuple[int, float]]] = {}
+    for cell in cells:
+        place = cell.task, cell.kind, cell.method
+        for row in read_metrics(home.run(cell) / METRICS):
+            if SCORE in row:
+                score = row.get("eval/normalised", row[SCORE])
+                found.setdefault(place, []).append((row["step"], score))
+    return found

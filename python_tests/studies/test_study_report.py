@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import csv
+import json
+import re
 
 import pytest
 
 from dom2_fast.errors import Dom2Error
-from dom2_fast.studies import report
+from dom2_fast.studies import figures, page, report
 from dom2_fast.studies.cell import Cell
+from dom2_fast.studies.results import curves_of
+from dom2_fast.studies.state import State
 from dom2_fast.studies.tables import Scores, by_set, drops, last_and_best, over_sets, tables
 
 SETS = (("simple_spread", "expert"), ("simple_tag", "random"))
@@ -104,6 +108,9 @@ class _Home:
     def __init__(self, path):
         self.path, self.report = path, path / "report"
 
+    def run(self, cell):
+        return self.path / cell.name
+
 
 @pytest.fixture
 def study(tmp_path, monkeypatch):
@@ -114,14 +121,15 @@ def study(tmp_path, monkeypatch):
 
     class Found:
         def __init__(self, home, study, states):
-            self.rows, self.write = rows(), lambda: None
+            self.rows = [row | {"version": "0.1.0", "commit": None} for row in rows()]
+            self.write = lambda: None
 
-    class State:
-        word = report.DONE
+    class Done:
+        word, reason = report.DONE, ""
 
     monkeypatch.setattr(report, "StudyFolder", lambda out: _Home(tmp_path))
     monkeypatch.setattr(_Home, "study", lambda self: Study, raising=False)
-    monkeypatch.setattr(report, "look", lambda home, study, cell: State)
+    monkeypatch.setattr(report, "look", lambda home, study, cell: Done)
     monkeypatch.setattr(report, "Results", Found)
     return tmp_path
 
@@ -139,11 +147,11 @@ def test_a_report_has_every_table_as_csv_and_all_as_markdown(study):
 
 
 def test_a_page_gets_the_tables_between_its_markers(study):
-    page = study / "page.md"
-    page.write_text("before\n<!-- study particle -->\nold\n<!-- /study particle -->\nafter\n")
+    target = study / "page.md"
+    target.write_text("before\n<!-- study particle -->\nold\n<!-- /study particle -->\nafter\n")
     for _ in range(2):  # the second time changes nothing
-        report.write_report(study, page)
-        text = page.read_text()
+        report.write_report(study, target)
+        text = target.read_text()
         assert text.startswith("before\n<!-- study particle -->\n")
         assert text.endswith("<!-- /study particle -->\nafter\n")
         assert "old" not in text and text.count("What a shift costs") == 1
@@ -153,14 +161,53 @@ def test_a_page_gets_the_tables_between_its_markers(study):
     "text", ["none", "<!-- /study particle --> <!-- study particle -->", "<!-- study particle -->"]
 )
 def test_a_page_without_markers_is_refused_before_anything_is_written(study, text):
-    page = study / "page.md"
-    page.write_text(text)
+    target = study / "page.md"
+    target.write_text(text)
     with pytest.raises(Dom2Error, match="must have the lines"):
-        report.write_report(study, page)
-    assert page.read_text() == text and not (study / "report").exists()
+        report.write_report(study, target)
+    assert target.read_text() == text and not (study / "report").exists()
 
 
 def test_a_study_without_a_done_cell_has_no_report(study, monkeypatch):
     monkeypatch.setattr(report, "look", lambda *_: type("S", (), {"word": "waiting"}))
     with pytest.raises(Dom2Error, match="no cell"):
         report.write_report(study)
+
+
+def test_the_page_is_one_file_with_figures_tables_and_what_is_missing():
+    states = {cell.name: State("done") for cell in CELLS}
+    states[CELLS[0].name] = State("failed", "no <space> left")
+    study = type("S", (), {"name": "a & b", "cells": CELLS})
+    made = [row | {"version": "0.1.0", "commit": None} for row in rows()]
+    curves = {(*SETS[0], CELLS[0].method): [(1, 3.0), (2, 4.0), (1, 5.0)]}
+    text = page.render(study, states, made, tables(CELLS, made), curves)
+    assert text.count("<svg") == 4  # all sets, both settings by set, curves; no share of the data
+    assert "a &amp; b" in text and "no &lt;space&gt; left" in text and "7 of 8 cells" in text
+    assert "<b>105.0 ± 7.1</b> (2)" in text
+    assert not re.search(r"(src|href)=|url\(", re.sub(r'href="#|url\(#', "", text))
+
+
+def test_shares_of_the_data_are_drawn_where_there_are_several():
+    cells = [Cell("simple_spread", "expert", "bc", "bc", fraction=f, seed=1) for f in (0.1, 1.0)]
+    one = rows()[0] | {"label": "bc"}
+    made = [one | {"fraction": f, "normalised": 10 * f} for f in (0.1, 1.0)]
+    svg = figures.efficiency(Scores(cells, made))
+    assert "% of the trajectories" in svg and "simple_spread expert" in svg
+    assert figures.efficiency(Scores(CELLS, rows())) == ""
+
+
+def test_the_interval_of_a_mean():
+    assert figures.mean_interval([3.0]) == (3.0, 3.0, 3.0)
+    mean, low, high = figures.mean_interval([1.0, 2.0, 3.0])
+    assert mean == 2.0 and 1.0 <= low < 2.0 < high <= 3.0
+
+
+def test_curves_are_of_the_evaluations_on_the_way(tmp_path):
+    home = _Home(tmp_path)
+    for cell, add in zip(CELLS[:2], (0, 10), strict=True):
+        home.run(cell).mkdir()
+        lines = [{"step": 1, "rate": 5.0}, {"step": 1, "eval/return": 7 + add}]
+        lines += [{"step": 2, "eval/return": 9, "eval/normalised": 1 + add}]
+        (home.run(cell) / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)) + "\n")
+    place = ("simple_spread", "expert", CELLS[0].method)
+    assert curves_of(home, CELLS) == {place: [(1, 7), (2, 1), (1, 17), (2, 11)]}
