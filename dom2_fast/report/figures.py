@@ -186,7 +186,7 @@ def _smooth(steps: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarr
 
 
 def new_figure(width: float, height: float, rows: int, columns: int, **kwargs):
-    """(figure of width x height inches, its rows x columns axes as a flat array), without a window."""
+    """(figure of width x height inches, its axes [rows * columns]), drawn without a window."""
     # The figure class, not pyplot: no global state, no display needed.
     from matplotlib import rc_context
     from matplotlib.figure import Figure
