@@ -251,6 +251,13 @@ def plain_error(error: Exception) -> str:
     text = " ".join(str(error).split())
     text = re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", text).replace("typing.", "")
     text = re.sub(r'^Parser key "([^"]*)":', r"'\1':", text)
+    # A setting that may be left out is a union with None; what else it may be is what to say.
+    text = re.sub(
+        r"Does not validate against any of the Union subtypes Subtypes: \[(\w+), NoneType\] "
+        r"Errors: .* Given value type: \w+ Given value: (.*)",
+        r"expected \1, got \2",
+        text,
+    )
     return re.sub(r"Expected an? (.+?)\. Got value: (.*)", r"expected \1, got \2", text)
 
 
