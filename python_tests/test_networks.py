@@ -108,7 +108,7 @@ def test_critic(act, layer_norm):
         (lambda: networks.MLPNoiseNet(3, 2, depth=0), "depth must be"),
         (lambda: networks.UNetNoiseNet(3, 2, widths=(4, 4)), "three widths"),
         (lambda: networks.UNetNoiseNet(3, 2, dropout=1.0), "dropout in"),
-        (lambda: networks.MLPCritic(3, 2, act="elu"), "unknown activation 'elu'.*mish"),
+        (lambda: networks.MLPCritic(3, 2, act="selu"), "unknown activation 'selu'.*mish"),
     ],
 )
 def test_bad_sizes(make, message):

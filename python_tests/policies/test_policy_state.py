@@ -172,11 +172,11 @@ def test_the_critic_is_no_part_of_the_policy():
 
 class Unlowerable(networks.MLPNoiseNet):
     def forward(self, x, t, obs):
-        return torch.sigmoid(super().forward(x, t, obs))
+        return torch.atan(super().forward(x, t, obs))
 
 
 def test_auto_falls_back_once_and_says_why():
-    with pytest.warns(RuntimeWarning, match="step by step.*sigmoid"):
+    with pytest.warns(RuntimeWarning, match="step by step.*atan"):
         p = policy(Unlowerable(OBS, A, hidden=6).double(), backend="auto")
     obs, x_T = rand(B, OBS), rand(B, A, seed=1)
     with warnings.catch_warnings():
@@ -199,7 +199,7 @@ def test_native_refuses_what_it_cannot_run():
         with pytest.raises(Dom2Error, match="needs the compiled kernels"):
             policy(net(), backend="native")
         return
-    with pytest.raises(lowering.LoweringError, match="sigmoid"):
+    with pytest.raises(lowering.LoweringError, match="atan"):
         policy(Unlowerable(OBS, A), backend="native")
     with pytest.raises(Dom2Error, match=r"compiled kernels take torch.float32 on cpu, not torch"):
         policy(net(), backend="native").sample(rand(B, OBS))
