@@ -78,6 +78,7 @@ study-smoke: $(VENV)/.built
 	rm -rf build/study-smoke
 	$(BIN)/python -m dom2_fast.cli.main study run studies/smoke.yaml --out build/study-smoke --quiet
 	$(BIN)/python -m dom2_fast.cli.main study status build/study-smoke
+	$(BIN)/python -m dom2_fast.cli.main study report build/study-smoke
 
 $(VENV)/.docs-tools: $(VENV)/.built
 	$(PIP) install --quiet -c constraints.txt sphinx myst-parser furo sphinx-copybutton
