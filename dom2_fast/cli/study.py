@@ -31,6 +31,16 @@ def add_options(parser, argv: list[str]) -> None:
             add("out", type=str, help="the study's folder")
         if name == "report":
             add("--markdown", type=str, help="page whose part between the study's markers is made")
+            add(
+                "--with",
+                type=str,
+                dest="others",
+                action="append",
+                default=[],
+                metavar="RESULTS",
+                help="results.csv of another folder of this study, for cells not done here; again "
+                "for more",
+            )
         if name == "cell":
             add("name", type=str, help="of the cell, as its folder is called")
             add(
@@ -68,10 +78,10 @@ def status(out: str) -> int:
     return 0
 
 
-def report(out: str, markdown: str | None = None) -> int:
+def report(out: str, others: list[str], markdown: str | None = None) -> int:
     from dom2_fast.studies.report import PAGE, write_report
 
-    print(f"wrote {write_report(out, markdown) / PAGE}")
+    print(f"wrote {write_report(out, markdown, others) / PAGE}")
     return 0
 
 

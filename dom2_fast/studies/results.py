@@ -66,10 +66,15 @@ class Results:
         self.write()
 
     def write(self) -> None:
-        with atomic_write(self.home.results, "w", newline="") as file:
-            writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(self.rows)
+        write_rows(self.home.results, self.rows)
+
+
+def write_rows(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """The rows as CSV, with the header `COLUMNS`."""
+    with atomic_write(path, "w", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 def rows_of(home: StudyFolder, study: Study, cell: Cell, state: State) -> list[dict[str, Any]]:
