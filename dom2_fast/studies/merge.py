@@ -6,7 +6,6 @@ import csv
 import json
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from dom2_fast.errors import Dom2Error
@@ -42,7 +41,8 @@ def read_rows(file: str | os.PathLike, study: Study) -> list[dict[str, Any]]:
             table = csv.DictReader(source)
             if tuple(table.fieldnames or ()) != COLUMNS:
                 raise Dom2Error(
-                    f"{file} isn't a study's results.csv: its first line must be {','.join(COLUMNS)}"
+                    f"{file} isn't a study's results.csv: its first line must be "
+                    + ",".join(COLUMNS)
                 )
             for number, row in enumerate(table, 2):
                 rows.append(_typed(row, f"{file}, line {number}"))

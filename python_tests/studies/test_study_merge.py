@@ -16,7 +16,10 @@ name: two
 steps: 7
 evaluate: {episodes: 5}
 grids:
-  - {tasks: simple_spread, kinds: expert, algos: [bc, {name: q, algo: dom2, eta: 2.0}], seeds: [1, 2]}
+  - tasks: simple_spread
+    kinds: expert
+    algos: [bc, {name: q, algo: dom2, eta: 2.0}]
+    seeds: [1, 2]
 """
 
 
