@@ -13,6 +13,7 @@ from dom2_fast.studies.page import render
 from dom2_fast.studies.results import Results, curves_of
 from dom2_fast.studies.state import DONE, look
 from dom2_fast.studies.tables import Table, tables
+from dom2_fast.studies.work import note_data
 
 MARKDOWN, PAGE = "report.md", "report.html"
 
@@ -29,6 +30,7 @@ def write_report(out: str | os.PathLike, page: str | os.PathLike | None = None) 
     """
     home = StudyFolder(out)
     study = home.study()
+    note_data(home, study)
     states = {cell.name: look(home, study, cell) for cell in study.cells}
     done = sum(state.word == DONE for state in states.values())
     if done == 0:
