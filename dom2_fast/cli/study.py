@@ -26,6 +26,17 @@ def add_options(parser, argv: list[str]) -> None:
             add("file", type=str, help="the study's YAML file, see docs/studies.md")
             add("--out", type=str, required=True, help="its folder: new, or one to go on with")
             add("--jobs", type=int, default=SUPPRESS, help="workers (default: one per core)")
+            add(
+                "--ray",
+                type=str,
+                nargs="?",
+                const="local",
+                default=SUPPRESS,
+                metavar="ADDRESS",
+                help="do the cells on a Ray cluster: HOST:PORT, ray://HOST:PORT or auto; without "
+                "an address on one that is started here, with --jobs CPUs. With an address Ray "
+                "knows how many there are, and --jobs is refused",
+            )
             add("--quiet", action="store_true", help="no progress bar")
         else:
             add("out", type=str, help="the study's folder")
@@ -58,10 +69,12 @@ def run(action: str, **options) -> int:
     return actions[action](**options[action])
 
 
-def run_study(file: str, out: str, quiet: bool, jobs: int | None = None):
+def run_study(
+    file: str, out: str, quiet: bool, jobs: int | None = None, ray: str | None = None
+) -> int:
     from dom2_fast.studies import run
 
-    found, finished = run.run_study(file, out, jobs=jobs, progress=not quiet)
+    found, finished = run.run_study(file, out, jobs=jobs, ray=ray, progress=not quiet)
     print(_told(found))
     if not finished:
         print(f"stopped; go on: dom2-fast study run {file} --out {out}")

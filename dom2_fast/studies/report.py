@@ -15,6 +15,7 @@ from dom2_fast.studies.page import render
 from dom2_fast.studies.results import Results, curves_of, write_rows
 from dom2_fast.studies.state import DONE, State, look
 from dom2_fast.studies.tables import Table, tables
+from dom2_fast.studies.work import note_data
 
 MARKDOWN, PAGE, ROWS = "report.md", "report.html", "rows.csv"
 
@@ -36,6 +37,7 @@ def write_report(
     """
     home = StudyFolder(out)
     study = home.study()
+    note_data(home, study)
     states = {cell.name: look(home, study, cell) for cell in study.cells}
     results = Results(home, study, states)
     rows = merged(results.rows, study, others)

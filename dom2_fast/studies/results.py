@@ -88,6 +88,8 @@ def rows_of(home: StudyFolder, study: Study, cell: Cell, state: State) -> list[d
     run = home.run(cell)
     record = read_record(run)
     about = read_about(home.data(cell)) or {}
+    if cell.fraction == 1 and state.options.get("fingerprint") != about.get("fingerprint"):
+        about = {}  # an adopted run, of other data than is there now
     expert = read_about(home.path / "data" / cell.task / "expert" / f"seed_{cell.seed}") or {}
     constants = envs.spec(cell.task).normalisation
     results = state.scores["results"]
