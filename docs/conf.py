@@ -18,7 +18,9 @@ project_copyright = author
 version = release = __version__
 
 root_doc = "docs/index"
-include_patterns = ["*.md", "docs/*.md", "docs/migration/*.md", "docs/tutorials/*.md", "docs/reference/*.md", "examples/*.md"]
+include_patterns = ["*.md", "examples/*.md"] + [
+    f"docs/{folder}*.md" for folder in ("", "migration/", "tutorials/", "reference/")
+]
 exclude_patterns = [".*", "*.egg-info", "build", "dist", "runs", "datasets", "report", "shared"]
 
 extensions = [

@@ -112,6 +112,9 @@ class _Home:
     def run(self, cell):
         return self.path / cell.name
 
+    def data(self, cell):
+        return self.path / "data" / cell.task / cell.kind
+
 
 @pytest.fixture
 def study(tmp_path, monkeypatch):
