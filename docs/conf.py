@@ -18,9 +18,7 @@ project_copyright = author
 version = release = __version__
 
 root_doc = "docs/index"
-include_patterns = ["*.md", "examples/*.md"] + [
-    f"docs/{folder}*.md" for folder in ("", "migration/", "tutorials/", "reference/")
-]
+include_patterns = ["*.md", "docs/*.md", "docs/*/*.md", "examples/*.md"]
 exclude_patterns = [".*", "*.egg-info", "build", "dist", "runs", "datasets", "report", "shared"]
 
 extensions = [
