@@ -224,8 +224,9 @@ def chain_value(
     in Diffusion-QL (Wang et al. 2023, eq. 3). The draws are those of `denoise` with the same `rng`;
     `critic` is (weights, table, program), `critic_rng` gives its dropout masks. Other arguments and
     meaning as `reference.chain_value`. The mean is differentiable once in x_T, cond, all weights
-    and tables, the values and the actions [G, B, A] aren't. Where the policy's weights and table alone want gradients, on the
-    CPU, these are made in the same pass; else `denoise`, `run_program` and PyTorch compose it.
+    and tables; the values and the actions, [G, B, A], aren't. Where the policy's weights and table
+    alone want gradients, on the CPU, these are made in the same pass; else `denoise`, `run_program`
+    and PyTorch compose it.
     Raises RuntimeError naming the argument whose shape, dtype or device doesn't fit.
     """
     native = _fused("chain_value", table)

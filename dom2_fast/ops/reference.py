@@ -244,9 +244,9 @@ def chain_value(
     precision: str = "fp32",  # of the executors; here the tensors' dtype counts
     **how,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """The critic's mean value of what `denoise` gives, [G], its values, [G, B], and that, [G, B, A].
+    """The critic's mean value of what `denoise` gives, [G], its values, [G, B], and the actions.
 
-    The last two are constants.
+    The last two, [G, B] and [G, B, A], are constants.
     """
     act = denoise(x_T, cond, weights, table, program, solver, noise, **how)
     return *mean_value(run_program(act, cond, *critic, critic_rng)), act.detach()
