@@ -22,6 +22,7 @@ _PUBLIC = {
     "evaluate": "runs.evaluation",
     "accelerate": "accelerate",
     "load_policy": "policies.frozen",
+    "pretrained": "policies.pretrained",
 }
 # Modules, by the name that is public, and where they are.
 _MODULES = {

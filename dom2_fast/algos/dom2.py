@@ -164,7 +164,7 @@ class DOM2(DiffusionAgents):
             with torch.no_grad():
                 q_data = self.critics.rate(batch.act, batch.obs)
         if c.q_action == "chain":  # a~ ~ pi(. | o), the gradient goes through the whole chain
-            value, q = self.policy.chain_value(
+            value, q, _ = self.policy.chain_value(
                 batch.obs, self.critics.q1, generator=self.generator
             )  # E Q1(o, a~) [G], Q1 [G, B]
             bc = self.bc_loss(batch)

@@ -5,8 +5,13 @@ from __future__ import annotations
 from argparse import SUPPRESS
 from pathlib import Path
 
-from dom2_fast.cli.options import add_prey, add_threads, pairs, search_here, use_threads
-from dom2_fast.errors import Dom2Error
+from dom2_fast.cli.options import (
+    add_env_options,
+    add_threads,
+    env_options,
+    search_here,
+    use_threads,
+)
 
 ABOUT = "Score a run's policies, on its environment or a shifted one."
 
@@ -36,27 +41,13 @@ def add_options(parser, argv: list[str]) -> None:
     )
     add("--shift", type=str, default=SUPPRESS, help="none (default), or one that the task has")
     add(
-        "--v-min",
-        type=float,
-        default=SUPPRESS,
-        help="with --shift speed: maximal speeds ~ U(V_MIN, 1); short for --env-option v_min=V_MIN",
-    )
-    add(
         "--env",
         type=str,
         default=SUPPRESS,
         help="where the run doesn't say it: a registered environment, or module:function, a "
         "function in the current folder's module that makes a PettingZoo ParallelEnv",
     )
-    add(
-        "--env-option",
-        action="append",
-        type=str,
-        default=SUPPRESS,
-        metavar="KEY=VALUE",
-        help="an option of the environment or of its shift; may be given several times",
-    )
-    add_prey(parser)
+    add_env_options(parser)
     add(
         "--solutions",
         type=int,
@@ -73,9 +64,6 @@ def run(
     run: str,
     shift: str | None = None,
     threads: int | None = None,
-    env_option: list[str] | None = None,
-    v_min: float | None = None,
-    prey: str | None = None,
     **arguments,
 ) -> int:
     from dom2_fast.cli import tables
@@ -83,12 +71,7 @@ def run(
 
     use_threads(threads)
     search_here()
-    options = pairs(env_option or [], "--env-option")
-    for key, value in (("v_min", v_min), ("prey", prey)):
-        if value is not None:
-            if key in options:
-                raise Dom2Error(f"--env-option {key} was given twice: give it once")
-            options[key] = value
+    options = env_options(arguments)
     shift = None if shift == "none" else shift
     scores = evaluate_run(run, shift=shift, **arguments, **options)
     best = {r["step"] for r in scores["results"].values() if r.get("checkpoint") == "best"}

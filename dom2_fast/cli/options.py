@@ -40,6 +40,38 @@ def add_prey(parser) -> None:
     )
 
 
+def add_env_options(parser) -> None:
+    """--v-min, --env-option and --prey, which `env_options` reads."""
+    add = parser.add_argument
+    add(
+        "--v-min",
+        type=float,
+        default=SUPPRESS,
+        help="with --shift speed: maximal speeds ~ U(V_MIN, 1); short for --env-option v_min=V_MIN",
+    )
+    add(
+        "--env-option",
+        action="append",
+        type=str,
+        default=SUPPRESS,
+        metavar="KEY=VALUE",
+        help="an option of the environment or of its shift; may be given several times",
+    )
+    add_prey(parser)
+
+
+def env_options(given: dict[str, Any]) -> dict[str, Any]:
+    """The environment's options in a command's, which they are taken out of."""
+    options = pairs(given.pop("env_option", []), "--env-option")
+    for key in ("v_min", "prey"):
+        value = given.pop(key, None)
+        if value is not None:
+            if key in options:
+                raise Dom2Error(f"--env-option {key} was given twice: give it once")
+            options[key] = value
+    return options
+
+
 def search_here() -> None:
     """Let `module:function` find modules in the current folder, after the installed ones.
 

@@ -233,19 +233,40 @@ class FrozenPolicy:
 
     # ---- the file, and copies -----------------------------------------------------------------
 
-    def export(self, path: str | os.PathLike) -> None:
+    def export(
+        self, path: str | os.PathLike, half: bool = False, notes: dict[str, str] | None = None
+    ) -> None:
         """Writes the policy to `path`, whole or not at all; `load_policy` gives it back.
 
+        half: weights and table in float16, half the bytes; what is loaded is float32 again, and has
+        lost the last 13 of 24 bits of each number. The C++ reader takes no such file.
+        notes: more of what the file says about itself.
         Raises:
-            Dom2Error: `path` is a folder or holds something else; no space is left.
+            Dom2Error: `path` is a folder or holds something else; no space is left; with `half`, a
+                number too large for float16 (65,504).
         """
+        told = {**(notes or {}), **self.notes}
+        if half:
+            return policy_file.write(path, self._halved(), told, policy_file.HALF)
         # A file has the lowest version that can hold it, so that older readers take what they can.
         tensors, version = self._tensors(), 1 if self.steps else 2
         if bool((self._solver[:, -1] != 0.0).any()):
             version = 3
         else:
             tensors["solver"] = self._solver[:, :-1]
-        policy_file.write(path, tensors, self.notes, version)
+        policy_file.write(path, tensors, told, version)
+
+    def _halved(self) -> dict[str, torch.Tensor]:
+        tensors = self._tensors()
+        for name, tensor in tensors.items():
+            if tensor.dtype == torch.float32:
+                tensors[name] = tensor.half()
+                if not tensors[name].isfinite().all():
+                    raise Dom2Error(
+                        f"{name} has a number of size {tensor.abs().max():.3g}, float16 goes to "
+                        "65,504: export it in float32"
+                    )
+        return tensors
 
     def _tensors(self) -> dict[str, torch.Tensor]:
         bounds = torch.tensor([self.act_low, self.act_high], dtype=torch.float64)

@@ -22,11 +22,18 @@ from dom2_fast.errors import Dom2Error
 from dom2_fast.files import atomic_write
 
 FORMAT = "dom2_fast.policy"
-# 2 has policies of one pass, which have no solver; 3 a ninth number in its rows, for order 3.
-VERSIONS = ("1", "2", "3")
+# 2 has policies of one pass, which have no solver; 3 a ninth number in its rows, for order 3; 4 is
+# 3 with weights and table as F16, which `read` widens.
+VERSIONS = ("1", "2", "3", "4")
+HALF = 4
 _MAX_HEADER = 100_000_000  # as the safetensors package has it
 _MAX_SIZE = 1 << 40  # of a dimension or an offset; far below what torch and C++ can count
-_DTYPES = {"F32": torch.float32, "F64": torch.float64, "I64": torch.int64}
+_DTYPES = {
+    "F16": torch.float16,
+    "F32": torch.float32,
+    "F64": torch.float64,
+    "I64": torch.int64,
+}
 _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 
 
@@ -69,7 +76,7 @@ def write(
 
 
 def read(path: str | os.PathLike) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    """(tensors, notes) of a policy's file.
+    """(tensors, notes) of a policy's file; what version 4 holds as F16 is widened to float32.
 
     Raises:
         Dom2Error: no such file; cut short; not a policy's file; of another version.
@@ -83,7 +90,10 @@ def read(path: str | os.PathLike) -> tuple[dict[str, torch.Tensor], dict[str, st
         header = _header(data)
         notes = header.pop("__metadata__", None)
         _check_notes(notes)
-        return _tensors(header, memoryview(data)[8 + int.from_bytes(data[:8], "little") :]), notes
+        found = _tensors(header, memoryview(data)[8 + int.from_bytes(data[:8], "little") :])
+        if notes["version"] == str(HALF):
+            found = {k: t.float() if t.dtype == torch.float16 else t for k, t in found.items()}
+        return found, notes
     except _Broken as error:
         raise Dom2Error(
             f"{path} ({len(data)} bytes) can't be read as an exported policy: {error}; copy it "

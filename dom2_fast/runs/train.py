@@ -10,6 +10,8 @@ the same metrics, bit for bit, as one that was not; only times differ.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -19,9 +21,9 @@ from dom2_fast import algos, checkpoint, envs
 from dom2_fast._version import __version__
 from dom2_fast.data.trajectories import TrajectoryDataset
 from dom2_fast.errors import Dom2Error
-from dom2_fast.files import explain_no_space, new_run_dir, refuse_used
+from dom2_fast.files import explain_no_space, held, new_run_dir, refuse_used, remove_leftovers
 from dom2_fast.runs import resuming, run_config
-from dom2_fast.runs.folder import SCORE
+from dom2_fast.runs.folder import CONFIG, METRICS, SCORE
 from dom2_fast.runs.run_config import RunConfig
 from dom2_fast.runs.runlog import Clock, Meter, RunLog
 from dom2_fast.runs.signals import StopSignal
@@ -66,11 +68,19 @@ def train(
         progress: show a progress bar. tensorboard: also log for TensorBoard.
     Raises:
         Dom2Error: before anything is written: unusable data, options, settings or folder; `resume`
-            without a run, or with another algorithm, environment, data set or settings. Later:
-            losses that are not finite, no space left (the last checkpoint stays intact).
+            without a run, or with another algorithm, environment, data set or settings; another
+            process trains into the folder. Later: losses that are not finite, no space left (the
+            last checkpoint stays intact).
     """
     out = Path(out)
     given = _given(run, steps, options)
+    with ExitStack() as owner:  # of the folder, as soon as there is one
+        if resume and out.is_dir():
+            owner.enter_context(_owned(out))
+        return _train(config, given, out, resume, progress, tensorboard, owner)
+
+
+def _train(config, given: dict, out: Path, resume, progress, tensorboard, owner) -> TrainResult:
     if resume:
         saved = resuming.open_run(out, config, given)
         run = run_config.make(resuming.own_options(out, saved) | given | {"algo": saved["algo"]})
@@ -116,12 +126,22 @@ def train(
     ):
         if not resume:
             new_run_dir(out)
+            owner.enter_context(_owned(out))
+            refuse_used(out, resume_hint=True)  # another process may have been quicker
             save()  # from here on the run can be resumed
         notes = _notes(agents, data, origin["fingerprint"])
         run_config.write(out, run, notes, agents.config)
         with StopSignal() as stop, RunLog(out, agents, run, progress, tensorboard) as log:
             _loop(agents, run, meter, log, stop, save, best)
     return TrainResult(out, agents.step, run.steps, stop.received, agents)
+
+
+@contextmanager
+def _owned(out: Path) -> Iterator[None]:
+    """Holds the folder against other trainings, and removes what a killed one left half written."""
+    with held(out, f"another process trains into {out}: wait for it, or stop it"):
+        remove_leftovers(out, (*checkpoint.FILES.values(), CONFIG, METRICS))
+        yield
 
 
 def _given(run, steps: int | None, options: dict) -> dict:

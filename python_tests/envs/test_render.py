@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from dom2_fast import envs
+from dom2_fast.envs import canvas
 from dom2_fast.envs.particle import render
 from dom2_fast.errors import Dom2Error
 
@@ -26,7 +27,7 @@ def test_every_entity_shows_its_colour_where_it_is(task):
         colour = render.COLOURS[f"agent_{i}" if kind == "agent" and i else kind]
         # Opacity is at least 0.5, so a drawn pixel is nearer to its colour than to the background.
         pixel = image[row, col]
-        assert np.abs(pixel - colour).sum() < np.abs(pixel - render.BACKGROUND).sum(), kind
+        assert np.abs(pixel - colour).sum() < np.abs(pixel - canvas.BACKGROUND).sum(), kind
 
 
 def test_colours_differ_in_lightness_for_the_colour_blind():
@@ -65,7 +66,7 @@ def test_trail_and_far_away_entities():
     far = now.copy()
     far[0, :2] = (9.0, -9.0)
     image = render.draw_state("simple_spread", far, size=200)
-    assert (image != np.uint8(render.BACKGROUND)).any(axis=-1)[-30:, -30:].any()
+    assert (image != np.uint8(canvas.BACKGROUND)).any(axis=-1)[-30:, -30:].any()
 
 
 def test_wrong_states_are_explained():

@@ -416,7 +416,7 @@ BROKEN = {
     "name twice": (lambda d: d.replace(b'"bounds"', b'"solver"', 1), "twice"),
     "format": (note("format", "pt"), "its format is 'pt'"),
     "no notes": (lambda d: changed(d, lambda h: h.pop("__metadata__")), "__metadata__|format"),
-    "version": (note("version", "4"), "version '4'"),
+    "version": (note("version", "5"), "version '5'"),
     "stacked": (note("stacked", "maybe"), "'maybe'"),
     "not stacked": (note("stacked", "false"), "2"),
     "dtype": (entry("solver", dtype="F8"), "'solver'"),
@@ -465,7 +465,7 @@ BROKEN_ONE = {
     "a solver of one pass": (with_steps(1, 1), "solver is"),
     "both": (with_steps(3, 3), "3 steps, but its program is of one pass"),
     "no table": (with_steps(0, 0), "0 steps"),
-    "a later version": (note("version", "4"), "version '4'"),
+    "a later version": (note("version", "5"), "version '5'"),
     "x in the header": (program_word(4, 2), "as dom2_fast writes one"),
     "x of its buffers": (program_word(12, 2), "."),
 }

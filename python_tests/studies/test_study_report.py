@@ -37,6 +37,7 @@ def rows(shifted: bool = True, best: bool = True, without=()) -> list[dict]:
             for setting, checkpoint, value in places:
                 made.append(
                     {
+                        "cell": f"{task}-{kind}-{method}-s{seed}",
                         "task": task,
                         "kind": kind,
                         "label": method,
@@ -111,6 +112,9 @@ class _Home:
     def run(self, cell):
         return self.path / cell.name
 
+    def data(self, cell):
+        return self.path / "data" / cell.task / cell.kind
+
 
 @pytest.fixture
 def study(tmp_path, monkeypatch):
@@ -170,6 +174,7 @@ def test_a_page_without_markers_is_refused_before_anything_is_written(study, tex
 
 def test_a_study_without_a_done_cell_has_no_report(study, monkeypatch):
     monkeypatch.setattr(report, "look", lambda *_: type("S", (), {"word": "waiting"}))
+    monkeypatch.setattr(report, "Results", lambda *_: type("R", (), {"rows": []}))
     with pytest.raises(Dom2Error, match="no cell"):
         report.write_report(study)
 

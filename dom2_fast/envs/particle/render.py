@@ -1,11 +1,12 @@
 """Draws a state of a particle task as an image. Plain numpy, anti-aliased, needs no display.
 
-Used by the PettingZoo face and by reports; the window of `render_mode="human"` is in
+Used by the PettingZoo face and by `dom2-fast play`; the window of `render_mode="human"` is in
 `pettingzoo_env.py`.
 """
 
 import numpy as np
 
+from dom2_fast.envs.canvas import Canvas
 from dom2_fast.envs.particle import tasks
 from dom2_fast.errors import Dom2Error
 
@@ -23,61 +24,7 @@ COLOURS: dict[str, tuple[int, int, int]] = {
     "food": (240, 228, 66),
     "forest": (170, 205, 170),
 }
-BACKGROUND = (250, 250, 248)
-_GRID = (228, 228, 224)
-_EDGE = (40, 40, 44)
 _EXTENT = 1.4  # half the side of the drawn square; starts lie within 1
-
-
-class _Canvas:
-    """Discs, rings and crosses blended by their signed distance, so that edges are smooth."""
-
-    def __init__(self, size: int, extent: float):
-        self.image = np.empty((size, size, 3), np.float32)
-        self.image[:] = BACKGROUND
-        self.size, self.extent, self.pixel = size, extent, 2 * extent / size
-        self.axis = (np.arange(size, dtype=np.float32) + 0.5) * self.pixel - extent
-        for at in (-1.0, 0.0, 1.0):
-            k = round((at + extent) / self.pixel)
-            self.image[:, k] = self.image[size - 1 - k] = _GRID
-
-    def _window(self, low, high):
-        """Rows, columns and coordinates of the pixels in a box, so that small things are cheap."""
-        lo = np.floor((np.asarray(low) + self.extent) / self.pixel).astype(int) - 2
-        hi = np.ceil((np.asarray(high) + self.extent) / self.pixel).astype(int) + 2
-        (x0, y0), (x1, y1) = np.clip(lo, 0, self.size), np.clip(hi, 0, self.size)
-        box = slice(self.size - y1, self.size - y0), slice(x0, x1)  # y grows upwards
-        return box, self.axis[x0:x1][None, :], self.axis[y0:y1][::-1][:, None]
-
-    def _blend(self, box, gap: np.ndarray, colour, opacity: float = 1.0) -> None:
-        cover = np.clip(0.5 - gap / self.pixel, 0, 1)[..., None] * opacity
-        self.image[box] += cover * (np.asarray(colour, np.float32) - self.image[box])
-
-    def disc(self, at, radius: float, colour, opacity: float = 1.0, edge: bool = True) -> None:
-        box, x, y = self._window(at - radius, at + radius)
-        gap = np.hypot(x - at[0], y - at[1]) - radius
-        self._blend(box, gap, colour, opacity)
-        if edge:
-            self._blend(box, np.abs(gap) - self.pixel * 0.75, _EDGE, 0.9)
-
-    def ring(self, at, radius: float, colour, width: float) -> None:
-        box, x, y = self._window(at - radius - width, at + radius + width)
-        gap = np.abs(np.hypot(x - at[0], y - at[1]) - radius) - width / 2
-        self._blend(box, gap, colour)
-
-    def cross(self, at, radius: float, colour, width: float) -> None:
-        box, x, y = self._window(at - radius, at + radius)
-        x, y = np.abs(x - at[0]), np.abs(y - at[1])
-        arms = np.maximum(x - radius, y - width / 2), np.maximum(y - radius, x - width / 2)
-        self._blend(box, np.minimum(*arms), colour)
-
-    def stroke(self, start, end, width: float, colour, opacity: float = 1.0) -> None:
-        box, x, y = self._window(np.minimum(start, end) - width, np.maximum(start, end) + width)
-        d = end - start
-        along = ((x - start[0]) * d[0] + (y - start[1]) * d[1]) / max(d @ d, 1e-12)
-        t = np.clip(along, 0, 1)
-        gap = np.hypot(x - start[0] - t * d[0], y - start[1] - t * d[1]) - width / 2
-        self._blend(box, gap, colour, opacity)
 
 
 def draw_state(
@@ -112,7 +59,7 @@ def draw_state(
     pos, n = state[:, :2], spec.agents
     if extent is None:
         extent = max(_EXTENT, float(np.abs(pos).max()) + 0.2)
-    canvas = _Canvas(size, extent)
+    canvas = Canvas(size, extent)
     names = [_colour_name(spec, i, removed) for i in range(spec.entities)]
     # Large and flat things first, agents last, so that nothing small is hidden.
     order = ("forest", "obstacle", "landmark", "removed", "food")
@@ -149,7 +96,7 @@ def _colour_name(spec: tasks.Task, i: int, removed: tuple[int, ...]) -> str:
     return kind
 
 
-def _draw_landmark(canvas: _Canvas, name: str, at: np.ndarray, radius: float) -> None:
+def _draw_landmark(canvas: Canvas, name: str, at: np.ndarray, radius: float) -> None:
     colour = COLOURS[name]
     if name == "forest":
         canvas.disc(at, radius, colour, opacity=0.55, edge=False)
