@@ -5,6 +5,7 @@ METRICS = "metrics.jsonl"
 TENSORBOARD = "tb"
 SCORES = "scores.json"
 ROLLOUT = "rollout.npz"
+LOGGERS = "loggers.json"
 
 SCORE = "eval/return"  # the key in metrics.jsonl of an evaluation on the way
 
