@@ -21,6 +21,7 @@ _PUBLIC = {
     "BCConfig": "algos.bc",
     "evaluate": "runs.evaluation",
     "accelerate": "accelerate",
+    "export_onnx": "policies.onnx_export",
     "load_policy": "policies.frozen",
     "pretrained": "policies.pretrained",
 }
