@@ -85,12 +85,15 @@ def train(
 def _train(config, given: dict, out: Path, resume, progress, tensorboard, owner) -> TrainResult:
     if resume:
         saved = resuming.open_run(out, config, given)
-        run = run_config.make(resuming.own_options(out, saved) | given | {"algo": saved["algo"]})
-        resuming.check_subset(out, saved, run)
+        with checkpoint.fitting(out / checkpoint.NAME):
+            own = resuming.own_options(out, saved)
+            run = run_config.make(own | given | {"algo": saved["algo"]})
+            resuming.check_subset(out, saved, run)
         data = run_config.load_data(run.data, run.episode_length, run_config.subset_of(run))
         dims = _check_env(run, data)
-        resuming.check_settings(out, saved, config, data)
-        agents, meter = resuming.restored(out, saved, data, run)
+        with checkpoint.fitting(out / checkpoint.NAME):
+            resuming.check_settings(out, saved, config, data)
+            agents, meter = resuming.restored(out, saved, data, run)
     else:
         run = run_config.make(given)
         if config is not None:
