@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import os
 import re
 from argparse import SUPPRESS, ArgumentError
@@ -44,7 +45,7 @@ def fields(cls: type) -> Iterator[Field]:
 
     The description is the field's metadata "doc" (or "help") with "source" in brackets behind it.
     """
-    hints = get_type_hints(cls)
+    hints = _hints(cls)
     for field in dataclasses.fields(cls):
         if not field.init:
             continue
@@ -57,6 +58,11 @@ def fields(cls: type) -> Iterator[Field]:
         if field.default_factory is not dataclasses.MISSING:
             default = field.default_factory()
         yield Field(field.name, kind, default, _describe(field.metadata))
+
+
+@functools.cache
+def _hints(cls: type) -> dict[str, Any]:
+    return get_type_hints(cls)  # slow: it compiles every annotation
 
 
 def to_dict(config: Any) -> dict:
@@ -94,7 +100,7 @@ def check_keys(cls: type, values: Mapping, source: str = "the settings", prefix:
             f"{source}: {prefix.rstrip('.') or 'the whole'} must be a mapping of keys to values, "
             f"not {values!r}"
         )
-    hints = get_type_hints(cls)
+    hints = _hints(cls)
     names = [field.name for field in dataclasses.fields(cls) if field.init]
     for key, value in values.items():
         if key not in names:
@@ -246,7 +252,7 @@ def add_options(parser, cls: type, names: Mapping[str, tuple[str, ...]] | None =
 
 
 def _build(cls: type[T], values: Mapping, source: str) -> T:
-    hints = get_type_hints(cls)
+    hints = _hints(cls)
     arguments = {}
     for field in dataclasses.fields(cls):
         if not field.init:

@@ -109,6 +109,9 @@ class _Home:
     def __init__(self, path):
         self.path, self.report = path, path / "report"
 
+    def data(self, cell):
+        return self.path / "data"
+
     def run(self, cell):
         return self.path / cell.name
 
