@@ -115,9 +115,6 @@ class _Home:
     def run(self, cell):
         return self.path / cell.name
 
-    def data(self, cell):
-        return self.path / "data" / cell.task / cell.kind
-
 
 @pytest.fixture
 def study(tmp_path, monkeypatch):
