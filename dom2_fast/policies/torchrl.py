@@ -1,7 +1,7 @@
 """A policy as a module of tensordict, for TorchRL's environments, collectors and losses.
 
-    actor = dom2_fast.torchrl.actor(policy)             # ("agents", "observation") ->
-    rollout = env.rollout(100, policy=actor)                      # ("agents", "action")
+    actor = dom2_fast.torchrl.actor(policy)  # ("agents", "observation") -> ("agents", "action")
+    rollout = env.rollout(100, policy=actor)
 
 TorchRL keeps the agents of a group as the last dimension before the features, [*batch, agents, O];
 here they come first. tensordict is imported when an actor is made; TorchRL itself isn't needed.
