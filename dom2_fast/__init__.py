@@ -44,6 +44,7 @@ _MODULES = {
     "reweight": "data.reweight",
     "schedules": "policies.schedules",
     "solvers": "policies.solvers",
+    "torchrl": "policies.torchrl",
 }
 
 __all__ = [*_PUBLIC, *_MODULES, "__version__"]
