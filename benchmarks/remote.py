@@ -29,6 +29,8 @@ class Remote:
 
     def load(self, work: dict, limit: float) -> None:
         """Builds the work. Raises Absent: it can't, ended, or took more than `limit` seconds."""
+        if limit <= 0:
+            raise Absent("no time left")
         self._ask({"load": work}, limit)
 
     def time(self, calls: int, limit: float = 60.0) -> float:

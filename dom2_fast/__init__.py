@@ -21,6 +21,7 @@ _PUBLIC = {
     "BCConfig": "algos.bc",
     "evaluate": "runs.evaluation",
     "accelerate": "accelerate",
+    "export_onnx": "policies.onnx_export",
     "load_policy": "policies.frozen",
     "pretrained": "policies.pretrained",
 }
@@ -43,6 +44,7 @@ _MODULES = {
     "reweight": "data.reweight",
     "schedules": "policies.schedules",
     "solvers": "policies.solvers",
+    "torchrl": "policies.torchrl",
 }
 
 __all__ = [*_PUBLIC, *_MODULES, "__version__"]

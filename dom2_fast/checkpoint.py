@@ -6,11 +6,13 @@ A checkpoint is a dict of plain values and tensors (no pickled code: it is read 
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import io
 import os
 import pickle
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -32,6 +34,10 @@ _BROKEN = (
     pickle.UnpicklingError,
     zipfile.BadZipFile,
 )
+
+
+# What using a checkpoint raises whose values don't fit each other.
+_MISFIT = (RuntimeError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError)
 
 
 def save(path: str | os.PathLike, content: dict) -> None:
@@ -105,6 +111,29 @@ def load(path: str | os.PathLike, *, algo: str | None = None, env: str | None = 
                 f"give a run of {wanted!r}, or ask for {content.get(name)!r}"
             )
     return content
+
+
+@contextlib.contextmanager
+def fitting(what: str | os.PathLike = "the checkpoint") -> Iterator[None]:
+    """For the use of a checkpoint's values, which may come from anywhere.
+
+    Raises:
+        Dom2Error: any error that values which don't fit each other lead to; `what` is theirs.
+    """
+    try:
+        yield
+    except Dom2Error:
+        raise
+    except _MISFIT as error:
+        raise Dom2Error(
+            f"{what} holds values that don't fit each other ({_first_line(error)}): copy it again, "
+            "or train anew"
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    text = " ".join(str(error).split()) or "no reason given"
+    return f"{type(error).__name__}: {text}"[:160]
 
 
 def _unreadable(file: Path, error: Exception) -> Dom2Error:

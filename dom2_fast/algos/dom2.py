@@ -17,8 +17,8 @@ How the policy takes what the critic knows, L_Q, is `q_action`:
     best     : eta L_bc(a^), a^ the best by Q_j1 of a and `search_actions` samples of pi_j; no
                gradient of Q
 
-On data of poor policies the default is `best`, elsewhere `chain`; docs/tuning.md has why. `best`
-goes with the best of several samples in y (`target_candidates`) and when acting (`candidates`).
+On expert data the default is `chain`, elsewhere `best`; docs/tuning.md has why. `best` goes with
+the best of several samples in y (`target_candidates`) and when acting (`candidates`).
 All agents are one batch: policy parameters are [G, ...], the twin critics' [2 G, ...]. The critics'
 y, td and cql are in `critics.py`. `python_tests/algos/plain_dom2.py` has the same losses for one
 agent in plain PyTorch.

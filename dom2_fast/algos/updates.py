@@ -8,11 +8,33 @@ import torch
 from torch import nn
 
 from dom2_fast import networks, ops
+from dom2_fast.errors import Dom2Error
+
+_MOMENTS = 3  # of Adam: both, and the count of steps
 
 
 def adam(module: nn.Module, lr: float) -> torch.optim.Adam:
     """Adam in one fused call per step."""
     return torch.optim.Adam(module.parameters(), lr=lr, fused=True)
+
+
+def load_optimiser(optimiser: torch.optim.Optimizer, state: dict, name: str) -> None:
+    """optimiser.load_state_dict, which itself takes moments of any shape and fails at their use.
+
+    Raises:
+        Dom2Error: the state is of other parameters; `name` is the optimiser's.
+    """
+    own = optimiser.param_groups
+    kinds = [{key: type(value) for key, value in group.items()} for group in own]
+    optimiser.load_state_dict(state)
+    now = [{key: type(value) for key, value in group.items()} for group in optimiser.param_groups]
+    fits = now == kinds and all(
+        isinstance(value, torch.Tensor) and value.shape in (p.shape, ())
+        for p, values in optimiser.state.items()
+        for value in values.values()
+    )
+    if not fits or {len(values) for values in optimiser.state.values()} - {0, _MOMENTS}:
+        raise Dom2Error(f"the checkpoint's {name} is not of these networks: train anew")
 
 
 def frozen_copy(module: nn.Module) -> nn.Module:

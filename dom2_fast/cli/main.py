@@ -121,6 +121,8 @@ def guard(action: Callable[[], int]) -> int:
         return 130
     except Dom2Error as error:
         return _fail(str(error), error)
+    except MemoryError as error:
+        return _fail(f"not enough memory ({str(error) or 'no more could be had'})", error)
     except OSError as error:
         where = f": {error.filename}" if error.filename else ""
         return _fail(f"{error.strerror or error}{where}", error)

@@ -6,6 +6,7 @@ TENSORBOARD = "tb"
 SCORES = "scores.json"
 LOCK = ".scores.lock"  # held while scores.json is read and written again
 ROLLOUT = "rollout.npz"
+LOGGERS = "loggers.json"
 
 SCORE = "eval/return"  # the key in metrics.jsonl of an evaluation on the way
 

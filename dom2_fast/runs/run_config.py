@@ -17,6 +17,7 @@ from dom2_fast import config as configs
 from dom2_fast.config import setting
 from dom2_fast.data.trajectories import TrajectoryDataset
 from dom2_fast.errors import Dom2Error, whole_number
+from dom2_fast.runs import loggers
 from dom2_fast.runs.folder import CONFIG
 
 OWN = "config"  # the key of config.yaml under which the algorithm's settings are
@@ -45,6 +46,9 @@ class RunConfig:
     save_every: int = setting(500, "updates between checkpoints")
     eval_every: int = setting(0, "updates between evaluations; 0: none")
     eval_episodes: int = setting(100, "episodes of such an evaluation")
+    logger: str | None = setting(
+        None, "also log to wandb or mlflow, beside TensorBoard; both: wandb,mlflow"
+    )
 
     def __post_init__(self) -> None:
         if self.data is not None:
@@ -58,6 +62,7 @@ class RunConfig:
                 f"fraction must be above 0 and at most 1, got {self.fraction!r}: 0.05 is 5 % of "
                 "the trajectories"
             )
+        loggers.names_in(self.logger)
         if self.episode_length is not None:
             whole_number("episode_length", self.episode_length)
 

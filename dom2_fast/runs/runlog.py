@@ -1,4 +1,6 @@
-"""A run's numbers: metrics.jsonl, TensorBoard, progress bar. The algorithm says what they are."""
+"""A run's numbers: metrics.jsonl, TensorBoard, trackers, progress bar. The algorithm says what they
+are.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +14,7 @@ import torch
 
 from dom2_fast.files import atomic_write
 from dom2_fast.runs.folder import METRICS, SCORE, TENSORBOARD
+from dom2_fast.runs.loggers import Loggers
 from dom2_fast.runs.run_config import RunConfig
 
 SHOWN = 4  # numbers beside the progress bar: what fits on a line
@@ -78,10 +81,20 @@ class RunLog:
             uninterrupted run.
         run: its options.
         progress, tensorboard: see `train`.
+        trackers: these get the same numbers.
     """
 
-    def __init__(self, out, agents, run: RunConfig, progress: bool, tensorboard: bool):
+    def __init__(
+        self,
+        out,
+        agents,
+        run: RunConfig,
+        progress: bool,
+        tensorboard: bool,
+        trackers: Loggers,
+    ):
         step = agents.step
+        self._trackers = trackers
         self.path = Path(out) / METRICS
         self._trim(step, run.log_every)
         self._file = self.path.open("a", encoding="utf-8")
@@ -133,6 +146,7 @@ class RunLog:
         if self._board is not None:
             for name, value in values.items():
                 self._board.add_scalar(name, value, step)
+        self._trackers.log(step, {k: v for k, v in clean.items() if v is not None})
         shown = [name for name in self._shown if name in values or name in self._postfix]
         self._postfix |= {name: f"{values[name]:.3g}" for name in shown if name in values}
         self._bar.set_postfix({name: self._postfix[name] for name in shown[:SHOWN]})

@@ -19,11 +19,13 @@ import torch
 
 from dom2_fast import algos, checkpoint, envs
 from dom2_fast._version import __version__
+from dom2_fast.config import to_dict
 from dom2_fast.data.trajectories import TrajectoryDataset
 from dom2_fast.errors import Dom2Error
 from dom2_fast.files import explain_no_space, held, new_run_dir, refuse_used, remove_leftovers
 from dom2_fast.runs import resuming, run_config
 from dom2_fast.runs.folder import CONFIG, METRICS, SCORE
+from dom2_fast.runs.loggers import FINISHED, INTERRUPTED, Loggers
 from dom2_fast.runs.run_config import RunConfig
 from dom2_fast.runs.runlog import Clock, Meter, RunLog
 from dom2_fast.runs.signals import StopSignal
@@ -67,10 +69,10 @@ def train(
             (see `faithful` of the baselines of OMAR's paper), else the option's default.
         progress: show a progress bar. tensorboard: also log for TensorBoard.
     Raises:
-        Dom2Error: before anything is written: unusable data, options, settings or folder; `resume`
-            without a run, or with another algorithm, environment, data set or settings; another
-            process trains into the folder. Later: losses that are not finite, no space left (the
-            last checkpoint stays intact).
+        Dom2Error: before anything is written: unusable data, options, settings, folder or
+            logger; `resume` without a run, or with another algorithm, environment, data set or
+            settings; another process trains into the folder. Later: losses that are not finite,
+            no space left (the last checkpoint stays intact).
     """
     out = Path(out)
     given = _given(run, steps, options)
@@ -83,12 +85,15 @@ def train(
 def _train(config, given: dict, out: Path, resume, progress, tensorboard, owner) -> TrainResult:
     if resume:
         saved = resuming.open_run(out, config, given)
-        run = run_config.make(resuming.own_options(out, saved) | given | {"algo": saved["algo"]})
-        resuming.check_subset(out, saved, run)
+        with checkpoint.fitting(out / checkpoint.NAME):
+            own = resuming.own_options(out, saved)
+            run = run_config.make(own | given | {"algo": saved["algo"]})
+            resuming.check_subset(out, saved, run)
         data = run_config.load_data(run.data, run.episode_length, run_config.subset_of(run))
         dims = _check_env(run, data)
-        resuming.check_settings(out, saved, config, data)
-        agents, meter = resuming.restored(out, saved, data, run)
+        with checkpoint.fitting(out / checkpoint.NAME):
+            resuming.check_settings(out, saved, config, data)
+            agents, meter = resuming.restored(out, saved, data, run)
     else:
         run = run_config.make(given)
         if config is not None:
@@ -118,21 +123,28 @@ def _train(config, given: dict, out: Path, resume, progress, tensorboard, owner)
         checkpoint.save(out / checkpoint.FILES[which], state)
 
     best = resuming.best_return(out, saved) if resume and run.eval_every else -math.inf
+    own = {f"{run_config.OWN}.{k}": v for k, v in to_dict(agents.config).items()}
+    trackers = Loggers(out, run.logger, to_dict(run) | own, resume)
 
-    with explain_no_space(
-        out,
-        "the last checkpoint there is intact",
-        "free some space, then go on with --resume",
+    with (
+        trackers,
+        explain_no_space(
+            out,
+            "the last checkpoint there is intact",
+            "free some space, then go on with --resume",
+        ),
     ):
         if not resume:
             new_run_dir(out)
             owner.enter_context(_owned(out))
             refuse_used(out, resume_hint=True)  # another process may have been quicker
             save()  # from here on the run can be resumed
+        trackers.remember()
         notes = _notes(agents, data, origin["fingerprint"])
         run_config.write(out, run, notes, agents.config)
-        with StopSignal() as stop, RunLog(out, agents, run, progress, tensorboard) as log:
+        with StopSignal() as stop, RunLog(out, agents, run, progress, tensorboard, trackers) as log:
             _loop(agents, run, meter, log, stop, save, best)
+        trackers.close(FINISHED if agents.step >= run.steps else INTERRUPTED)
     return TrainResult(out, agents.step, run.steps, stop.received, agents)
 
 

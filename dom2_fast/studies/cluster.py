@@ -197,6 +197,6 @@ def _no_cluster(address: str, why: str) -> str:
     if address == LOCAL:
         return f"Ray couldn't start a cluster on this machine: {why}"
     return (
-        f"no Ray cluster at {address} ({why}): start one (ray start --head; it prints its address), "
+        f"no Ray cluster at {address} ({why}): start one (`ray start --head`), "
         "give another address, or none after --ray for a cluster on this machine alone"
     )

@@ -78,7 +78,9 @@ def _run(
     states = {cell.name: look(home, study, cell) for cell in study.cells}
     todo = [c for c in study.cells if states[c.name].word != DONE]
     for cell in todo:
-        home.note_failure(cell, None)  # of an earlier try
+        if home.failure(cell) is not None:  # of an earlier try
+            home.note_failure(cell, None)
+            states[cell.name] = look(home, study, cell)
     results = Results(home, study, states)
     results.write()
     with tqdm(

@@ -29,15 +29,15 @@ def test_an_unknown_name_lists_those_there_are():
 
 @pytest.mark.parametrize("name", pretrained.names())
 def test_each_acts_in_its_task_as_well_as_the_readme_says(name):
-    """Within four standard errors of the difference of two means, of 500 and 1,000 episodes."""
+    """Within four standard errors of the difference of two means, of 200 and 1,000 episodes."""
     task = name.partition("/")[0]
     loaded = d2.pretrained(name)
     assert (loaded.notes["env"], loaded.notes["algo"]) == (task, "dom2")
     row = re.search(rf"^\| `{name}` \|.*$", README.read_text(), re.M).group(0).split("|")
     for column, shift in ((3, None), (4, "speed")):
         said = float(row[column].split("(")[0])
-        got = d2.evaluate(loaded, env=task, episodes=500, shift=shift, seed=12345)
-        error = got["std"] * (1 / 500 + 1 / 1000) ** 0.5
+        got = d2.evaluate(loaded, env=task, episodes=200, shift=shift, seed=12345)
+        error = got["std"] * (1 / 200 + 1 / 1000) ** 0.5
         assert abs(got["mean"] - said) < 4 * error, (name, shift, got["mean"], said)
 
 

@@ -35,6 +35,7 @@ OTHERS = {
     "save_every": 2,
     "eval_every": 4,
     "eval_episodes": 6,
+    "logger": "wandb",
 }
 
 
@@ -167,7 +168,7 @@ def test_a_run_of_before_goes_on_with_its_options(old_run, data):
     assert result.step == 7
     after = configs.load(old_run / "config.yaml")
     assert after == after | before | {"data": str(data), "steps": 7}
-    since = {"fraction", "fraction_seed"}
+    since = {"fraction", "fraction_seed", "logger"}
     assert after.keys() - since == configs.load(OLD / "config.yaml").keys()
     log = (old_run / "metrics.jsonl").read_text()
     assert log.startswith((OLD / "metrics.jsonl").read_text()) and '"step": 6' in log

@@ -101,7 +101,7 @@ def test_acting_builds_no_optimiser(data, tmp_path, monkeypatch):
 
 def test_an_exported_run_acts_as_the_run(data, tmp_path):
     train(CONFIGS["bc"], data, tmp_path / "run", 2, **QUIET)
-    policies = export_run(tmp_path / "run", tmp_path / "p.safetensors")
+    policies, _ = export_run(tmp_path / "run", tmp_path / "p.safetensors")
     obs = torch.zeros(3, 2, 18)
     loaded = load_policy(tmp_path / "p.safetensors")
     acts = [p.act(obs, generator=torch.Generator().manual_seed(0)) for p in (policies, loaded)]

@@ -110,7 +110,7 @@ def test_an_address_that_answers_but_is_no_cluster_is_given_up(file, tmp_path, m
     monkeypatch.setattr(cluster, "_ANSWER", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = f"127.0.0.1:{server.getsockname()[1]}"
-        with pytest.raises(Dom2Error, match="not as Ray, in 0.5 seconds"):
+        with pytest.raises(Dom2Error, match=r"not as Ray, in 0\.5 seconds"):
             cluster.connected(address).__enter__()
 
 

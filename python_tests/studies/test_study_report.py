@@ -109,11 +109,11 @@ class _Home:
     def __init__(self, path):
         self.path, self.report = path, path / "report"
 
+    def data(self, cell):
+        return self.path / "data"
+
     def run(self, cell):
         return self.path / cell.name
-
-    def data(self, cell):
-        return self.path / "data" / cell.task / cell.kind
 
 
 @pytest.fixture

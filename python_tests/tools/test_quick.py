@@ -111,6 +111,8 @@ def test_a_peer_in_a_process_of_its_own_may_end_there(bench):
     ):
         with pytest.raises(remote.Absent, match=reason):
             peer.load(work, 20.0)
+    with pytest.raises(remote.Absent, match="no time left"):
+        peer.load("something", -3.0)
     with pytest.raises(remote.Absent, match="took more than 0 s"):
         peer.load("hang", 0.3)
     peer.load("something", 20.0)  # a new process

@@ -49,11 +49,11 @@ def main() -> int:
             begin = time.perf_counter()
             folder = work / part
             folder.mkdir()
-            found = importlib.import_module(f"torture.{part}").run(asked.scale, asked.seed, folder)
-            for result in found:
+            run = importlib.import_module(f"torture.{part}").run
+            for result in run(asked.scale, asked.seed, folder):
                 result.part = part
                 print(result.line(), flush=True)
-            results += found
+                results.append(result)
             print(f"---- {part}: {time.perf_counter() - begin:.0f} s", flush=True)
     finally:
         if asked.keep:

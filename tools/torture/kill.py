@@ -1,7 +1,7 @@
-"""`kill -9` at random moments: nothing finished is lost, every run ends equal to an undisturbed one.
+"""`kill -9` at random moments: nothing finished is lost, runs end equal to undisturbed ones.
 
-Half of the kills come at a random time, half at a random file operation of the process itself, where
-the windows are. 200 in all: collect 40, train 80, evaluate 30, export 30, study 20.
+Half of the kills come at a random time, half at a random file operation of the process itself,
+where the windows are. 200 in all: collect 40, train 80, evaluate 30, export 30, study 20.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import random
 import shutil
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from torture import problem
@@ -21,15 +21,12 @@ COUNTS = {"collect": 40, "train": 80, "evaluate": 30, "export": 30, "study": 20}
 _MOST = 30  # kills of one run before it is left to end
 
 
-def run(scale: float, seed: int, work: Path) -> list[Result]:
+def run(scale: float, seed: int, work: Path) -> Iterator[Result]:
     warm_up()
     problem.make(work)
     rng = random.Random(seed)
-    out = []
     for stage, count in COUNTS.items():
-        tries = max(2, round(count * scale))
-        out.append(_stage(stage, tries, rng, work))
-    return out
+        yield _stage(stage, max(2, round(count * scale)), rng, work)
 
 
 def _stage(stage: str, tries: int, rng: random.Random, work: Path) -> Result:
@@ -42,7 +39,7 @@ def _stage(stage: str, tries: int, rng: random.Random, work: Path) -> Result:
     if ended.code != 0:
         return Result(stage, 0, [f"undisturbed it fails: {ended.text}"])
     wanted, events = look(whole), _events(stage, work, log)
-    problems, kills, number, runs, survived = [], 0, 0, 0, 0
+    problems, kills, number, runs = [], 0, 0, 0
     target = work / f"{stage}_0"
     make(work, target)
     while kills < tries:
@@ -50,7 +47,6 @@ def _stage(stage: str, tries: int, rng: random.Random, work: Path) -> Result:
         at_event = rng.randint(1, events) if kills % 2 and stage != "study" else None
         killed, ended = _one(command(work, target), log, work, at_event, rng.uniform(0, seconds))
         kills += killed
-        survived += not killed
         number += 1
         problems += [f"kill {kills}: {p}" for p in _halves(stage, target, before, wanted)]
         if not killed and (ended.code != 0 or ended.trouble()):
@@ -117,9 +113,8 @@ def _halves(stage: str, target: Path, before: dict, wanted: dict) -> list[str]:
         now = look(target)
     except Exception as error:
         return [f"a file is broken: {type(error).__name__}: {error}"]
-    if stage in ("collect", "export"):  # all or nothing
-        if now and differences(now, wanted):
-            found.append(f"{target.name} is there, but isn't whole")
+    if stage in ("collect", "export") and now and differences(now, wanted):  # all or nothing
+        found.append(f"{target.name} is there, but isn't whole")
     for name in ("checkpoint.pt", "best.pt", "config.yaml"):
         if name in before and name not in now:
             found.append(f"{name} is gone")
@@ -163,7 +158,6 @@ def _look_at_study(target: Path) -> dict:
     for cell in sorted((target / "cells").glob("*")):
         found |= {f"{cell.name}/{k}": v for k, v in _look_at_run(cell).items()}
         found.pop(f"{cell.name}/config.yaml", None)  # names the data's path
-        state = found.get(f"{cell.name}/checkpoint.pt")
         for name in ("checkpoint.pt", "best.pt"):
             state = found.get(f"{cell.name}/{name}")
             if state:
@@ -189,12 +183,6 @@ def _all(target: Path) -> dict:
     return contents(target)
 
 
-def _of_run(target: Path) -> dict:
-    found = _look_at_run(target)
-    # A copy's own path isn't in these files; the data's is, and is the same for all.
-    return found
-
-
 STAGES: dict[str, tuple[Callable, Callable, Callable]] = {
     "collect": (
         _nothing,
@@ -204,9 +192,9 @@ STAGES: dict[str, tuple[Callable, Callable, Callable]] = {
     "train": (
         _nothing,
         lambda work, out: problem.resume(work / "data", out),
-        _of_run,
+        _look_at_run,
     ),
-    "evaluate": (_copy_run, lambda work, out: problem.evaluate(out), _of_run),
+    "evaluate": (_copy_run, lambda work, out: problem.evaluate(out), _look_at_run),
     "export": (
         _nothing,
         lambda work, out: problem.export(work / "run", out),

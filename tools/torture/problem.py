@@ -24,10 +24,7 @@ grids:
 
 
 def collect(out) -> list[str]:
-    return ["collect", "--env", ENV, "--quality", "expert", "--episodes", "12", "--seed", "1"] + [
-        "--out",
-        str(out),
-    ]
+    return f"collect --env {ENV} --quality expert --episodes 12 --seed 1 --out {out}".split()
 
 
 def train(data, out) -> list[str]:
