@@ -138,7 +138,8 @@ def _train(config, given: dict, out: Path, resume, progress, tensorboard, owner)
             new_run_dir(out)
             owner.enter_context(_owned(out))
             refuse_used(out, resume_hint=True)  # another process may have been quicker
-            save()  # from here on the run can be resumed
+            # From here on the run can be resumed, even where config.yaml isn't written any more.
+            save(options={k: v for k, v in asdict(run).items() if v is not None})
         trackers.remember()
         notes = _notes(agents, data, origin["fingerprint"])
         run_config.write(out, run, notes, agents.config)

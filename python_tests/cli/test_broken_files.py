@@ -1,5 +1,7 @@
 """Files that `make torture` found to end in a traceback: now a reason and exit code 2."""
 
+import struct
+
 import numpy as np
 import pytest
 import torch
@@ -149,10 +151,17 @@ def test_too_little_memory_is_one_line(capsys):
     def ask():
         raise MemoryError
 
-    assert cli.guard(ask) == 2
-    assert capsys.readouterr().err == (
-        "dom2-fast: error: not enough memory (no more could be had)\n"
-    )
+    for action in (ask, lambda: torch.empty(1 << 60, dtype=torch.uint8) and 0):
+        assert cli.guard(action) == 2
+        said = capsys.readouterr().err
+        assert said.startswith("dom2-fast: error: not enough memory for this")
+        assert said.count("\n") == 1
+
+    def other():
+        raise RuntimeError("a mistake of ours")
+
+    with pytest.raises(RuntimeError, match="of ours"):
+        cli.guard(other)
 
 
 @pytest.mark.parametrize(
@@ -174,3 +183,14 @@ def test_a_report_of_logs_that_hold_no_numbers(run, tmp_path, capsys, name, text
     (folder / name).write_bytes(text.encode("utf-8", "surrogateescape"))
     assert cli.main(["report", str(folder), "--out", str(tmp_path / "r.html")]) == 2
     assert name in capsys.readouterr().err
+
+
+def test_whatever_torch_raises_for_a_damaged_checkpoint(run, monkeypatch):
+    for error in (TypeError("set_() received"), struct.error("unpack requires 4 bytes")):
+
+        def fail(*_args, error=error, **_kwargs):
+            raise error
+
+        monkeypatch.setattr(torch, "load", fail)
+        with pytest.raises(Dom2Error, match="cut short or is no checkpoint"):
+            checkpoint.load(run)

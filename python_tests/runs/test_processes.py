@@ -6,6 +6,7 @@ import time
 import pytest
 from small_data import dataset
 
+from dom2_fast import checkpoint
 from dom2_fast.algos.bc import BCConfig
 from dom2_fast.errors import Dom2Error
 from dom2_fast.files import held
@@ -38,6 +39,28 @@ def test_resuming_removes_what_a_killed_run_left_and_nothing_else(data, tmp_path
     train.train(CONFIG, data, out, 2, resume=True, **QUIET)
     # scores.json is written by evaluations, of which one may be at it.
     assert [item.name for item in out.glob(".*.tmp")] == [".scores.json.bbbbbbbb.tmp"]
+
+
+def test_a_run_killed_before_its_config_was_written_keeps_its_options(data, tmp_path, monkeypatch):
+    options = {"log_every": 2, "save_every": 3, "eval_every": 2, "eval_episodes": 3}
+    train.train(CONFIG, data, tmp_path / "whole", 4, **options, **QUIET)
+
+    def fail(*_arguments):
+        raise OSError(30, "Read-only file system")
+
+    out = tmp_path / "run"
+    with monkeypatch.context() as broken:
+        broken.setattr(train.run_config, "write", fail)
+        with pytest.raises(OSError, match="Read-only"):
+            train.train(CONFIG, data, out, 4, **options, **QUIET)
+    assert [item.name for item in out.iterdir()] == ["checkpoint.pt"]
+    train.train(None, None, out, resume=True, **QUIET)
+    assert (out / "config.yaml").read_bytes() == (tmp_path / "whole" / "config.yaml").read_bytes()
+    scored = [
+        checkpoint.load(f / "best.pt")["run"]["eval/return"] for f in (out, tmp_path / "whole")
+    ]
+    assert scored[0] == scored[1]
+    assert "options" not in checkpoint.load(out)["run"]
 
 
 @pytest.mark.parametrize("resume", [False, True])
