@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from functools import partial
 
 import pytest
 from small_studies import (
@@ -123,30 +124,30 @@ def test_what_stops_or_kills_a_cell_half_way_changes_nothing(file, tmp_path):
 @pytest.mark.slow
 def test_twenty_kills_at_random_moments_change_nothing(file, tmp_path):
     """docs/studies.md has the command that prints where the kills hit."""
-    text = TEXT.replace("steps: 6", "steps: 1500").replace("seeds: [1]", "seeds: [1, 2, 3, 4]")
-    file.write_text(text.replace("log_every: 2, save_every: 2", "log_every: 20, save_every: 100"))
+    text = TEXT.replace("steps: 6", "steps: 1000").replace("seeds: [1]", "seeds: [1, 2, 3, 4]")
+    file.write_text(text.replace("log_every: 2, save_every: 2", "log_every: 10, save_every: 50"))
     out = tmp_path / "out"
-    begin = time.monotonic()
     expected = undisturbed(tmp_path / "calm", file)
-    whole = time.monotonic() - begin
     home, moments, hit = StudyFolder(out), random.Random(0), []
+    whole = sum(progress(tmp_path / "calm", cell.name) for cell in home.check(file).cells)
     for kill in range(20):
         study = start("run", file, "--out", out, "--jobs", "2", "--quiet")
-        if kill % 4 == 0:  # it has hardly begun, else a cell is at work
-            moment = moments.uniform(0, 0.1)
+        # One of four hits a study that starts; the others one that has done a random part of its
+        # work, of the twentieth that is this kill's.
+        if kill % 4 == 0:
+            time.sleep(moments.uniform(0, 4))
         else:
-            wait_for(lambda: any(map(home.is_locked, names(home))), study)
-            moment = moments.uniform(0, 0.04)  # of two workers: all of them take half of the study
-        time.sleep(moment * whole)
+            part = whole * (kill - moments.random()) / 20
+            wait_for(lambda part=part: sum(map(partial(progress, out), names(home))) >= part, study)
         assert study.poll() is None, study.stdout.read()
         workers = [pid for name in names(home) for pid in holders(out, name)]
         study.kill()
         study.wait()
         for pid in workers if kill % 2 else ():  # others stop when their input ends
             os.kill(pid, signal.SIGKILL)
-        states = run.status(out)[1].counts if names(home) else {"done": 0}
+        done = run.status(out)[1].counts["done"] if names(home) else 0
         how = "study and workers" if kill % 2 else "study"
-        hit.append(f"{how} killed, {states['done']} cells done, {len(workers)} at work")
+        hit.append(f"{how} killed, {done} cells done, {len(workers)} at work")
     found, finished = run.run_study(file, out, jobs=2, progress=False)
     print("", *hit, sep="\n")
     assert finished and found.counts["done"] == 8
