@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from functools import partial
 
 import pytest
 from small_studies import (
@@ -122,34 +123,36 @@ def test_what_stops_or_kills_a_cell_half_way_changes_nothing(file, tmp_path):
 
 @pytest.mark.slow
 def test_twenty_kills_at_random_moments_change_nothing(file, tmp_path):
-    """`pytest python_tests/studies/test_study_pool.py -m slow -s -n 0` prints where they hit."""
-    text = TEXT.replace("steps: 6", "steps: 6000").replace("seeds: [1]", "seeds: [1, 2]")
-    file.write_text(text.replace("log_every: 2, save_every: 2", "log_every: 20, save_every: 100"))
+    """docs/studies.md has the command that prints where the kills hit."""
+    text = TEXT.replace("steps: 6", "steps: 1000").replace("seeds: [1]", "seeds: [1, 2, 3, 4]")
+    file.write_text(text.replace("log_every: 2, save_every: 2", "log_every: 10, save_every: 50"))
     out = tmp_path / "out"
     expected = undisturbed(tmp_path / "calm", file)
-    assert len(expected) == 8
-    home = StudyFolder(out)
-    moments, hit = random.Random(0), []
+    home, moments, hit = StudyFolder(out), random.Random(0), []
+    whole = sum(progress(tmp_path / "calm", cell.name) for cell in home.check(file).cells)
     for kill in range(20):
         study = start("run", file, "--out", out, "--jobs", "2", "--quiet")
-        if kill % 4:  # others hit a study that has hardly begun
-            wait_for(lambda: home.path.is_dir() and any(map(home.is_locked, names(home))), study)
-        time.sleep(moments.uniform(0, 3))
+        # One of four hits a study that starts; the others one that has done a random part of its
+        # work, of the twentieth that is this kill's.
+        if kill % 4 == 0:
+            time.sleep(moments.uniform(0, 4))
+        else:
+            part = whole * (kill - moments.random()) / 20
+            wait_for(lambda part=part: sum(map(partial(progress, out), names(home))) >= part, study)
         assert study.poll() is None, study.stdout.read()
         workers = [pid for name in names(home) for pid in holders(out, name)]
-        states = run.status(out)[1].counts if (out / "study.yaml").is_file() else {}
-        hit.append(f"{states.get('done', 0)} done, {len(workers)} at work")
         study.kill()
         study.wait()
         for pid in workers if kill % 2 else ():  # others stop when their input ends
             os.kill(pid, signal.SIGKILL)
-        if study.stdin:
-            study.stdin.close()
+        done = run.status(out)[1].counts["done"] if names(home) else 0
+        how = "study and workers" if kill % 2 else "study"
+        hit.append(f"{how} killed, {done} cells done, {len(workers)} at work")
     found, finished = run.run_study(file, out, jobs=2, progress=False)
-    print("\n".join(hit))
-    assert finished and found.counts["done"] == 4
-    assert table(out) == expected
-    assert not [path for path in out.rglob(".*.tmp")]
+    print("", *hit, sep="\n")
+    assert finished and found.counts["done"] == 8
+    assert table(out) == expected and len(expected) == 16
+    assert [path for path in out.rglob(".*.tmp")] == []
 
 
 def names(home):
