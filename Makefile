@@ -1,5 +1,5 @@
 # From a fresh clone: `make demo`, `make test`. Everything goes into .venv; nothing outside is touched.
-# `make help` lists the targets. Choose the Python with `make PYTHON=python3.12 ...` (3.10 to 3.13).
+# `make help` lists the targets. Choose the Python with `make PYTHON=python3.12 ...` (3.10 to 3.14).
 
 PYTHON ?= python3
 VENV   ?= .venv
@@ -11,7 +11,7 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check
 # A change of these needs a build.
 SOURCES := setup.py CMakeLists.txt pyproject.toml constraints.txt $(shell find csrc -type f 2>/dev/null)
 
-.PHONY: help setup demo test test-slow study-smoke docs coverage simt test-simt cuda-gates mutation gpu-check lint format bench clean distclean
+.PHONY: help setup demo test test-slow study-smoke docs coverage simt test-simt cuda-gates mutation gpu-check torture wheel test-wheel test-offline lint format bench clean distclean
 .DELETE_ON_ERROR:
 
 help:
@@ -24,13 +24,15 @@ help:
 	@echo "                 csrc/cuda/resources.txt.   make gpu-check: everything, on a machine with a GPU"
 	@echo "make docs     the documentation as a site in build/docs"
 	@echo "make bench    time everything beside PyTorch and the peers installed (pip install -e '.[peers]')"
+	@echo "make torture  kill, damage, starve and race it, up to an hour;  PARTS=kill SCALE=0.1"
+	@echo "make wheel    the sdist and a wheel in dist/;  make test-wheel, test-offline: their tests"
 	@echo "make clean    remove build files;  make distclean removes $(VENV) too"
 
 setup: $(VENV)/.built
 
 $(VENV)/.created:
-	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 10) <= v <= (3, 13) else \
-	  "Python 3.10 to 3.13 is needed, $(PYTHON) is %d.%d: make PYTHON=python3.12 ..." % v)'
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 10) <= v <= (3, 14) else \
+	  "Python 3.10 to 3.14 is needed, $(PYTHON) is %d.%d: make PYTHON=python3.12 ..." % v)'
 	@command -v c++ >/dev/null || command -v g++ >/dev/null || command -v clang++ >/dev/null || \
 	  { echo "a C++ compiler is needed (gcc 11 or clang 14, or newer)" >&2; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || \
@@ -124,6 +126,23 @@ mutation: $(VENV)/.built
 # Builds with CUDA, tests, compute-sanitizer and benchmarks, on a machine with a GPU.
 gpu-check: $(VENV)/.built
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python tools/gpu_check.py
+
+# Kills, damages, starves and races it: what may not break. Up to an hour; docs/reliability.md.
+#   make torture PARTS="kill files" SCALE=0.1
+torture: $(VENV)/.built
+	PYTHONPATH=tools PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m torture $(PARTS) --scale $(or $(SCALE),1)
+
+# An sdist and the wheel of $(PYTHON) in dist/; its tests where no checkout is (TORCH=2.10.0 chooses
+# the torch), and where there are neither a network nor a compiler.
+wheel:
+	$(PYTHON) tools/wheels.py build --python $(PYTHON) $(if $(TORCH),--torch $(TORCH))
+
+test-wheel:
+	$(PYTHON) tools/wheels.py test dist/*.whl --python $(PYTHON) $(if $(TORCH),--torch $(TORCH))
+
+test-offline:
+	$(PYTHON) tools/wheels.py house dist/*.whl --python $(PYTHON)
+	$(PYTHON) tools/wheels.py offline dist/*.whl --python $(PYTHON)
 
 lint: $(VENV)/.tools
 	$(BIN)/ruff check .

@@ -60,7 +60,8 @@ def coming_noise(agent, act) -> list[torch.Tensor]:
     if agent.name in ("bc", "sfbc"):
         return denoising()
     if agent.name == "diffusion_ql":
-        return [chain(), *denoising(), chain(), torch.rand(G, generator=g)]
+        first, noised, coins = chain(), denoising(), torch.rand(G, generator=g)
+        return [first, *noised, chain(), coins]
     if agent.name not in ("cql", "omar"):
         return []
     found = [torch.rand(G, B, c.cql_actions, A, generator=g) * 2 - 1]

@@ -48,7 +48,7 @@ def update_work(agent: DOM2) -> int:
     c, rows = agent.config, agent.num_agents * agent.config.batch_size
     first, step = work(agent.policy._programs.get("table").program)
     bc = sum(work(agent.policy._programs.get("row").program))
-    q_first, q_row = work(agent.q._programs.get(None).program)
+    q_first, q_row = work(agent.critics.q._programs.get(None).program)
     sampled = rows * (first + c.steps * step)
     critics = 2 * rows * (q_first + (1 + c.cql_actions) * q_row)
     rated = rows * (q_first + q_row)

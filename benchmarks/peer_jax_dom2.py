@@ -10,7 +10,7 @@ import math
 import jax
 import jax.numpy as jnp
 from peer_jax import NETS, array, critic, params_of, sample
-from peer_torch_dom2 import FIELDS
+from peer_torch import FIELDS
 
 BUFFERS = ("freqs",)  # of the time features: not trained
 

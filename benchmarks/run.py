@@ -3,6 +3,7 @@
 One pytest per number of threads, so that every library's pool has that size from the start; then
 the tables, latency and scaling. `-k` chooses benchmarks as pytest does; `--only-tables` leaves out
 latency and scaling. What is measured goes to runs/bench, with --save to benchmarks/results as well.
+`python benchmarks/run.py --quick` is the headline table alone, in three minutes (quick.py).
 """
 
 import argparse
@@ -16,12 +17,17 @@ HERE = Path(__file__).resolve().parent
 
 
 def main() -> int:
+    if "--quick" in sys.argv[1:]:
+        import quick
+
+        return quick.main([a for a in sys.argv[1:] if a != "--quick"])
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--threads", default="1", help="1, or 1,2")
     parser.add_argument("--seconds", default="0.5", help="timed per contender and problem")
     parser.add_argument("-k", dest="choose", help="only these benchmarks, in pytest's syntax")
     parser.add_argument("--save", metavar="NAME", help="keep as benchmarks/results/NAME*")
     parser.add_argument("--only-tables", action="store_true")
+    parser.add_argument("--quick", action="store_true", help="the headline table; see quick.py")
     args = parser.parse_args()
     out = HERE.parent / "runs" / "bench"
     out.mkdir(parents=True, exist_ok=True)

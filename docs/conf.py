@@ -18,7 +18,7 @@ project_copyright = author
 version = release = __version__
 
 root_doc = "docs/index"
-include_patterns = ["*.md", "docs/*.md", "docs/reference/*.md", "examples/*.md"]
+include_patterns = ["*.md", "docs/*.md", "docs/*/*.md", "examples/*.md"]
 exclude_patterns = [".*", "*.egg-info", "build", "dist", "runs", "datasets", "report", "shared"]
 
 extensions = [

@@ -6,11 +6,11 @@ A checkpoint is a dict of plain values and tensors (no pickled code: it is read 
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import io
 import os
-import pickle
-import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -23,15 +23,9 @@ FORMAT = 1
 NAME = "checkpoint.pt"
 FILES = {"last": NAME, "best": "best.pt"}  # a run's checkpoints: where it is, where it scored most
 
-# What torch.load raises for a file that is cut short or isn't one.
-_BROKEN = (
-    RuntimeError,
-    ValueError,
-    EOFError,
-    LookupError,
-    pickle.UnpicklingError,
-    zipfile.BadZipFile,
-)
+
+# What using a checkpoint raises whose values don't fit each other.
+_MISFIT = (RuntimeError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError)
 
 
 def save(path: str | os.PathLike, content: dict) -> None:
@@ -88,7 +82,7 @@ def load(path: str | os.PathLike, *, algo: str | None = None, env: str | None = 
         if error.errno in (errno.EACCES, errno.EPERM, errno.EIO):
             raise Dom2Error(f"{file} can't be read: {error.strerror}") from error
         raise _unreadable(file, error) from error
-    except _BROKEN as error:
+    except Exception as error:  # of damaged bytes torch.load raises whatever its parts do
         raise _unreadable(file, error) from error
     if not isinstance(content, dict) or "format" not in content or "algo" not in content:
         raise Dom2Error(f"{file} is no checkpoint of dom2_fast; give a run's {NAME}")
@@ -105,6 +99,29 @@ def load(path: str | os.PathLike, *, algo: str | None = None, env: str | None = 
                 f"give a run of {wanted!r}, or ask for {content.get(name)!r}"
             )
     return content
+
+
+@contextlib.contextmanager
+def fitting(what: str | os.PathLike = "the checkpoint") -> Iterator[None]:
+    """For the use of a checkpoint's values, which may come from anywhere.
+
+    Raises:
+        Dom2Error: any error that values which don't fit each other lead to; `what` is theirs.
+    """
+    try:
+        yield
+    except Dom2Error:
+        raise
+    except _MISFIT as error:
+        raise Dom2Error(
+            f"{what} holds values that don't fit each other ({_first_line(error)}): copy it again, "
+            "or train anew"
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    text = " ".join(str(error).split()) or "no reason given"
+    return f"{type(error).__name__}: {text}"[:160]
 
 
 def _unreadable(file: Path, error: Exception) -> Dom2Error:

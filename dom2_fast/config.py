@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import os
 import re
 from argparse import SUPPRESS, ArgumentError
@@ -20,6 +21,9 @@ from dom2_fast.errors import Dom2Error
 from dom2_fast.files import atomic_write
 
 T = TypeVar("T")
+
+# Of a settings file, far more than any has: levels of nesting, and values with aliases written out.
+_MOST_DEEP, _MOST_VALUES = 50, 100_000
 
 
 class Field(NamedTuple):
@@ -41,7 +45,7 @@ def fields(cls: type) -> Iterator[Field]:
 
     The description is the field's metadata "doc" (or "help") with "source" in brackets behind it.
     """
-    hints = get_type_hints(cls)
+    hints = _hints(cls)
     for field in dataclasses.fields(cls):
         if not field.init:
             continue
@@ -54,6 +58,11 @@ def fields(cls: type) -> Iterator[Field]:
         if field.default_factory is not dataclasses.MISSING:
             default = field.default_factory()
         yield Field(field.name, kind, default, _describe(field.metadata))
+
+
+@functools.cache
+def _hints(cls: type) -> dict[str, Any]:
+    return get_type_hints(cls)  # slow: it compiles every annotation
 
 
 def to_dict(config: Any) -> dict:
@@ -91,7 +100,7 @@ def check_keys(cls: type, values: Mapping, source: str = "the settings", prefix:
             f"{source}: {prefix.rstrip('.') or 'the whole'} must be a mapping of keys to values, "
             f"not {values!r}"
         )
-    hints = get_type_hints(cls)
+    hints = _hints(cls)
     names = [field.name for field in dataclasses.fields(cls) if field.init]
     for key, value in values.items():
         if key not in names:
@@ -104,7 +113,7 @@ def check_keys(cls: type, values: Mapping, source: str = "the settings", prefix:
 
 def unknown_key(key: str, accepted: list[str], source: str) -> str:
     """The message for a key that isn't accepted: the nearest ones first, else all of them."""
-    near = difflib.get_close_matches(key, accepted, n=3, cutoff=0.6)
+    near = difflib.get_close_matches(str(key), accepted, n=3, cutoff=0.6)
     if near:
         return f"{source}: unknown key '{key}'; did you mean {' or '.join(map(repr, near))}?"
     return f"{source}: unknown key '{key}'; accepted: {', '.join(sorted(accepted))}"
@@ -148,12 +157,39 @@ def parse(text: str, source: str) -> Any:
     import yaml
 
     try:
-        return yaml.load(text, Loader=_yaml_loader())
+        value = yaml.load(text, Loader=_yaml_loader())
+        _check_size(value)
+        return value
+    except RecursionError:
+        raise Dom2Error(f"{source}: not settings: it is nested too deeply") from None
+    except (ValueError, ArithmeticError, LookupError, TypeError, AttributeError) as error:
+        # A date or number that looks like one and is none: PyYAML lets Python's own errors out.
+        raise Dom2Error(f"{source}: not valid YAML: {error}") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark else ""
         problem = getattr(error, "problem", None) or str(error).splitlines()[0]
         raise Dom2Error(f"{source}{where}: not valid YAML: {problem}") from None
+
+
+def _check_size(value: Any) -> None:
+    """Aliases (&, *) make a value that holds itself, or a short text one of billions of values.
+
+    Raises:
+        RecursionError, ValueError.
+    """
+    waiting, count = [(value, 0)], 0
+    while waiting:
+        one, depth = waiting.pop()
+        count += 1
+        if depth > _MOST_DEEP:
+            raise RecursionError
+        if count > _MOST_VALUES:
+            raise ValueError(f"it holds more than {_MOST_VALUES:,} values")
+        if isinstance(one, dict):
+            waiting += [(item, depth + 1) for item in one.values()]
+        elif isinstance(one, list | tuple | set):
+            waiting += [(item, depth + 1) for item in one]
 
 
 def save(config: Any, path: str | os.PathLike, header: str = "") -> None:
@@ -216,7 +252,7 @@ def add_options(parser, cls: type, names: Mapping[str, tuple[str, ...]] | None =
 
 
 def _build(cls: type[T], values: Mapping, source: str) -> T:
-    hints = get_type_hints(cls)
+    hints = _hints(cls)
     arguments = {}
     for field in dataclasses.fields(cls):
         if not field.init:
@@ -236,9 +272,14 @@ def _build(cls: type[T], values: Mapping, source: str) -> T:
 def _check_types(cls: type, values: Mapping, source: str) -> dict:
     """The same values with jsonargparse's conversions (1 -> 1.0 for a float, lists -> tuples)."""
     parser = option_parser()
-    given = set(_dotted(values))
+    given = dict(_dotted(values))
     for field in fields(cls):
         if field.name in given:
+            # jsonargparse takes nothing for anything; here it would be used as a number.
+            if given[field.name] is None and not _optional(field.type):
+                raise Dom2Error(
+                    f"{source}: '{field.name}' has no value: give one, or leave the line out"
+                )
             parser.add_argument(f"--{field.name}", type=field.type)
     try:
         return parser.parse_object(dict(values), defaults=False).as_dict()
@@ -261,9 +302,13 @@ def plain_error(error: Exception) -> str:
     return re.sub(r"Expected an? (.+?)\. Got value: (.*)", r"expected \1, got \2", text)
 
 
-def _dotted(values: Mapping, prefix: str = "") -> Iterator[str]:
+def _optional(kind: Any) -> bool:
+    return kind is Any or type(None) in get_args(kind)
+
+
+def _dotted(values: Mapping, prefix: str = "") -> Iterator[tuple[str, Any]]:
     for key, value in values.items():
-        yield f"{prefix}{key}"
+        yield f"{prefix}{key}", value
         if isinstance(value, Mapping):
             yield from _dotted(value, f"{prefix}{key}.")
 

@@ -3,7 +3,26 @@
 from __future__ import annotations
 
 import operator
+import tokenize
+import zipfile
+import zlib
 from typing import Any
+
+# What NumPy and the standard library's zipfile raise for files that are damaged or are none of
+# theirs. (A header of NumPy's is a Python literal, so that a damaged one may fail as source does.)
+BROKEN_ARRAYS = (
+    ValueError,
+    OSError,
+    EOFError,
+    LookupError,
+    TypeError,
+    ArithmeticError,
+    RuntimeError,
+    SyntaxError,
+    tokenize.TokenError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 
 
 class Dom2Error(ValueError):

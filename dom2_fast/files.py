@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO
 
@@ -19,6 +20,8 @@ from dom2_fast.errors import Dom2Error
 
 # A full disk says ENOSPC, a used-up quota EDQUOT. Users meet both as "no space".
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+# What flock says of a folder on file systems that have no locks, or none of folders.
+_NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.EBADF, errno.EINVAL, errno.ENOSYS)
 
 
 @contextlib.contextmanager
@@ -88,20 +91,54 @@ def atomic_dir(path: str | os.PathLike) -> Iterator[Path]:
         _sync_folder(path.parent)
 
 
-def remove_leftovers(path: str | os.PathLike) -> None:
+def remove_leftovers(path: str | os.PathLike, names: Iterable[str] = ("*",)) -> None:
     """Remove temporary files in the folder `path` and temporary folders beside it that a killed
-    process left there. The caller knows that no other process is writing them."""
+    process left there. The caller knows that no other process is writing them.
+
+    names: of the files whose temporary ones are meant, as patterns.
+    """
     path = Path(path)
-    for item in path.glob(".*.tmp"):
-        if item.is_file():
-            item.unlink()
+    for name in names:
+        for item in path.glob(f".{name}.*.tmp"):
+            if item.is_file():
+                item.unlink(missing_ok=True)
     for item in path.parent.glob(f".{path.name}.*.tmp"):
         if item.is_dir():
             shutil.rmtree(item, ignore_errors=True)
 
 
+@contextlib.contextmanager
+def held(path: str | os.PathLike, refusal: str | None = None) -> Iterator[None]:
+    """Holds a folder or a file for this process while the block runs; others of `held` keep off.
+
+    It is locked itself (flock), so the lock goes with its process, however that ends. Where a file
+    system has no locks nothing is held.
+
+    Args:
+        path: a folder that exists; or a file, which is made where it is missing, and stays.
+        refusal: what to say where another process holds it; None: wait for that one.
+    Raises:
+        Dom2Error: another process holds it, and there is a `refusal`.
+    """
+    flags = os.O_RDONLY if Path(path).is_dir() else os.O_RDWR | os.O_CREAT
+    descriptor = os.open(path, flags, 0o666)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | (fcntl.LOCK_NB if refusal else 0))
+        except BlockingIOError:
+            raise Dom2Error(refusal or "") from None
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
+        yield
+    finally:
+        os.close(descriptor)
+
+
 def new_run_dir(path: str | os.PathLike) -> Path:
     """Create the folder `path` for a new run, or take it when it is empty.
+
+    Temporary files that a killed process left there count for nothing.
 
     Raises:
         Dom2Error: `path` is a file, or a folder that already holds something.
@@ -114,17 +151,22 @@ def new_run_dir(path: str | os.PathLike) -> Path:
 
 
 def refuse_used(path: Path, resume_hint: bool = False) -> None:
-    """Raise a Dom2Error where `path` is a file or a folder that holds something."""
+    """Raise a Dom2Error where `path` is a file or a folder that holds something.
+
+    resume_hint: it is a run's folder, whose owner removes what a killed process left there.
+    """
     if path.exists() and not path.is_dir():
         raise Dom2Error(f"{path} is a file, a new folder was to be made there: choose another name")
     if not path.is_dir():
         return
-    held = sorted(item.name for item in path.iterdir())
-    if not held:
+    names = sorted(item.name for item in path.iterdir())
+    if resume_hint:
+        names = [name for name in names if not (name.startswith(".") and name.endswith(".tmp"))]
+    if not names:
         return
-    shown = ", ".join(held[:3]) + (", ..." if len(held) > 3 else "")
+    shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
     advice = "choose another folder, or move this one away"
-    if resume_hint and "checkpoint.pt" in held:
+    if resume_hint and "checkpoint.pt" in names:
         advice = "add --resume to go on with that run, or choose another --out folder"
     raise Dom2Error(f"{path} already holds {shown}; nothing was overwritten: {advice}")
 

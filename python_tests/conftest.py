@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from cpp_build import built  # noqa: F401  a fixture, for whoever asks for it
 
 from dom2_fast.ops import backend
 

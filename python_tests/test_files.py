@@ -7,7 +7,7 @@ import pytest
 
 from dom2_fast import files
 from dom2_fast.errors import Dom2Error
-from dom2_fast.files import atomic_dir, atomic_write, new_run_dir
+from dom2_fast.files import atomic_dir, atomic_write, held, new_run_dir, remove_leftovers
 
 
 def names(folder):
@@ -130,3 +130,45 @@ def test_new_run_dir(tmp_path):
         new_run_dir(run)
     with pytest.raises(Dom2Error, match="is a file"):
         new_run_dir(run / "notes.txt")
+
+
+def test_what_a_killed_run_left_doesnt_make_its_folder_used(tmp_path):
+    run = new_run_dir(tmp_path / "run")
+    (run / ".checkpoint.pt.abc123.tmp").write_bytes(b"half")
+    assert new_run_dir(run) == run
+    remove_leftovers(run, ["best.pt"])
+    assert names(run) == [".checkpoint.pt.abc123.tmp"]
+    remove_leftovers(run, ["checkpoint.pt", "best.pt"])
+    assert names(run) == []
+    (run / ".mine").write_text("x")
+    with pytest.raises(Dom2Error, match=r"already holds \.mine"):
+        new_run_dir(run)
+
+
+@pytest.mark.parametrize("what", ["folder", "file"])
+def test_one_process_at_a_time_holds_a_path(tmp_path, what):
+    path = tmp_path if what == "folder" else tmp_path / "lock"
+
+    def taken_by_another():
+        pid = os.fork()
+        if pid == 0:
+            try:
+                with held(path, "someone is there"):
+                    os._exit(0)
+            except Dom2Error as error:
+                os._exit(7 if str(error) == "someone is there" else 1)
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+    with held(path, "never"):
+        assert taken_by_another() == 7
+    assert taken_by_another() == 0
+    assert path.exists()
+
+
+def test_a_file_system_without_locks_holds_nothing(tmp_path, monkeypatch):
+    def refuse(_descriptor, _how):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(files.fcntl, "flock", refuse)
+    with held(tmp_path, "someone is there"):
+        pass

@@ -265,3 +265,21 @@ def test_a_scaled_critic_is_one_of_scaled_inputs():
         net.shift.copy_(torch.randn(7))
     rows = torch.cat([act, obs], 1) * net.scale + net.shift
     torch.testing.assert_close(net(act, obs), plain(rows[:, :2], rows[:, 2:]))
+
+
+def test_the_quick_walks_find_what_torch_finds():
+    net = networks.stack([networks.UNetNoiseNet(3, 2) for _ in range(2)])
+    tied = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    tied[1].weight = tied[0].weight
+    for module in (net, tied, nn.ReLU()):
+        found, expected = networks.parameters_of(module), list(module.parameters())
+        assert sorted(map(id, found)) == sorted(map(id, expected))
+        first = networks.first_parameter(module)
+        assert any(first is p for p in expected) if expected else first is None
+    assert networks.first_parameter(nn.ReLU(), "none") == "none"
+    names = dict(networks.named_tensors(net.template))
+    held = (*net.template.named_parameters(), *net.template.named_buffers())
+    assert names.keys() == dict(held).keys()
+    copied = copy.deepcopy(net)  # in the same order, for targets
+    shapes = [[p.shape for p in networks.parameters_of(m)] for m in (net, copied)]
+    assert shapes[0] == shapes[1]

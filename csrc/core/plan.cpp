@@ -247,7 +247,9 @@ void place_instrs(const Program& p, const std::vector<const Instr*>& order, cons
     s.weight = i.weight;
     s.site = i.site;
     s.value = static_cast<float>(i.value);
-    s.drop_below = static_cast<int64_t>(std::nearbyint(i.value * 0x1p32));
+    // Of dropout alone: other instructions may have a value of any size there.
+    s.drop_below =
+        i.op == Op::kDropout ? static_cast<int64_t>(std::nearbyint(i.value * 0x1p32)) : 0;
     s.z = values.z[at];
     to.result(i.out.buffer);
     // The order in which backward adds: c, b, a (an operand may stand in two places).

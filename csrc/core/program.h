@@ -69,7 +69,7 @@ inline std::string check_instr(const Program& p, const Instr& i, std::vector<int
   }
   if ((i.op == Op::kAdd || i.op == Op::kMul) && static_cast<bool>(i.b) == (i.table >= 0))
     return name + " needs one second operand";
-  if (i.op == Op::kDropout && (i.value < 0 || i.value >= 1 || i.site < 0 || i.site >= p.sites))
+  if (i.op == Op::kDropout && (!(i.value >= 0 && i.value < 1) || i.site < 0 || i.site >= p.sites))
     return name + " has a probability outside [0, 1) or an unknown site";
   filled[i.out.buffer] = i.out.start + n;
   return {};

@@ -53,6 +53,7 @@ struct ChainCall {
   const float* packed_t;  // [G, packed_t_size], the critic's
   bool keep;              // scratch has room for the values of all steps; else they are recomputed
   float* q;               // [G, B]
+  float* act;             // [G, B, A]: what the critic was asked of
 };
 
 // Sums over rows that one thread collects; added up in order afterwards.

@@ -94,42 +94,51 @@ DOM2_INLINE void product_columns(int n, const typename F::T* a, int64_t lda, con
   }
 }
 
+// Vectors side by side for the last rows of a tile, fewer than MR: with few rows it takes more of
+// them to have eight sums under way, which is what two units of four stages need.
+constexpr int wide(int rows) { return VL == 16 ? NV : rows == 1 ? 8 : rows < 4 ? 4 : NV; }
+
+// M rows of a whole panel, N vectors at a time, the last ones halved until they fit.
+template <class F, int M, int N, class Then>
+DOM2_INLINE void last_rows(const typename F::T* a, int64_t lda, const typename F::T* panel,
+                           int width, int k, const Store& s, int row, int first, int j,
+                           const Then& then) {
+  for (; j + N * VL <= width; j += N * VL) {
+    product<F, M, N>(a, lda, panel + j, width, k, s, row, first + j);
+    then(row, M, first + j, N * VL);
+  }
+  if constexpr (N > 1)
+    if (j < width) last_rows<F, M, N / 2>(a, lda, panel, width, k, s, row, first, j, then);
+}
+
 // out [rows, n] = a [rows, k] times the packed matrix, see Store. k counts numbers, or words.
 // `then(first row, rows, first column, columns)` runs on each finished block while it is in cache.
 template <class F, class Then>
 DOM2_INLINE void multiply(const typename F::T* a, int64_t lda, int rows, int k, int n,
                           const typename F::T* packed, const Store& s, const Then& then) {
+  const int blocks = rows / MR * MR;
   for (int first = 0; first < n; first += kPanel) {
     const int width = pad(n - first < kPanel ? n - first : kPanel);
-    for (int j = 0; j < width; j += NV * VL) {
+    for (int j = 0; j < width && blocks > 0; j += NV * VL) {
       const int vectors = (width - j < NV * VL ? width - j : NV * VL) / VL;
-      const typename F::T* b = packed + j;
-      int row = 0;
-      for (; row + MR <= rows; row += MR) {
-        product_columns<F, MR>(vectors, a, lda, b, width, k, s, row, first + j);
+      for (int row = 0; row < blocks; row += MR) {
+        product_columns<F, MR>(vectors, a, lda, packed + j, width, k, s, row, first + j);
         then(row, MR, first + j, vectors * VL);
       }
-      const int rest = rows - row;
-      switch (rest) {
-        case 5:
-          product_columns<F, MR >= 5 ? 5 : 1>(vectors, a, lda, b, width, k, s, row, first + j);
-          break;
-        case 4:
-          product_columns<F, MR >= 4 ? 4 : 1>(vectors, a, lda, b, width, k, s, row, first + j);
-          break;
-        case 3:
-          product_columns<F, MR >= 3 ? 3 : 1>(vectors, a, lda, b, width, k, s, row, first + j);
-          break;
-        case 2:
-          product_columns<F, 2>(vectors, a, lda, b, width, k, s, row, first + j);
-          break;
-        case 1:
-          product_columns<F, 1>(vectors, a, lda, b, width, k, s, row, first + j);
-          break;
-        default:
-          break;
-      }
-      if (rest > 0) then(row, rest, first + j, vectors * VL);
+    }
+    switch (rows - blocks) {
+#define DOM2_LAST(M)                                                                              \
+  case M:                                                                                         \
+    last_rows<F, (M < MR ? M : 1), wide(M)>(a, lda, packed, width, k, s, blocks, first, 0, then); \
+    break;
+      DOM2_LAST(1)
+      DOM2_LAST(2)
+      DOM2_LAST(3)
+      DOM2_LAST(4)
+      DOM2_LAST(5)
+#undef DOM2_LAST
+      default:
+        break;
     }
     packed += static_cast<int64_t>(k) * width;
   }

@@ -139,7 +139,7 @@ void chain_value(const Call& call, const BackwardCall& b, const Partial& p, cons
   const Tile q = tile_of(l.critic, group, row, count, geps + count * n);
   for (int r = 0; r < count; ++r)
     for (int j = 0; j < n; ++j)
-      q.v[r * c.width + c.x + j] =
+      q.v[r * c.width + c.x + j] = l.act[q.flat(r) * n + j] =
           static_cast<float>(clamp(x[r * n + j], call.out_low, call.out_high));
   BackwardCall of_x{};  // of the critic, the gradient of its x is all that is wanted
   of_x.packed_t = b.packed_t ? l.packed_t : nullptr;

@@ -100,7 +100,7 @@ Arguments check_critic(const Arguments& policy, const std::optional<Tensor>& con
   return a;
 }
 
-std::tuple<Tensor, Tensor, Tensor, Tensor> chain_value(
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> chain_value(
     const std::optional<Tensor>& x_T, const std::optional<Tensor>& cond,
     const std::vector<Tensor>& weights, const Tensor& table, const Tensor& program,
     const Tensor& solver, const std::optional<Tensor>& noise, const std::optional<Tensor>& rng,
@@ -131,10 +131,12 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> chain_value(
   if (d.call.packed_t) pack_all(critic_weights, e, a.groups, true, bf16, transposed);
   critic.call.packed = room;
   Tensor mean = empty({a.groups}, a.place), q = empty({a.groups, a.batch}, a.place);
-  const cpu::ChainCall l{critic.call, transposed, false, q.mutable_data_ptr<float>()};
+  Tensor act = empty({a.groups, a.batch, a.program().out.width}, a.place);
+  const cpu::ChainCall l{critic.call, transposed, false, q.mutable_data_ptr<float>(),
+                         act.mutable_data_ptr<float>()};
   cpu::chain_value(cpu::active(), plan, c, d.call, l, d.out, threads(),
                    mean.mutable_data_ptr<float>());
-  return {mean, q, d.weights, d.table};
+  return {mean, q, act, d.weights, d.table};
 }
 
 }  // namespace

@@ -37,7 +37,7 @@ STABLE_TORCH_LIBRARY_FRAGMENT(DOM2_OPS, m) {
       "Tensor solver, Tensor? noise, Tensor? rng, Tensor[] critic_weights, Tensor critic_table, "
       "Tensor critic_program, Tensor? critic_rng, SymInt[] size, float out_low, float out_high, "
       "int precision, bool need_weights, bool need_table) -> "
-      "(Tensor mean, Tensor q, Tensor grad_weights, Tensor grad_table)");
+      "(Tensor mean, Tensor q, Tensor act, Tensor grad_weights, Tensor grad_table)");
   m.def(
       "sample_transitions(Tensor[] fields, Tensor threshold, Tensor alias, Tensor starts, "
       "Tensor rng, SymInt batch, bool check) -> (Tensor[] outs, Tensor index)");

@@ -50,6 +50,7 @@ PYBIND11_MODULE(_C, m) {
   m.def("activations", &activations);
   dom2::add_actor(m);
   dom2::add_drawer(m);
+  dom2::add_gradients(m);
 #if defined(DOM2_CUDA)
   py::dict cuda;
   cuda["version"] = DOM2_CUDA_VERSION;

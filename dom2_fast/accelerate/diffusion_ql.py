@@ -32,7 +32,7 @@ class DiffusionTwin(FastDiffusion, Twin):
 
     def sample(self, state, *args, x_T=None, noise=None, generator=None, **kwargs):
         """As `FastDiffusion.sample`; a fork's own arguments are refused where they are given."""
-        given = asked(self._original.sample, args, kwargs)
+        given = asked(self._original.sample, args, kwargs) if args or kwargs else {}
         return super().sample(state, **given, x_T=x_T, noise=noise, generator=generator)
 
 

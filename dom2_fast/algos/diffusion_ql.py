@@ -25,12 +25,12 @@ from typing import ClassVar
 
 import torch
 
+from dom2_fast import networks
 from dom2_fast.algos.acting import Policies
 from dom2_fast.algos.critics import (
     LowerOfTwins,
     TwinCritics,
     critic_nets,
-    twice,
     uniform_actions,
 )
 from dom2_fast.algos.diffusion_agents import DiffusionAgents
@@ -42,7 +42,7 @@ from dom2_fast.algos.settings import (
     setting,
     within,
 )
-from dom2_fast.algos.updates import frozen_view, polyak
+from dom2_fast.algos.updates import frozen_copy, frozen_view, polyak
 from dom2_fast.data.sampler import Batch
 from dom2_fast.lowering import FusedModule
 
@@ -118,9 +118,7 @@ class DiffusionQL(DiffusionAgents):
         c = self.config
         net = critic_nets(c, **self.sizes, act=c.critic_act).to(self.device)
         self.critics = TwinCritics(net, c, self.sampler)
-        # Both critics for the policy to climb: no gradients of theirs.
-        how = {"backend": c.backend, "precision": c.precision}
-        self.rate = FusedModule(frozen_view(net, net.groups), **how)
+        self._rated, self._sized = (_Picked(net, c) for _ in range(2))
 
     def update(self) -> dict[str, torch.Tensor]:
         """One update of all agents: critics, then the policy, then the averages."""
@@ -158,18 +156,18 @@ class DiffusionQL(DiffusionAgents):
         """Descends L_bc - eta E Q_i(o, a~) / E |Q_k(o, a~)|."""
         c = self.config
         bc = self.bc_loss(batch)
-        act = self.policy.sample(batch.obs, generator=self.generator)  # the chain, with gradients
-        q = self.rate(twice(act), twice(batch.obs)).squeeze(-1)  # [2 G, B]
-        first, second = q.mean(1).chunk(2)
-        size = q.detach().abs().mean(1).clamp(min=1e-6)
-        of_first, of_second = size.chunk(2)
-        drawn = torch.rand(first.shape, generator=self.generator, device=self.device)  # coins, [G]
-        loss = bc - c.eta * torch.where(drawn > 0.5, first / of_second, second / of_first)
+        coins = torch.rand(bc.shape, generator=self.generator, device=self.device)  # [G]
+        second = (coins <= 0.5).long()  # i: the critic to climb; k is the other one
+        climbed = self._rated.pick(second)
+        value, q, act = self.policy.chain_value(batch.obs, climbed, generator=self.generator)
+        with torch.no_grad():
+            other = self._sized.pick(1 - second)(act, batch.obs).squeeze(-1)  # [G, B]
+        loss = bc - c.eta * value / other.abs().mean(1).clamp(min=1e-6)
         self.descend(loss)
         return {
             "loss/bc": bc.detach().mean(),
             "loss/actor": loss.detach().mean(),
-            "q/policy": q.detach().mean(),
+            "q/policy": torch.stack([q, other]).mean(),
         }
 
     @property
@@ -190,6 +188,25 @@ class DiffusionQL(DiffusionAgents):
 
     def _parts(self) -> dict:
         return {**super()._parts(), **self.critics.parts()}
+
+
+class _Picked:
+    """One critic of each agent's two, without gradients of its own: a copy, made anew by `pick`."""
+
+    def __init__(self, net: networks.StackedModule, c: DiffusionQLConfig):
+        groups = net.groups // 2
+        self.all = networks.parameters_of(net)
+        copied = frozen_copy(frozen_view(net, groups))
+        self.one = networks.parameters_of(copied)
+        self.first = torch.arange(groups, device=self.all[0].device)
+        self.q = FusedModule(copied, backend=c.backend, precision=c.precision)
+
+    @torch.no_grad()
+    def pick(self, second: torch.Tensor) -> FusedModule:
+        """second: [G], 0 for an agent's first critic, 1 for its second."""
+        index = self.first + len(self.first) * second
+        torch._foreach_copy_(self.one, [p.index_select(0, index) for p in self.all])
+        return self.q
 
 
 def _choosing(c: DiffusionQLConfig, policy, target_critics) -> Policies:

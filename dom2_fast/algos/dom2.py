@@ -17,8 +17,8 @@ How the policy takes what the critic knows, L_Q, is `q_action`:
     best     : eta L_bc(a^), a^ the best by Q_j1 of a and `search_actions` samples of pi_j; no
                gradient of Q
 
-On data of poor policies the default is `best`, elsewhere `chain`; docs/tuning.md has why. `best`
-goes with the best of several samples in y (`target_candidates`) and when acting (`candidates`).
+On expert data the default is `chain`, elsewhere `best`; docs/tuning.md has why. `best` goes with
+the best of several samples in y (`target_candidates`) and when acting (`candidates`).
 All agents are one batch: policy parameters are [G, ...], the twin critics' [2 G, ...]. The critics'
 y, td and cql are in `critics.py`. `python_tests/algos/plain_dom2.py` has the same losses for one
 agent in plain PyTorch.
@@ -164,7 +164,7 @@ class DOM2(DiffusionAgents):
             with torch.no_grad():
                 q_data = self.critics.rate(batch.act, batch.obs)
         if c.q_action == "chain":  # a~ ~ pi(. | o), the gradient goes through the whole chain
-            value, q = self.policy.chain_value(
+            value, q, _ = self.policy.chain_value(
                 batch.obs, self.critics.q1, generator=self.generator
             )  # E Q1(o, a~) [G], Q1 [G, B]
             bc = self.bc_loss(batch)

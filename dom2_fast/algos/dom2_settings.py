@@ -13,9 +13,10 @@ from dom2_fast.algos.settings import (
     setting,
 )
 
-# What settings that are left out mean: by `q_action`, which is by the kind of data when left out.
+# What settings that are left out mean, by `q_action`, which goes by the kind of data itself.
 RECIPES = {
     "chain": {
+        "eta": 1.0,
         "clip_x0": False,
         "critic_hidden": 64,
         "critic_lr": 3e-3,
@@ -25,6 +26,7 @@ RECIPES = {
         "q_warmup": 400,
     },
     "best": {
+        "eta": 5.0,
         "clip_x0": True,
         "critic_hidden": 128,
         "critic_lr": 3e-3,
@@ -35,22 +37,23 @@ RECIPES = {
     },
 }
 RECIPES["one_step"] = RECIPES["chain"]
-# Data of poor policies. Uniform actions lie nowhere outside random data, so there the CQL term
-# holds nothing in check, and only flattens what the critics know.
-POOR = ("random", "random-medium")
-ZETA = {"random": 0.0}
+# What goes before the recipe on a kind of data where its rule is followed. On expert data little
+# can be gained, and imitating other actions than the data's loses more than the critics are worth.
+RULES = {"expert": {"q_action": "chain", "eta": 0.1, "candidates": 16}}
+OTHER_RULE = {"q_action": "best"}
+# Uniform actions lie nowhere outside random data, so there the CQL term holds nothing in check, and
+# only flattens what the critics know; medium-replay data is near it.
+ZETA = {"random": 0.0, "medium-replay": 0.05}
 OTHER_ZETA = 0.2
-# Imitation may weigh much where the data's own actions teach nothing. Where little can be gained
-# (expert) or critics see little of each policy (medium-replay), a large weight of the chain's Q
-# harms where critics are least right (simple_world) and gains little elsewhere.
-ETA = {"random": 5.0, "random-medium": 5.0, "medium-replay": 0.3, "expert": 0.3}
-OTHER_ETA = 1.0
 
 
 def _by(name: str) -> str:
     """How the help says what a setting is that is left out."""
     best, chain = RECIPES["best"][name], RECIPES["chain"][name]
-    return f"; none: {best} with q_action best, else {chain}"
+    rules = "".join(
+        f"{rule[name]} on {kind} data, " for kind, rule in RULES.items() if name in rule
+    )
+    return f"; none: {rules}{best} with q_action best, else {chain}"
 
 
 @dataclass
@@ -59,8 +62,7 @@ class _LossSettings(DiffusionConfig):
 
     eta: float | None = setting(
         None,
-        "weight of the Q term in the policy's loss; none: "
-        f"{', '.join(f'{eta} on {kind}' for kind, eta in ETA.items())} data, else {OTHER_ETA}",
+        "weight of the Q term in the policy's loss" + _by("eta"),
         "not published; " + TUNED,
     )
     q_warmup: int | None = setting(
@@ -70,8 +72,8 @@ class _LossSettings(DiffusionConfig):
     )
     zeta: float | None = setting(
         None,
-        f"weight of the CQL term (OMAR's cql_alpha); none: {ZETA['random']} on random data, else "
-        f"{OTHER_ZETA}",
+        "weight of the CQL term (OMAR's cql_alpha); none: "
+        f"{', '.join(f'{zeta} on {kind}' for kind, zeta in ZETA.items())} data, else {OTHER_ZETA}",
         TUNED + "; OMAR: 0.5 to 5 by data set",
     )
     cql_actions: int = setting(10, "uniform actions per observation in the CQL term", "OMAR")
@@ -112,8 +114,7 @@ class DOM2Config(CriticSettings, _LossSettings):
         None,
         "how the policy takes what the critic knows: chain, it climbs Q1 through all denoising "
         "steps; one_step, it climbs Q1 at what the net makes of the noised action; best, it also "
-        f"denoises the best of sampled actions; none: best on {', '.join(POOR)} data, else "
-        "chain",
+        "denoises the best of sampled actions; none: chain on expert data, else best",
         TUNED + "; DOM2: chain; one_step: EDP, Kang et al. 2023",
     )
     search_actions: int = setting(
@@ -137,10 +138,9 @@ class DOM2Config(CriticSettings, _LossSettings):
 
 def settled(config: DOM2Config, kind: str | None) -> DOM2Config:
     """The settings with nothing left out, for data of that kind ("random", "medium", ...)."""
-    rule = config.q_action or ("best" if kind in POOR else "chain")
-    wanted = RECIPES[rule] | {
-        "q_action": rule,
-        "eta": ETA.get(kind, OTHER_ETA),
-        "zeta": ZETA.get(kind, OTHER_ZETA),
-    }
+    rule = RULES.get(kind, OTHER_RULE)
+    if config.q_action not in (None, rule["q_action"]):
+        rule = {"q_action": config.q_action}
+    zeta = ZETA.get(kind, OTHER_ZETA)
+    wanted = {"zeta": zeta} | RECIPES[rule["q_action"]] | rule
     return replace(config, **{k: v for k, v in wanted.items() if getattr(config, k) is None})

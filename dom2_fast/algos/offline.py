@@ -23,10 +23,10 @@ from torch import nn
 from dom2_fast import checkpoint
 from dom2_fast import config as configs
 from dom2_fast.algos.acting import Policies
-from dom2_fast.algos.updates import descend
+from dom2_fast.algos.updates import descend, load_optimiser
 from dom2_fast.data.sampler import Batch, TrajectorySampler
 from dom2_fast.data.trajectories import TrajectoryDataset
-from dom2_fast.errors import Dom2Error
+from dom2_fast.errors import Dom2Error, whole_number
 
 
 class StageTimer:
@@ -213,10 +213,13 @@ class OfflineAgents:
                 "training on the device it was started on"
             )
         for name, part in self._parts().items():
-            part.load_state_dict(state["parts"][name])
+            if isinstance(part, torch.optim.Optimizer):
+                load_optimiser(part, state["parts"][name], name)
+            else:
+                part.load_state_dict(state["parts"][name])
         if same:  # else they only act
             self.generator.set_state(state["generator"])
-        self.step = state["step"]
+        self.step = whole_number("the checkpoint's step", state["step"], 0)
 
     def save(self, path) -> None:
         """Writes a checkpoint, atomically."""
@@ -234,13 +237,14 @@ class OfflineAgents:
     @classmethod
     def from_state(cls, state: dict, data: TrajectoryDataset | None = None):
         """The same from a checkpoint's content."""
-        config = cls._config(state)
-        if data is not None:
-            agents = cls(config, data, env=state["env"])
-        else:  # nothing is trained, so no GPU is needed
-            agents = cls(replace(config, device="cpu"), env=state["env"], **state["sizes"])
-        agents.load_state_dict(state)
-        return agents
+        with checkpoint.fitting():
+            config = cls._config(state)
+            if data is not None:
+                agents = cls(config, data, env=state["env"])
+            else:  # nothing is trained, so no GPU is needed
+                agents = cls(replace(config, device="cpu"), env=state["env"], **state["sizes"])
+            agents.load_state_dict(state)
+            return agents
 
     @classmethod
     def acting(cls, state: dict) -> Policies:
@@ -251,8 +255,9 @@ class OfflineAgents:
         Raises:
             Dom2Error: settings that this algorithm hasn't got.
         """
-        config = replace(cls._config(state), device="cpu")
-        with torch.random.fork_rng(devices=[]):  # networks are initialised before they are loaded
+        # Networks are initialised before they are loaded.
+        with checkpoint.fitting(), torch.random.fork_rng(devices=[]):
+            config = replace(cls._config(state), device="cpu")
             return cls._acting(config, state["sizes"], state["parts"])
 
     @classmethod

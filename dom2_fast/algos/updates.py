@@ -7,12 +7,34 @@ import copy
 import torch
 from torch import nn
 
-from dom2_fast import networks
+from dom2_fast import networks, ops
+from dom2_fast.errors import Dom2Error
+
+_MOMENTS = 3  # of Adam: both, and the count of steps
 
 
 def adam(module: nn.Module, lr: float) -> torch.optim.Adam:
     """Adam in one fused call per step."""
     return torch.optim.Adam(module.parameters(), lr=lr, fused=True)
+
+
+def load_optimiser(optimiser: torch.optim.Optimizer, state: dict, name: str) -> None:
+    """optimiser.load_state_dict, which itself takes moments of any shape and fails at their use.
+
+    Raises:
+        Dom2Error: the state is of other parameters; `name` is the optimiser's.
+    """
+    own = optimiser.param_groups
+    kinds = [{key: type(value) for key, value in group.items()} for group in own]
+    optimiser.load_state_dict(state)
+    now = [{key: type(value) for key, value in group.items()} for group in optimiser.param_groups]
+    fits = now == kinds and all(
+        isinstance(value, torch.Tensor) and value.shape in (p.shape, ())
+        for p, values in optimiser.state.items()
+        for value in values.values()
+    )
+    if not fits or {len(values) for values in optimiser.state.values()} - {0, _MOMENTS}:
+        raise Dom2Error(f"the checkpoint's {name} is not of these networks: train anew")
 
 
 def frozen_copy(module: nn.Module) -> nn.Module:
@@ -50,6 +72,36 @@ def backward(loss: torch.Tensor, optimiser: torch.optim.Optimizer) -> list[torch
     return parameters
 
 
+class _Lists:
+    """Adam's tensors as its kernel takes them, gathered once for as long as they stay the same.
+
+    The counts of steps, one of each parameter, become views of one tensor: they rise in one call.
+    """
+
+    def __init__(self, optimiser: torch.optim.Adam, params: list, states: list[dict]):
+        self.params, self.state, self.states = params, optimiser.state, states
+        self.count = torch.stack([s["step"] for s in states])
+        for s, count in zip(states, self.count.unbind(), strict=True):
+            s["step"] = count
+        self.steps, self.averages, self.squares = (
+            [s[name] for s in states] for name in ("step", "exp_avg", "exp_avg_sq")
+        )
+
+    def hold(self, optimiser: torch.optim.Adam, params: list) -> bool:
+        """Are these still the optimiser's tensors?"""
+        return (
+            optimiser.state is self.state
+            and len(params) == len(self.params)
+            and all(
+                p is q and s["step"] is n and s["exp_avg"] is m and s["exp_avg_sq"] is v
+                for p, q, s, n, m, v in zip(
+                    params, self.params, self.states, self.steps, self.averages, self.squares,
+                    strict=True,
+                )
+            )
+        )  # fmt: skip
+
+
 @torch.no_grad()
 def step(optimiser: torch.optim.Adam) -> None:
     """optimiser.step() of one that `adam` made: the kernel alone, once the state is there.
@@ -57,20 +109,26 @@ def step(optimiser: torch.optim.Adam) -> None:
     What torch does around it takes several times as long with a few small tensors.
     """
     (group,) = optimiser.param_groups
-    states = [optimiser.state.get(p) for p in group["params"]]
-    grads = [p.grad for p in group["params"]]
-    if not all(states) or any(g is None for g in grads):
+    params = group["params"]
+    grads = [p.grad for p in params]
+    lists = optimiser.__dict__.get("_lists")
+    if lists is None or not lists.hold(optimiser, params):
+        states = [optimiser.state.get(p) for p in params]
+        if not all(states) or any(g is None for g in grads):
+            optimiser.step()
+            return
+        optimiser._lists = lists = _Lists(optimiser, list(params), states)
+    if any(g is None for g in grads):
         optimiser.step()
         return
-    steps = [s["step"] for s in states]
-    torch._foreach_add_(steps, 1)
+    lists.count.add_(1)
     torch._fused_adam_(
-        group["params"],
+        params,
         grads,
-        [s["exp_avg"] for s in states],
-        [s["exp_avg_sq"] for s in states],
+        lists.averages,
+        lists.squares,
         [],
-        steps,
+        lists.steps,
         lr=group["lr"],
         beta1=group["betas"][0],
         beta2=group["betas"][1],
@@ -86,15 +144,10 @@ def clip_each_group(parameters: list[torch.Tensor], most: float) -> None:
 
     Not across groups: one agent's large gradient must not slow the others.
     """
-    grads = [p.grad for p in parameters if p.grad is not None]
-    norms = [torch.linalg.vector_norm(g.flatten(1), dim=1) for g in grads]
-    norm = torch.linalg.vector_norm(torch.stack(norms), dim=0)  # [G]
-    scale = (most / (norm + 1e-6)).clamp(max=1.0)
-    shaped = {n: scale.view(-1, *[1] * (n - 1)) for n in {g.ndim for g in grads}}
-    torch._foreach_mul_(grads, [shaped[g.ndim] for g in grads])
+    ops.clip_groups([p.grad for p in parameters if p.grad is not None], most)
 
 
 @torch.no_grad()
 def polyak(target: nn.Module, source: nn.Module, tau: float) -> None:
     """target <- tau source + (1 - tau) target."""
-    torch._foreach_lerp_(list(target.parameters()), list(source.parameters()), tau)
+    torch._foreach_lerp_(networks.parameters_of(target), networks.parameters_of(source), tau)

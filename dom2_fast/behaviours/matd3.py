@@ -179,7 +179,11 @@ class MATD3:
         return torch.cat([view, act], dim=-1)
 
     def update(self) -> dict[str, float]:
-        """One update of the critics and, every `policy_delay` updates, of the actors."""
+        """One update of the critics and, every `policy_delay` updates, of the actors.
+
+        Raises:
+            Dom2Error: a loss isn't finite.
+        """
         cfg, G, A = self.config, self.G, self.A
         obs, act, reward, next_obs, *states = self.buffer.sample(cfg.batch_size)
         view, next_view = states or (obs, next_obs)
@@ -197,7 +201,7 @@ class MATD3:
         q = self.critic(self._joint(view, act)).view(2, G, B)
         loss = (q - y).square().mean(dim=-1).sum()
         self._descend(loss, self.critic, self.critic_optim)
-        log = {"critic_loss": loss.item() / (2 * G)}
+        log = {"critic_loss": self._finite(loss) / (2 * G)}
         self.updates += 1
         if self.updates % cfg.policy_delay == 0:
             log["actor_loss"] = self._update_actor(obs, act, view)
@@ -218,7 +222,15 @@ class MATD3:
         q = forward(first, torch.cat([view.expand(G, -1, -1), joint], dim=-1))
         loss = -q.mean(dim=(1, 2)).sum() + cfg.action_l2 * mine.square().mean() * G
         self._descend(loss, self.actor, self.actor_optim)
-        return loss.item() / G
+        return self._finite(loss) / G
+
+    def _finite(self, loss: Tensor) -> float:
+        if not math.isfinite(value := loss.item()):
+            raise Dom2Error(
+                f"training diverged: a loss is {value} in step {self.step}: lower critic_lr, "
+                "actor_lr or reward_scale"
+            )
+        return value
 
     @torch.no_grad()
     def _follow(self, target: nn.Module, net: nn.Module) -> None:

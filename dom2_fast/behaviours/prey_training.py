@@ -141,7 +141,7 @@ def train(
     """Train a prey to evade: a new one, or one that goes on from `start`.
 
     Raises:
-        Dom2Error: a task without prey.
+        Dom2Error: a task without prey; what the prey is to maximise isn't finite.
     """
     known(task)
     torch.manual_seed(seed)
@@ -156,6 +156,11 @@ def train(
         optim.param_groups[0]["lr"] = lr * max(0.05, 1 - step / stage.iterations)
         kind = stage.chasers[step % len(stage.chasers)]
         gain = _evasion(env, prey, stage, kind, generator, width)
+        if not math.isfinite(gain.item()):
+            raise Dom2Error(
+                f"training diverged: a prey's gain is {gain.item()} in step {step}: lower lr, or "
+                "the stage's numbers"
+            )
         optim.zero_grad(set_to_none=True)
         (-gain).backward()
         nn.utils.clip_grad_norm_(prey.parameters(), 1.0)

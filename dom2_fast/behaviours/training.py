@@ -251,6 +251,8 @@ def main() -> None:
             parser.add_argument(flag, type=kind, default=option.default, help=text)
     parser.set_defaults(**own)
     args = parser.parse_args()
+    if args.out.suffix != ".npz":
+        parser.error(f"--out {args.out} must end in .npz: a record goes beside it, as .json")
     record_path = args.out.with_suffix(".json")
     for path in (args.out, record_path):
         if path.exists():

@@ -32,7 +32,7 @@ def examine() -> dict:
     import numpy
     import torch
 
-    from dom2_fast import __version__
+    from dom2_fast import __version__, variables
     from dom2_fast.cli import gpus
     from dom2_fast.ops import backend, machine
 
@@ -63,6 +63,7 @@ def examine() -> dict:
         },
         "threads": {"torch": torch.get_num_threads(), "interop": torch.get_num_interop_threads()},
         "cuda": cuda,
+        "variables": variables.examine(),
         "self_check": self_check(),
     }
     checks = [facts["self_check"], *(gpu["self_check"] for gpu in cuda["gpus"])]
@@ -169,6 +170,7 @@ def render(facts: dict) -> str:
     lines.append(("threads", f"{facts['threads']['torch']} (torch.set_num_threads changes it)"))
     lines += _cuda_lines(cuda)
     lines.append(("self-check", _verdict(check, kernels["loaded"])))
+    lines += [(variable["name"], _told(variable)) for variable in facts["variables"]]
     width = max(len(name) for name, _ in lines)
     text = "\n".join(f"{name:<{width}}  {value}" for name, value in lines)
     return f"{text}\n\n{_advice(facts)}"
@@ -182,6 +184,13 @@ def _verdict(check: dict, loaded: bool = True) -> str:
         f"difference {check['largest_difference']:.0e} of the largest value, allowed "
         f"{check['allowed']:.0e} ({check['seconds']:.2f} s)"
     )
+
+
+def _told(variable: dict) -> str:
+    value = "not set" if variable["value"] is None else repr(variable["value"])
+    if not variable["known"]:
+        return f"{value}: NO SUCH VARIABLE, it does nothing (docs/variables.md lists them)"
+    return f"{value} ({variable['read_by']}: {variable['does']})"
 
 
 def _cuda_lines(cuda: dict) -> list[tuple[str, str]]:

@@ -48,6 +48,10 @@ COMMANDS = {
     "bench": bench,
 }
 
+_NO_MEMORY = "not enough memory for this: make the networks, the batch or the data set smaller"
+# What PyTorch, whose error is a bare RuntimeError, says then: of CPUs, of GPUs, in its stable ABI.
+_ALLOCATING = ("can't allocate memory", "out of memory", "aoti_torch_empty_strided(")
+
 _DESCRIPTION = """\
 Offline multi-agent reinforcement learning (DOM2 and others), on native kernels.
 `dom2-fast COMMAND --help` shows a command's options."""
@@ -121,6 +125,12 @@ def guard(action: Callable[[], int]) -> int:
         return 130
     except Dom2Error as error:
         return _fail(str(error), error)
+    except MemoryError as error:
+        return _fail(_NO_MEMORY, error)
+    except RuntimeError as error:
+        if not any(words in str(error) for words in _ALLOCATING):
+            raise
+        return _fail(_NO_MEMORY, error)
     except OSError as error:
         where = f": {error.filename}" if error.filename else ""
         return _fail(f"{error.strerror or error}{where}", error)

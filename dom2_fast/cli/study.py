@@ -26,11 +26,32 @@ def add_options(parser, argv: list[str]) -> None:
             add("file", type=str, help="the study's YAML file, see docs/studies.md")
             add("--out", type=str, required=True, help="its folder: new, or one to go on with")
             add("--jobs", type=int, default=SUPPRESS, help="workers (default: one per core)")
+            add(
+                "--ray",
+                type=str,
+                nargs="?",
+                const="local",
+                default=SUPPRESS,
+                metavar="ADDRESS",
+                help="do the cells on a Ray cluster: HOST:PORT, ray://HOST:PORT or auto; without "
+                "an address on one that is started here, with --jobs CPUs. With an address Ray "
+                "knows how many there are, and --jobs is refused",
+            )
             add("--quiet", action="store_true", help="no progress bar")
         else:
             add("out", type=str, help="the study's folder")
         if name == "report":
             add("--markdown", type=str, help="page whose part between the study's markers is made")
+            add(
+                "--with",
+                type=str,
+                dest="others",
+                action="append",
+                default=[],
+                metavar="RESULTS",
+                help="results.csv of another folder of this study, for cells not done here; again "
+                "for more",
+            )
         if name == "cell":
             add("name", type=str, help="of the cell, as its folder is called")
             add(
@@ -48,10 +69,12 @@ def run(action: str, **options) -> int:
     return actions[action](**options[action])
 
 
-def run_study(file: str, out: str, quiet: bool, jobs: int | None = None):
+def run_study(
+    file: str, out: str, quiet: bool, jobs: int | None = None, ray: str | None = None
+) -> int:
     from dom2_fast.studies import run
 
-    found, finished = run.run_study(file, out, jobs=jobs, progress=not quiet)
+    found, finished = run.run_study(file, out, jobs=jobs, ray=ray, progress=not quiet)
     print(_told(found))
     if not finished:
         print(f"stopped; go on: dom2-fast study run {file} --out {out}")
@@ -68,10 +91,10 @@ def status(out: str) -> int:
     return 0
 
 
-def report(out: str, markdown: str | None = None) -> int:
+def report(out: str, others: list[str], markdown: str | None = None) -> int:
     from dom2_fast.studies.report import PAGE, write_report
 
-    print(f"wrote {write_report(out, markdown) / PAGE}")
+    print(f"wrote {write_report(out, markdown, others) / PAGE}")
     return 0
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dom2_fast.errors import Dom2Error, whole_number
+from dom2_fast.errors import BROKEN_ARRAYS, Dom2Error, whole_number
 
 CHUNK = 1 << 16  # rows scanned at a time: a few MB
 ACTION_SLACK = 1e-5  # clipped actions that went through float32 and back
@@ -35,7 +35,7 @@ def open_npy(path: Path) -> np.ndarray:
         )
     try:
         array = np.load(path, mmap_mode="c", allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
+    except BROKEN_ARRAYS as error:
         size = path.stat().st_size
         raise Dom2Error(
             f"{path} ({size} bytes) is cut short or is no .npy file ({error}): copy it again"

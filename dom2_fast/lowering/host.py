@@ -160,8 +160,11 @@ def _linear(a, w, b=None):
 
 
 def _concat(parts):
-    shape = [max(sizes) for sizes in zip(*(p.shape[:-1] for p in parts), strict=True)]
-    return torch.cat([p.expand(*shape, -1) for p in parts], -1)
+    lead = [p.shape[:-1] for p in parts]
+    if any(shape != lead[0] for shape in lead):
+        shape = [max(sizes) for sizes in zip(*lead, strict=True)]
+        parts = [p.expand(*shape, -1) for p in parts]
+    return torch.cat(parts, -1)
 
 
 def concat(parts: list[Host]) -> Host:
@@ -304,8 +307,11 @@ class Context:
         if len(h.args) == 2:
             return a @ w.transpose(-1, -2)
         b = self.lifted(h.args[2]).unsqueeze(-2)  # [G or 1, 1, n]
-        a, w = (v.expand(self.groups, -1, -1) for v in (a, w))
-        return torch.baddbmm(b, a, w.transpose(-1, -2))
+        return torch.baddbmm(b, self._wide(a), self._wide(w).transpose(-1, -2))
+
+    def _wide(self, v: torch.Tensor) -> torch.Tensor:
+        """[G or 1, ...] -> [G, ...]; what is so already is left as it is, autograd's graph, too."""
+        return v if v.size(0) == self.groups else v.expand(self.groups, *v.shape[1:])
 
     def _vmapped(self, h: Host):
         tensors = [i for i in dict.fromkeys(h.inputs) if i.is_tensor]
@@ -317,5 +323,5 @@ class Context:
             given = {i: slices[k] for i, k in where.items()}
             return self._call(h, lambda v: given[v] if v in given else self.value(v), rows)
 
-        values = [v.expand(self.groups, *v.shape[1:]) for v in values]
+        values = [self._wide(v) for v in values]
         return torch.func.vmap(one_group, randomness="different")(*values)

@@ -60,8 +60,9 @@ class Lowered:
                 matrix = matrix[..., w.start : w.start + w.width]
             weights.append(matrix if matrix.size(0) == groups else matrix.expand(groups, -1, -1))
         columns = [context.lifted(h) for h in self._table]  # [G or 1, S or 1, width]
-        if steps > 1 or groups > 1:
-            columns = [c.expand(groups, steps, -1) for c in columns]
+        columns = [
+            c if c.shape[:2] == (groups, steps) else c.expand(groups, steps, -1) for c in columns
+        ]
         if not columns:
             return weights, context.like.new_zeros(steps, groups, 0)
         return weights, torch.cat(columns, -1).transpose(0, 1)

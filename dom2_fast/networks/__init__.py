@@ -8,7 +8,13 @@ from dom2_fast.networks.actors import MLPActor, MLPGaussianActor, Scaled, Standa
 from dom2_fast.networks.critics import MLPCritic, MLPValue, ScaledCritic
 from dom2_fast.networks.layers import FourierTime, SinusoidalTime, activation
 from dom2_fast.networks.noise import Chunked, MLPNoiseNet, UNetNoiseNet
-from dom2_fast.networks.stacking import StackedModule, named_tensors, stack
+from dom2_fast.networks.stacking import (
+    StackedModule,
+    first_parameter,
+    named_tensors,
+    parameters_of,
+    stack,
+)
 
 __all__ = [
     "Chunked",
@@ -25,6 +31,8 @@ __all__ = [
     "Standardised",
     "UNetNoiseNet",
     "activation",
+    "first_parameter",
     "named_tensors",
+    "parameters_of",
     "stack",
 ]

@@ -95,9 +95,46 @@ def named_tensors(module: nn.Module) -> list[tuple[str, torch.Tensor]]:
     while todo:
         prefix, owner = todo.pop()
         for held in (owner._parameters, owner._buffers):
-            found += [(prefix + name, p) for name, p in held.items() if p is not None]
-        todo += [(f"{prefix}{name}.", m) for name, m in owner._modules.items() if m is not None]
+            if held:  # most are empty
+                for name, p in held.items():
+                    if p is not None:
+                        found.append((prefix + name, p))
+        if owner._modules:
+            for name, m in owner._modules.items():
+                if m is not None:
+                    todo.append((f"{prefix}{name}.", m))
     return found
+
+
+def parameters_of(module: nn.Module) -> list[nn.Parameter]:
+    """list(module.parameters()), several times faster: each once, but in another order.
+
+    The order is the same for copies of a module.
+    """
+    found, todo = {}, [module]
+    while todo:
+        owner = todo.pop()
+        if owner._parameters:
+            for p in owner._parameters.values():
+                if p is not None:
+                    found[id(p)] = p
+        if owner._modules:
+            for m in owner._modules.values():
+                if m is not None:
+                    todo.append(m)
+    return list(found.values())
+
+
+def first_parameter(module: nn.Module, default=None):
+    """One of the module's parameters, as next(module.parameters(), default) but much faster."""
+    todo = [module]
+    while todo:
+        owner = todo.pop()
+        for p in owner._parameters.values():
+            if p is not None:
+                return p
+        todo += [m for m in owner._modules.values() if m is not None]
+    return default
 
 
 def _signature(module: nn.Module):

@@ -217,15 +217,16 @@ def chain_value(
     out_low: float = -float("inf"),
     out_high: float = float("inf"),
     precision: str = "fp32",
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """A critic's value of sampled actions: its mean over the rows, [G], and the values, [G, B].
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """A critic's value of sampled actions: its mean over the rows, [G]; all, [G, B]; the actions.
 
     E Q(o, a~), a~ ~ pi(. | o) through the whole denoising loop: the actor's second term in DOM2 and
     in Diffusion-QL (Wang et al. 2023, eq. 3). The draws are those of `denoise` with the same `rng`;
     `critic` is (weights, table, program), `critic_rng` gives its dropout masks. Other arguments and
     meaning as `reference.chain_value`. The mean is differentiable once in x_T, cond, all weights
-    and tables, the values aren't. Where the policy's weights and table alone want gradients, on the
-    CPU, these are made in the same pass; else `denoise`, `run_program` and PyTorch compose it.
+    and tables; the values and the actions, [G, B, A], aren't. Where the policy's weights and table
+    alone want gradients, on the CPU, these are made in the same pass; else `denoise`, `run_program`
+    and PyTorch compose it.
     Raises RuntimeError naming the argument whose shape, dtype or device doesn't fit.
     """
     native = _fused("chain_value", table)
@@ -235,14 +236,13 @@ def chain_value(
         how = {"batch": batch, "rng": rng, "precision": precision} | bounds
         act = denoise(x_T, cond, weights, table, program, solver, noise, **how)
         q = run_program(act, cond, *critic, critic_rng, precision=precision)
-        return reference.mean_value(q)
+        return *reference.mean_value(q), act.detach()
     batch = batch if x_T is None else x_T.shape[1]
     net = cond, list(weights), table, program.encode()
     rater = list(critic_weights), critic_table, critic_program.encode(), critic_rng
     how = [batch, program.out.width], out_low, out_high, check_precision(precision)
     wanted = _wanted(*weights), _wanted(table)
-    mean, q, _, _ = native(x_T, *net, solver, noise, rng, *rater, *how, *wanted)
-    return mean, q
+    return native(x_T, *net, solver, noise, rng, *rater, *how, *wanted)[:3]
 
 
 def pack_weights(
@@ -337,6 +337,19 @@ def sample_transitions(
             parts = out.split([batch * s.numel() for s in shapes])
             outs.append([p.view(batch, *s) for p, s in zip(parts, shapes, strict=True)])
     return outs, index
+
+
+def clip_groups(grads: Sequence[torch.Tensor], most: float) -> None:
+    """Scales each group's part of the gradients [G, ...] to a norm of at most `most`, in place.
+
+    One native call for contiguous float32 tensors on the CPU; else `reference.clip_groups`. The
+    gradients have one G; no group's norm counts for another.
+    """
+    grads = list(grads)
+    plain = _NATIVE is not None and all(
+        g.dtype is torch.float32 and g.is_cpu and g.is_contiguous() for g in grads
+    )
+    (backend.extension() if plain else reference).clip_groups(grads, most)
 
 
 def drawer(fields, threshold, alias, starts):

@@ -9,6 +9,7 @@ in `reference`. Called by `ops` once the compiled extension is loaded.
 
 from __future__ import annotations
 
+import math
 from types import SimpleNamespace
 
 import torch
@@ -96,13 +97,16 @@ class _Loss:
         if grad is None:
             return {}
         kept, each = _kept(ctx), grad.view(-1, 1, 1)
+        if ctx.needs["need_weights"]:  # all of them in one call
+            flat, scale = kept["grad_weights"], grad.contiguous()
+            kept["grad_weights"] = scaled = torch.empty_like(flat)
+            sizes = [math.prod(s[1:]) for s in ctx.shapes]
+            backend.extension().scale_groups(flat, scaled, sizes, scale, len(scale))
         found = [kept.get(f"grad_{name}") for name in ("x", "cond", "weights", "table")]
         made = _gradients(found, ctx.needs, ctx.cond_shape, ctx.shapes)
         for name, scale in (("x", each), ("cond", each), ("table", grad.view(-1, 1))):
             if name in made:
                 made[name] = made[name] * scale
-        if made.get("weights"):
-            made["weights"] = list(torch._foreach_mul(made["weights"], [each] * len(ctx.shapes)))
         return made
 
 
@@ -124,7 +128,7 @@ class ChainValue(_Loss):
     @staticmethod
     def fake(a):
         groups = a.table.shape[1]
-        shapes = (groups,), (groups, a.size[0])
+        shapes = (groups,), (groups, a.size[0]), (groups, *a.size)
         return *(a.table.new_empty(s) for s in shapes), *_fake_gradients(a)
 
 

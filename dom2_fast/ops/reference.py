@@ -243,10 +243,22 @@ def chain_value(
     critic_rng: torch.Tensor | None = None,  # needed if the critic has dropout
     precision: str = "fp32",  # of the executors; here the tensors' dtype counts
     **how,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """The critic's mean value of what `denoise` gives, [G], and its values, [G, B], constants."""
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The critic's mean value of what `denoise` gives, [G], its values, [G, B], and the actions.
+
+    The last two, [G, B] and [G, B, A], are constants.
+    """
     act = denoise(x_T, cond, weights, table, program, solver, noise, **how)
-    return mean_value(run_program(act, cond, *critic, critic_rng))
+    return *mean_value(run_program(act, cond, *critic, critic_rng)), act.detach()
+
+
+def clip_groups(grads: Sequence[torch.Tensor], most: float) -> None:
+    """Scales each group's part of the gradients [G, ...] to a norm of at most `most`, in place."""
+    norms = [torch.linalg.vector_norm(g.flatten(1), dim=1) for g in grads]
+    norm = torch.linalg.vector_norm(torch.stack(norms), dim=0)  # [G]
+    scale = (most / (norm + 1e-6)).clamp(max=1.0)
+    shaped = {n: scale.view(-1, *[1] * (n - 1)) for n in {g.ndim for g in grads}}
+    torch._foreach_mul_(list(grads), [shaped[g.ndim] for g in grads])
 
 
 def mean_value(q: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -181,8 +181,8 @@ class DeterministicPolicy(ActorPolicy):
         obs: torch.Tensor,
         critic: FusedModule,
         generator: torch.Generator | None = None,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """E Q(obs, pi(obs)): [G], and Q itself, [G, B]. Only the mean has a gradient.
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """E Q(obs, a), a = pi(obs): [G], Q, [G, B], and a, [G, B, A]; of the first a gradient.
 
         The deterministic policy gradient (Silver et al. 2014), with the same meaning as
         critic(sample(obs), obs); where the parameters of this policy alone want gradients, they are
@@ -192,7 +192,7 @@ class DeterministicPolicy(ActorPolicy):
         lowered = self._lowered(rows, generator)
         if lowered is None or not critic.runs_on(lowered[0], rows, self.precision):
             act = self._out(rows, generator).clamp(self.act_low, self.act_high)
-            return reference.mean_value(critic(act, rows, generator))
+            return *reference.mean_value(critic(act, rows, generator)), act.detach()
         run, program, rng = lowered
         _, rated, critic_rng = critic.lowered(rows, generator)
         return run.chain_value(
@@ -335,14 +335,15 @@ class GaussianPolicy(ActorPolicy):
         critic: FusedModule,
         noise: torch.Tensor | None = None,
         generator: torch.Generator | None = None,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """E Q(obs, a), a = sample(obs, noise): [G], and Q itself, [G, B]; the mean alone has a
-        gradient. critic: stacked like the net.
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """E Q(obs, a), a = sample(obs, noise): [G], Q, [G, B], and a, [G, B, A]; the first alone
+        has a gradient. critic: stacked like the net.
         """
         rows, shape = self._grouped(obs)
         if noise is not None:
             noise = inputs.like(noise, (*shape, self.act_dim), rows, "noise")
-        return reference.mean_value(critic(self._drawn(rows, noise, generator), rows, generator))
+        act = self._drawn(rows, noise, generator)
+        return *reference.mean_value(critic(act, rows, generator)), act.detach()
 
 
 def _log_density(act, mean, log_std) -> torch.Tensor:

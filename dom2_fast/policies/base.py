@@ -14,7 +14,7 @@ from dom2_fast._version import __version__
 from dom2_fast.errors import Dom2Error
 from dom2_fast.lowering.fused import Programs
 from dom2_fast.lowering.stamp import Stamp, versions_of
-from dom2_fast.networks import StackedModule
+from dom2_fast.networks import StackedModule, first_parameter
 from dom2_fast.ops import backend as backends
 from dom2_fast.ops.executor import check_backend
 from dom2_fast.policies import inputs
@@ -189,7 +189,7 @@ class Policy(nn.Module):
 
     def _grouped(self, obs: torch.Tensor):
         """obs as [G, B, O] and the shape of its results without the last dimension."""
-        like = next(self.net.parameters(), obs)
+        like = first_parameter(self.net, obs)
         dtype, device = getattr(like, "dtype", None), getattr(like, "device", None)
         return inputs.grouped(obs, self.obs_dim, self.groups, dtype, device, "the network")
 

@@ -219,8 +219,8 @@ class DiffusionPolicy(Policy):
         critic: FusedModule,
         x_T: torch.Tensor | None = None,
         generator: torch.Generator | None = None,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """E Q(obs, a), a = sample(obs): [G], and Q itself, [G, B]. Only the mean has a gradient.
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """E Q(obs, a), a = sample(obs): [G], Q, [G, B], and a, [G, B, A]; of the first a gradient.
 
         The same draws and the same meaning as critic(sample(obs), obs), but where the parameters of
         this policy alone want gradients, they are made in one pass (`ops.chain_value`). obs and x_T
@@ -232,7 +232,7 @@ class DiffusionPolicy(Policy):
         low, run = self._programs.get("table"), executor(self.backend, rows)
         if low is None or not critic.runs_on(run, rows, self.precision):
             act = self._denoise(rows, rows.size(1), x_T, None, generator)
-            return reference.mean_value(critic(act, rows, generator))
+            return *reference.mean_value(critic(act, rows, generator)), act.detach()
         rng = None
         if x_T is None or self._plan.needs_noise or low.program.sites:
             rng = ops.make_rng(generator, rows.device)

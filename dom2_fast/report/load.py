@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from dom2_fast import config
-from dom2_fast.errors import Dom2Error
+from dom2_fast.errors import BROKEN_ARRAYS, Dom2Error
 from dom2_fast.runs.folder import CONFIG, METRICS, ROLLOUT, SCORES
 
 
@@ -72,11 +71,13 @@ def read_metrics(path: Path) -> list[dict]:
     if not path.is_file():
         return []
     rows: dict[int, dict] = {}
-    lines = path.read_text(encoding="utf-8").splitlines()
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     for number, line in enumerate(lines, 1):
         try:
             row = json.loads(line)
             key = int(row["step"])
+            if not all(value is None or _is_number(value) for value in row.values()):
+                raise ValueError
         except (ValueError, KeyError, TypeError):
             if number == len(lines):  # a run that is being written, or was cut off, ends so
                 break
@@ -91,12 +92,24 @@ def _read_scores(path: Path) -> dict | None:
     try:
         scores = json.loads(path.read_text(encoding="utf-8"))
         for result in scores["results"].values():
-            float(result["mean"]), float(result["ci95"][0]), float(result["ci95"][1])
+            _check_result(result)
     except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         raise Dom2Error(
             f"{path} is not a scores file ({error!r}): run `dom2-fast evaluate {path.parent}` again"
         ) from None
     return scores
+
+
+def _check_result(result: dict) -> None:
+    """Raises where what the page prints as numbers isn't that."""
+    numbers = [result["mean"], *result["ci95"], *(result.get("normalised_ci95") or [0.0, 0.0])]
+    numbers += [result.get(name) or 0.0 for name in ("iqm", "normalised", "episodes")]
+    if len(numbers) != 8 or not all(map(_is_number, numbers)):
+        raise ValueError(f"a result of other values than numbers: {str(result)[:80]}")
+
+
+def _is_number(value) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _read_rollout(path: Path) -> dict | None:
@@ -105,7 +118,7 @@ def _read_rollout(path: Path) -> dict | None:
     try:
         with np.load(path, allow_pickle=False) as file:
             rollout = {key: file[key] for key in file.files}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+    except BROKEN_ARRAYS as error:
         raise Dom2Error(
             f"{path} is not a recorded episode ({error}): "
             f"run `dom2-fast evaluate {path.parent}` again"

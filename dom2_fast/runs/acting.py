@@ -30,15 +30,21 @@ def policies_of(run, which: str = "last", candidates: int | None = None) -> Acti
         Dom2Error: candidates below 1, or of an algorithm that samples none;
             see `checkpoint.of_run`, `checkpoint.load` and the algorithm's `acting`.
     """
-    state = checkpoint.load(checkpoint.of_run(run, which))
-    if candidates is not None:
-        whole_number("candidates", candidates, 1)
-        if "candidates" not in state["config"]:
-            raise Dom2Error(
-                f"{state['algo']} doesn't choose among candidates: leave them out, or give a run "
-                "of dom2, sfbc or diffusion_ql"
-            )
-        state["config"]["candidates"] = candidates
-    policies = algos.algorithm(state["algo"]).acting(state)
-    data = state.get("run", {}).get("data_path")
-    return Acting(policies, state["algo"], state["env"], data, state["step"])
+    file = checkpoint.of_run(run, which)
+    state = checkpoint.load(file)
+    with checkpoint.fitting(file):
+        if candidates is not None:
+            _choose_among(candidates, state)
+        policies = algos.algorithm(state["algo"]).acting(state)
+        data, step = state.get("run", {}).get("data_path"), whole_number("step", state["step"], 0)
+        return Acting(policies, state["algo"], state["env"], data, step)
+
+
+def _choose_among(candidates: int, state: dict) -> None:
+    whole_number("candidates", candidates, 1)
+    if "candidates" not in state["config"]:
+        raise Dom2Error(
+            f"{state['algo']} doesn't choose among candidates: leave them out, or give a run "
+            "of dom2, sfbc or diffusion_ql"
+        )
+    state["config"]["candidates"] = candidates

@@ -4,6 +4,7 @@ CONFIG = "config.yaml"
 METRICS = "metrics.jsonl"
 TENSORBOARD = "tb"
 SCORES = "scores.json"
+LOCK = ".scores.lock"  # held while scores.json is read and written again
 ROLLOUT = "rollout.npz"
 LOGGERS = "loggers.json"
 

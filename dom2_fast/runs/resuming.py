@@ -35,7 +35,8 @@ def own_options(out: Path, saved: dict) -> dict:
         "episode_length": saved["run"]["episode_length"],
         **saved["run"].get("subset", {}),
     }
-    return run_config.of_folder(out)[0] | told
+    first = saved["run"].get("options", {})  # in a run's first checkpoint only
+    return first | run_config.of_folder(out)[0] | told
 
 
 def check_settings(out: Path, saved: dict, config, data: TrajectoryDataset) -> None:

@@ -11,11 +11,11 @@ import numpy as np
 from dom2_fast import checkpoint as checkpoints
 from dom2_fast import envs
 from dom2_fast.errors import Dom2Error
-from dom2_fast.files import atomic_write
+from dom2_fast.files import atomic_write, held
 from dom2_fast.runs import evaluation
 from dom2_fast.runs import solutions as repeated
 from dom2_fast.runs.acting import policies_of
-from dom2_fast.runs.folder import ROLLOUT, SCORES, STANDARD, setting_name
+from dom2_fast.runs.folder import LOCK, ROLLOUT, SCORES, STANDARD, setting_name
 
 
 def evaluate_run(
@@ -102,6 +102,17 @@ def save_scores(folder, header: dict, results: dict[str, dict]) -> dict:
         Dom2Error: the file there can't be read; no space is left.
     """
     path = Path(folder) / SCORES
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with held(path.with_name(LOCK)):  # else one of two processes would forget the other's results
+        scores = {"format": 1, **header, "results": _merged(path, header, results)}
+        with atomic_write(path, "w") as file:
+            json.dump(scores, file, indent=1)
+            file.write("\n")
+    return scores
+
+
+def _merged(path: Path, header: dict, results: dict[str, dict]) -> dict[str, dict]:
+    """What is to stay of the results in the file, and the new ones."""
     kept = {}
     if path.exists():
         try:
@@ -111,11 +122,7 @@ def save_scores(folder, header: dict, results: dict[str, dict]) -> dict:
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise Dom2Error(f"{path} can't be read ({error}): move it away") from error
     clean = {name: {k: v for k, v in r.items() if k != "rollout"} for name, r in results.items()}
-    scores = {"format": 1, **header, "results": {**kept, **clean}}
-    with atomic_write(path, "w") as file:
-        json.dump(scores, file, indent=1)
-        file.write("\n")
-    return scores
+    return {**kept, **clean}
 
 
 def _outdated(old: dict, results: dict[str, dict]) -> bool:

@@ -10,6 +10,8 @@ the same metrics, bit for bit, as one that was not; only times differ.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -20,9 +22,9 @@ from dom2_fast._version import __version__
 from dom2_fast.config import to_dict
 from dom2_fast.data.trajectories import TrajectoryDataset
 from dom2_fast.errors import Dom2Error
-from dom2_fast.files import explain_no_space, new_run_dir, refuse_used
+from dom2_fast.files import explain_no_space, held, new_run_dir, refuse_used, remove_leftovers
 from dom2_fast.runs import resuming, run_config
-from dom2_fast.runs.folder import SCORE
+from dom2_fast.runs.folder import CONFIG, METRICS, SCORE
 from dom2_fast.runs.loggers import FINISHED, INTERRUPTED, Loggers
 from dom2_fast.runs.run_config import RunConfig
 from dom2_fast.runs.runlog import Clock, Meter, RunLog
@@ -69,19 +71,29 @@ def train(
     Raises:
         Dom2Error: before anything is written: unusable data, options, settings, folder or
             logger; `resume` without a run, or with another algorithm, environment, data set or
-            settings. Later: losses that are not finite, no space left (the last checkpoint stays
-            intact).
+            settings; another process trains into the folder. Later: losses that are not finite,
+            no space left (the last checkpoint stays intact).
     """
     out = Path(out)
     given = _given(run, steps, options)
+    with ExitStack() as owner:  # of the folder, as soon as there is one
+        if resume and out.is_dir():
+            owner.enter_context(_owned(out))
+        return _train(config, given, out, resume, progress, tensorboard, owner)
+
+
+def _train(config, given: dict, out: Path, resume, progress, tensorboard, owner) -> TrainResult:
     if resume:
         saved = resuming.open_run(out, config, given)
-        run = run_config.make(resuming.own_options(out, saved) | given | {"algo": saved["algo"]})
-        resuming.check_subset(out, saved, run)
+        with checkpoint.fitting(out / checkpoint.NAME):
+            own = resuming.own_options(out, saved)
+            run = run_config.make(own | given | {"algo": saved["algo"]})
+            resuming.check_subset(out, saved, run)
         data = run_config.load_data(run.data, run.episode_length, run_config.subset_of(run))
         dims = _check_env(run, data)
-        resuming.check_settings(out, saved, config, data)
-        agents, meter = resuming.restored(out, saved, data, run)
+        with checkpoint.fitting(out / checkpoint.NAME):
+            resuming.check_settings(out, saved, config, data)
+            agents, meter = resuming.restored(out, saved, data, run)
     else:
         run = run_config.make(given)
         if config is not None:
@@ -124,7 +136,10 @@ def train(
     ):
         if not resume:
             new_run_dir(out)
-            save()  # from here on the run can be resumed
+            owner.enter_context(_owned(out))
+            refuse_used(out, resume_hint=True)  # another process may have been quicker
+            # From here on the run can be resumed, even where config.yaml isn't written any more.
+            save(options={k: v for k, v in asdict(run).items() if v is not None})
         trackers.remember()
         notes = _notes(agents, data, origin["fingerprint"])
         run_config.write(out, run, notes, agents.config)
@@ -132,6 +147,14 @@ def train(
             _loop(agents, run, meter, log, stop, save, best)
         trackers.close(FINISHED if agents.step >= run.steps else INTERRUPTED)
     return TrainResult(out, agents.step, run.steps, stop.received, agents)
+
+
+@contextmanager
+def _owned(out: Path) -> Iterator[None]:
+    """Holds the folder against other trainings, and removes what a killed one left half written."""
+    with held(out, f"another process trains into {out}: wait for it, or stop it"):
+        remove_leftovers(out, (*checkpoint.FILES.values(), CONFIG, METRICS))
+        yield
 
 
 def _given(run, steps: int | None, options: dict) -> dict:

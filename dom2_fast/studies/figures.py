@@ -1,4 +1,7 @@
-"""A study's figures, as SVG text: scores by data set, methods over all, data efficiency, curves."""
+"""A study's figures, as SVG text.
+
+Scores by data set and over all, what a shift costs, reweighting, data efficiency, learning curves.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ from dom2_fast.runs.folder import STANDARD, setting_title
 from dom2_fast.studies import statistics as stats
 from dom2_fast.studies.tables import Scores, method_name
 
+UNIFORM = "uniform"  # the reweighting that is none
 Curves = Mapping[tuple, Sequence[tuple[int, float]]]  # (task, kind, method) -> (step, score)
 
 
@@ -62,6 +66,83 @@ def over_sets(scores: Scores) -> str:
         _titled(ax, setting_title(setting), f"interquartile mean, {len(sets)} data sets")
         ax.grid(axis="y", visible=False)
     return drawing.svg(figure, "Interquartile mean of every method, one panel for each setting")
+
+
+def shifted(scores: Scores) -> str:
+    """Every data set's score in a shifted setting over its standard one, below the diagonal where
+    the shift costs; a panel for each shift, "" where the study has none.
+    """
+    settings = [s for s in scores.settings if s != STANDARD]
+    if not settings or STANDARD not in scores.settings:
+        return ""
+    figure, axes = drawing.new_figure(3.45 * len(settings), 3.6, 1, len(settings))
+    for ax, setting in zip(axes, settings, strict=True):
+        ends: list[float] = []
+        for index, method in enumerate(scores.methods):
+            pairs = [
+                (np.mean(before), np.mean(after))
+                for s in scores.sets
+                if (before := scores.of(STANDARD, *s, method))
+                and (after := scores.of(setting, *s, method))
+            ]
+            if pairs:
+                color, marker, _ = drawing.style(index)
+                ax.plot(*zip(*pairs, strict=True), marker, color=color, markersize=5)
+                ends += [value for pair in pairs for value in pair]
+        if ends:
+            both = [min(ends), max(ends)]
+            ax.plot(both, both, color=drawing.INK, linewidth=0.8, zorder=0)
+        ax.set_ylabel("score", fontsize=8.5)
+        _titled(ax, setting_title(setting), "standard score")
+    _legend(figure, axes[0], [method_name(m) for m in scores.methods])
+    return drawing.svg(figure, "Scores with a shift over those without, a point for each data set")
+
+
+def reweighting(scores: Scores) -> str:
+    """What a reweighting of trajectories adds to none (`uniform`), by data set: the difference of
+    the means, with a bootstrap interval over both methods' seeds; a panel for each task.
+
+    "" where no method is there with a reweighting and without.
+    """
+    pairs = [
+        (on, off)
+        for off in scores.methods
+        for on in scores.methods
+        if (on[0], on[2]) == (off[0], off[2])
+        and scores.weights[off] == UNIFORM != scores.weights[on]
+    ]
+    if not pairs:
+        return ""
+    tasks = list(dict.fromkeys(task for task, _ in scores.sets))
+    tallest = max(sum(t == task for t, _ in scores.sets) for task in tasks)
+    height = 1.2 + tallest * (0.11 * len(pairs) + 0.2)
+    figure, axes = drawing.new_figure(10.4, height, 1, len(tasks))
+    for ax, task in zip(axes, tasks, strict=True):
+        kinds = [kind for t, kind in scores.sets if t == task]
+        for place, kind in enumerate(kinds):
+            for index, pair in enumerate(pairs):
+                runs = [scores.of(STANDARD, task, kind, method) for method in pair]
+                if all(runs):
+                    y = place + 0.8 * ((index + 0.5) / len(pairs) - 0.5)
+                    _interval(ax, index, y, _difference(*runs))
+        ax.axvline(0, color=drawing.INK, linewidth=0.8, zorder=0)
+        ax.set_yticks(range(len(kinds)), kinds)
+        ax.set_ylim(len(kinds) - 0.5, -0.5)
+        _titled(ax, task, "score with reweighting - without")
+        ax.grid(axis="y", visible=False)
+    names = [method_name((on[0], scores.weights[on], on[2])) for on, _ in pairs]
+    _legend(figure, axes[0], names)
+    return drawing.svg(figure, "What reweighting adds to the score, by data set")
+
+
+def _difference(on: Sequence[float], off: Sequence[float]) -> tuple[float, float, float]:
+    """(difference of the means, low, high); no interval where either has one seed alone."""
+    found = float(np.mean(on) - np.mean(off))
+    if min(len(on), len(off)) == 1:
+        return found, found, found
+    return found, *stats.interval(
+        [on, off], statistic=lambda tasks: float(tasks[0].mean() - tasks[1].mean())
+    )
 
 
 def efficiency(scores: Scores) -> str:

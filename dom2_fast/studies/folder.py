@@ -35,12 +35,11 @@ class StudyFolder:
         self.results = self.path / "results.csv"
         self.report = self.path / "report"
 
-    def adopt(self, file: str | os.PathLike) -> spec.Study:
-        """Reads a study's file and keeps a copy; what the folder holds of it already stays.
+    def check(self, file: str | os.PathLike) -> spec.Study:
+        """Reads a study's file, which the folder may be used for; writes nothing.
 
         Raises:
             Dom2Error: see `spec.read`; the folder is of another study, or holds something else.
-                Nothing is written then.
         """
         study = spec.read(file)
         kept = self.path / _STUDY
@@ -60,6 +59,15 @@ class StudyFolder:
                     f"{self.path} is no study's folder, it holds {', '.join(others[:3])}: choose "
                     "another --out folder, new or empty"
                 )
+        return study
+
+    def adopt(self, file: str | os.PathLike) -> spec.Study:
+        """Reads a study's file and keeps a copy; what the folder holds of it already stays.
+
+        Raises:
+            Dom2Error: as of `check`. Nothing is written then.
+        """
+        study, kept = self.check(file), self.path / _STUDY
         text = Path(file).read_text(encoding="utf-8")
         if not kept.is_file() or kept.read_text(encoding="utf-8") != text:
             with atomic_write(kept, "w") as copy:
@@ -90,13 +98,22 @@ class StudyFolder:
         return file.read_text(encoding="utf-8").strip() if file.is_file() else None
 
     def note_failure(self, cell: Cell, reason: str | None) -> None:
-        """Keeps the reason, or forgets it with None."""
+        """Keeps the reason, or forgets it with None. Where the disk is full it can't be kept."""
         file = self.path / "logs" / f"{cell.name}.failed"
         if reason is None:
             file.unlink(missing_ok=True)
             return
-        with atomic_write(file, "w") as out:
+        # Whoever has the reason tells it, too: it must not be lost to a second full disk.
+        with contextlib.suppress(Dom2Error), atomic_write(file, "w") as out:
             out.write(" ".join(reason.split()) + "\n")
+
+    def explain_failure(self, cell: Cell, ended: str) -> str:
+        """Why the cell failed: what its worker noted, else how the worker `ended`, noted now."""
+        said = self.failure(cell)
+        if said is None:
+            said = f"its worker {ended}: see {self.log(cell)}"
+            self.note_failure(cell, said)
+        return said
 
     @contextlib.contextmanager
     def locked(self, name: str, refusal: str | None = None) -> Iterator[None]:

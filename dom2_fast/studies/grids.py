@@ -131,7 +131,8 @@ def _cells(grid: Grid, steps: int | None) -> Iterator[Cell]:
                                 seed,
                                 grid.steps or steps,
                             )
-                            cell.settled()  # its settings can be, and on this data
+                            if seed == grid.seeds[0]:
+                                cell.settled()  # its settings can be, and on this data
                             yield cell
 
 

@@ -42,6 +42,8 @@ def render(
         for s in scores.settings
     ]
     drawn += [
+        ("Shifted against standard", figures.shifted(scores)),
+        ("Reweighting", figures.reweighting(scores)),
         ("Share of the data", figures.efficiency(scores)),
         ("Learning curves", figures.learning_curves(scores, curves)),
     ]

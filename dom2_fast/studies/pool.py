@@ -76,12 +76,8 @@ def _start(home: StudyFolder, cell: Cell) -> subprocess.Popen:
 def _reason(home: StudyFolder, cell: Cell, code: int) -> str | None:
     if code == 0:
         return None
-    said = home.failure(cell)
-    if said is None or code < 0:
-        how = f"by signal {-code}, {TRIES} times" if code < 0 else f"with exit code {code}"
-        said = f"its worker died {how}: see {home.log(cell)}"
-        home.note_failure(cell, said)
-    return said
+    how = f"by signal {-code}, {TRIES} times" if code < 0 else f"with exit code {code}"
+    return home.explain_failure(cell, f"died {how}")
 
 
 def check_jobs(jobs: int) -> int:

@@ -66,10 +66,15 @@ class Results:
         self.write()
 
     def write(self) -> None:
-        with atomic_write(self.home.results, "w", newline="") as file:
-            writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(self.rows)
+        write_rows(self.home.results, self.rows)
+
+
+def write_rows(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """The rows as CSV, with the header `COLUMNS`."""
+    with atomic_write(path, "w", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 def rows_of(home: StudyFolder, study: Study, cell: Cell, state: State) -> list[dict[str, Any]]:
@@ -83,6 +88,8 @@ def rows_of(home: StudyFolder, study: Study, cell: Cell, state: State) -> list[d
     run = home.run(cell)
     record = read_record(run)
     about = read_about(home.data(cell)) or {}
+    if cell.fraction == 1 and state.options.get("fingerprint") != about.get("fingerprint"):
+        about = {}  # an adopted run, of other data than is there now
     expert = read_about(home.path / "data" / cell.task / "expert" / f"seed_{cell.seed}") or {}
     constants = envs.spec(cell.task).normalisation
     results = state.scores["results"]

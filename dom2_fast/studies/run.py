@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import statistics
 from collections import Counter
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+from dom2_fast.errors import Dom2Error
 from dom2_fast.ops.machine import usable_cores
-from dom2_fast.studies import pool
+from dom2_fast.studies import cluster, pool
 from dom2_fast.studies.cell import Cell
 from dom2_fast.studies.folder import StudyFolder
 from dom2_fast.studies.results import Results, trained_seconds
 from dom2_fast.studies.spec import Study
 from dom2_fast.studies.state import DONE, FAILED, RUNNING, WAITING, State, look
-from dom2_fast.studies.work import read_record
+from dom2_fast.studies.work import note_data, read_record
 
 
 class Status(NamedTuple):
@@ -34,6 +38,7 @@ def run_study(
     out,
     *,
     jobs: int | None = None,
+    ray: str | None = None,
     progress: bool = True,
 ) -> tuple[Status, bool]:
     """Does every cell of a study that isn't done, and writes OUT/results.csv.
@@ -42,44 +47,70 @@ def run_study(
 
     Args:
         file: the study's YAML file. out: its folder, new, or one to go on with.
-        jobs: workers; None: one per core.
+        jobs: workers; None: one per core. ray: do the cells on a Ray cluster instead of in
+            processes here: an address, or "local", see `cluster.connected`.
     Returns: how it ended, and whether it wasn't stopped by Ctrl-C.
     Raises:
-        Dom2Error: see `StudyFolder.adopt`; another process runs the study.
+        Dom2Error: see `StudyFolder.check`, `cluster.connected` (nothing is written then); another
+            process runs the study; results.csv can't be written.
     """
+    home = StudyFolder(out)
+    home.check(file)
+    with contextlib.ExitStack() as stack:
+        if ray is None:
+            workers = pool.check_jobs(usable_cores() if jobs is None else jobs)
+            run_cells = partial(pool.run_cells, jobs=workers)
+        else:
+            workers = stack.enter_context(cluster.connected(ray, jobs))
+            run_cells = cluster.run_cells
+        study = home.adopt(file)
+        refusal = f"another process runs the study in {home.path}: wait for it, or stop it"
+        stack.enter_context(home.locked("study", refusal))
+        return _run(home, study, workers, run_cells, progress)
+
+
+def _run(
+    home: StudyFolder, study: Study, workers: int, run_cells: Callable, progress: bool
+) -> tuple[Status, bool]:
     from tqdm import tqdm
 
-    jobs = pool.check_jobs(usable_cores() if jobs is None else jobs)
-    home = StudyFolder(out)
-    study = home.adopt(file)
-    refusal = f"another process runs the study in {home.path}: wait for it, or stop it"
-    with home.locked("study", refusal):
-        states = {cell.name: look(home, study, cell) for cell in study.cells}
-        todo = [c for c in study.cells if states[c.name].word != DONE]
-        results = Results(home, study, states)
-        results.write()
-        with tqdm(
-            total=len(study.cells),
-            initial=len(study.cells) - len(todo),
-            desc=study.name,
-            unit="cell",
-            disable=not progress,
-            bar_format="{desc}: {bar} {n_fmt}/{total_fmt} cells [{elapsed}{postfix}]",
-        ) as bar:
+    note_data(home, study)
+    states = {cell.name: look(home, study, cell) for cell in study.cells}
+    todo = [c for c in study.cells if states[c.name].word != DONE]
+    for cell in todo:
+        if home.failure(cell) is not None:  # of an earlier try
+            home.note_failure(cell, None)
+            states[cell.name] = look(home, study, cell)
+    results = Results(home, study, states)
+    results.write()
+    with tqdm(
+        total=len(study.cells),
+        initial=len(study.cells) - len(todo),
+        desc=study.name,
+        unit="cell",
+        disable=not progress,
+        bar_format="{desc}: {bar} {n_fmt}/{total_fmt} cells [{elapsed}{postfix}]",
+    ) as bar:
 
-            def ended(cell: Cell, reason: str | None) -> None:
-                states[cell.name] = look(home, study, cell)
-                results.update(cell, states[cell.name])
-                bar.update()
-                left = seconds_left(home, study, states, jobs)
-                bar.set_postfix_str(f"{_short(left)} left, {_failed(states)} failed")
-                if reason is not None:
-                    bar.write(f"failed: {cell.name}: {reason}")
-                if not study.data.keep:
-                    _drop_data(home, study, states, cell)
+        def ended(cell: Cell, reason: str | None) -> None:
+            states[cell.name] = state = look(home, study, cell)
+            if reason is not None:
+                bar.write(f"failed: {cell.name}: {reason}")
+                if state.word != DONE:  # also where the disk is too full to note it
+                    state.word, state.reason = FAILED, reason
+            try:
+                results.update(cell, state)
+            except Dom2Error as error:  # the other cells are worth more than their table so far
+                bar.write(f"warning: {error}")
+            bar.update()
+            left = seconds_left(home, study, states, workers)
+            bar.set_postfix_str(f"{_short(left)} left, {_failed(states)} failed")
+            if not study.data.keep:
+                _drop_data(home, study, states, cell)
 
-            finished = pool.run_cells(home, todo, jobs, ended)
-        return _status(home, study, states, jobs), finished
+        finished = run_cells(home, todo, ended=ended)
+    results.write()
+    return _status(home, study, states, workers), finished
 
 
 def status(out) -> tuple[Study, Status]:

@@ -42,6 +42,11 @@ class Scores:
         self.sets = list(dict.fromkeys((cell.task, cell.kind) for cell in cells))
         self.methods = list(dict.fromkeys(cell.method for cell in cells))
         self.asked = {(cell.task, cell.kind, cell.method) for cell in cells}
+        # The reweighting of a method that leaves it to its algorithm, too.
+        self.weights = {
+            method: next(c for c in cells if c.method == method).config().weights
+            for method in self.methods
+        }
         self.found: dict[tuple, list[float]] = {}
         for row in rows:
             # An environment without constants has raw scores: one task's then, not for sums.

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -99,23 +101,45 @@ def provide_data(home: StudyFolder, study: Study, cell: Cell) -> Path:
         Dom2Error: what is there has another task, kind, seed or number of episodes.
     """
     path = home.data(cell)
-    with home.locked(f"data-{cell.task}-{cell.kind}-{cell.seed}"):
+    with home.locked(_lock_of(cell)):
         remove_leftovers(path)
         if not path.exists():
             collect(cell.task, cell.kind, study.data.episodes, cell.seed, path)
         elif (about := read_about(path)) is not None and about["episodes"] == study.data.episodes:
             return path
-        data = TrajectoryDataset.load(path)
-        _check_made(path, data, study, cell)
-        about = {
-            "episodes": study.data.episodes,
-            "fingerprint": data.fingerprint(),
-            "mean": evaluation.dataset_scores(data, cell.task)["mean"],
-        }
-        with atomic_write(_about(path), "w") as file:
-            json.dump(about, file)
-            file.write("\n")
+        _note(path, study, cell)
     return path
+
+
+def note_data(home: StudyFolder, study: Study) -> None:
+    """Notes what data sets hold that others put into the folder, of cells that are done already.
+
+    One that isn't the study's is left alone: cells that need it fail, and say so.
+    """
+    for cell in study.cells:
+        for kind in (cell.kind, "expert"):  # see results.rows_of
+            one = replace(cell, kind=kind)
+            path = home.data(one)
+            if path.is_dir() and read_about(path) is None:
+                with contextlib.suppress(Dom2Error), home.locked(_lock_of(one)):
+                    _note(path, study, one)
+
+
+def _note(path: Path, study: Study, cell: Cell) -> None:
+    data = TrajectoryDataset.load(path)
+    _check_made(path, data, study, cell)
+    about = {
+        "episodes": study.data.episodes,
+        "fingerprint": data.fingerprint(),
+        "mean": evaluation.dataset_scores(data, cell.task)["mean"],
+    }
+    with atomic_write(_about(path), "w") as file:
+        json.dump(about, file)
+        file.write("\n")
+
+
+def _lock_of(cell: Cell) -> str:
+    return f"data-{cell.task}-{cell.kind}-{cell.seed}"
 
 
 def _about(path: Path) -> Path:

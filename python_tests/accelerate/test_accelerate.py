@@ -456,3 +456,39 @@ def test_everything_else_is_refused():
         with pytest.raises(Dom2Error) as error:
             accelerate(obj)
         assert str(error.value) == f"can't accelerate {name}; {ACCEPTED}"
+
+
+def replaced(d):
+    d.model = QLNet()
+
+
+CHANGES = {
+    "a bound": lambda d: setattr(d, "max_action", 0.3),
+    "a switch": lambda d: setattr(d, "clip_denoised", False),
+    "a buffer in place": lambda d: d.posterior_mean_coef1.mul_(0.5),
+    "a buffer": lambda d: setattr(d, "posterior_mean_coef2", d.posterior_mean_coef2 * 0.5),
+    "a parameter": lambda d: next(d.model.parameters()).mul_(1.5),
+    "the network": replaced,
+}
+
+
+@native
+@torch.no_grad()
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_the_short_way_for_a_few_rows_sees_every_change(change):
+    def sample(d, seed=1):
+        return d.sample(state, generator=torch.Generator().manual_seed(seed))
+
+    fast, state = accelerate(diffusion(), backend="native"), rand(2, OBS, dtype=F32)
+    torch.manual_seed(3)
+    before = [sample(fast) for _ in range(4)][-1]  # laid out, and the short way taken
+    assert fast.__dict__["_fast"][0]._kept.actor is not None
+    same = [copy.deepcopy(fast), pickle.loads(pickle.dumps(fast))]
+    torch.manual_seed(3)
+    change(fast)
+    after = sample(fast)
+    assert not torch.equal(before, after)
+    assert all(torch.equal(sample(d), before) for d in same)
+    anew = copy.deepcopy(fast)  # without anything that was kept
+    anew.__dict__.pop("_fast")
+    assert torch.equal(sample(anew), after)

@@ -87,27 +87,31 @@ def test_imitating_the_best_action_gathers_samples_around_it():
 
 
 @pytest.mark.parametrize(
-    "kind, rule, zeta, eta",
+    "kind, rule, zeta, others",
     [
-        ("random", "best", 0.0, 5.0),
-        ("medium-replay", "chain", 0.2, 0.3),
-        ("random-medium", "best", 0.2, 5.0),
-        ("medium", "chain", 0.2, 1.0),
-        ("medium-expert", "chain", 0.2, 1.0),
-        ("expert", "chain", 0.2, 0.3),
-        (None, "chain", 0.2, 1.0),
+        ("random", "best", 0.0, {}),
+        ("medium-replay", "best", 0.05, {}),
+        ("random-medium", "best", 0.2, {}),
+        ("medium", "best", 0.2, {}),
+        ("medium-expert", "best", 0.2, {}),
+        ("expert", "chain", 0.2, {"eta": 0.1, "candidates": 16}),
+        (None, "best", 0.2, {}),
     ],
 )
-def test_what_is_left_out_goes_by_the_kind_of_data(kind, rule, zeta, eta):
+def test_what_is_left_out_goes_by_the_kind_of_data(kind, rule, zeta, others):
     data = dataset(trajectories=6, meta={"quality": kind})
     config = DOM2(DOM2Config(weights="uniform", hidden=8), data).config
-    assert (config.q_action, config.zeta, config.eta) == (rule, zeta, eta)
-    for name, value in RECIPES[rule].items():
+    assert (config.q_action, config.zeta) == (rule, zeta)
+    for name, value in (RECIPES[rule] | others).items():
         assert getattr(config, name) == value
     chosen = {"zeta": 0.7, "eta": 0.0, "candidates": 2, "q_action": "one_step", "clip_x0": True}
     config = DOM2(DOM2Config(weights="uniform", hidden=8, **chosen), data).config
     assert {name: getattr(config, name) for name in chosen} == chosen
     assert config.actor_every == RECIPES["chain"]["actor_every"]
+    other = "best" if rule == "chain" else "chain"  # another rule than the kind's: its recipe alone
+    config = DOM2(DOM2Config(weights="uniform", hidden=8, q_action=other), data).config
+    assert all(getattr(config, name) == value for name, value in RECIPES[other].items())
+    assert config.zeta == zeta
 
 
 def test_settings_that_are_given_are_checked_whatever_is_left_out():

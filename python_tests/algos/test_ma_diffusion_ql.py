@@ -43,8 +43,8 @@ def draws(agents, batch) -> dict:
     u = torch.rand(shape[:2], generator=generator, dtype=dtype)
     found["k"] = (u * c.steps).floor()
     found["eps"] = torch.randn(shape, generator=generator, dtype=dtype)
-    found["x_now"], found["z_now"] = chain_draws(generator, shape, c.steps, dtype)
     found["coin"] = torch.rand(len(batch.act), generator=generator)
+    found["x_now"], found["z_now"] = chain_draws(generator, shape, c.steps, dtype)
     return found
 
 

@@ -2,7 +2,6 @@
 
 import itertools
 import json
-import subprocess
 import sys
 
 import pytest
@@ -212,15 +211,6 @@ def test_the_command_writes_policies_and_a_record(tmp_path, monkeypatch, capsys)
     assert record["cut"]["expert"][1] == max(score for _, score in record["curve"])
 
 
-def test_command_refuses_to_overwrite(tmp_path):
-    out = tmp_path / "behaviour.npz"
-    out.write_text("mine")
-    command = [sys.executable, "-m", "dom2_fast.behaviours.training", "--out", str(out)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 2 and "exists" in done.stderr
-    assert out.read_text() == "mine"
-
-
 def test_every_setting_says_where_it_comes_from():
     described = MATD3Config.__dataclass_fields__
     assert all(f.metadata["source"] for f in described.values())
@@ -253,6 +243,12 @@ def test_critics_may_see_the_global_state():
         MATD3(
             small_envs.Counting(SMALL["num_envs"], 0), MATD3Config(**SMALL | {"critic_state": True})
         )
+
+
+def test_a_loss_that_is_not_finite_ends_the_training():
+    agent = small(reward_scale=1e38)
+    with pytest.raises(Dom2Error, match=r"diverged: a loss is \w+ in step 6: lower critic_lr"):
+        agent.fit()
 
 
 def test_several_updates_a_step():

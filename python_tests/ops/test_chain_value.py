@@ -20,14 +20,14 @@ def chain(solver, critic, **how):
     def run(op, q, *weights_and_table_of_critic, x_T=None):
         weights, table = weights_and_table_of_critic[:-1], weights_and_table_of_critic[-1]
         kept = None if how.get("noise") is None else how["noise"].to(q.table.dtype)
-        mean, values = op.chain_value(
+        mean, values, act = op.chain_value(
             x_T if x_T is None else q.x,
             *q.net,
             solver,
             critic=(weights, table, critic.program),
             **{**how, "noise": kept},
         )
-        return mean, [values]
+        return mean, [values, act]
 
     return run
 
@@ -89,7 +89,8 @@ def test_chain_value_draws_what_denoise_draws():
     act = ops.denoise(None, *args, batch=150, rng=RNG)
     q = ops.run_program(act, p.cond, r.weights, r.table, r.program).squeeze(-1)
     critic = (r.weights, r.table, r.program)
-    _, values = ops.chain_value(None, *args, critic=critic, batch=150, rng=RNG)
+    _, values, same = ops.chain_value(None, *args, critic=critic, batch=150, rng=RNG)
+    assert torch.equal(same, act)
     assert torch.equal(values, q)
 
 
@@ -101,7 +102,7 @@ def test_a_chain_too_long_to_keep_is_computed_again():
     args = p.x.detach(), p.cond.detach(), p.weights, p.table, p.program
     solver = solver_table(600)
     solver[:, 2:4] = torch.tensor([0.9, 0.1])
-    mean, _ = ops.chain_value(*args, solver, critic=(r.weights, r.table, r.program))
+    mean, *_ = ops.chain_value(*args, solver, critic=(r.weights, r.table, r.program))
     act = ops.denoise(*args, solver)
     q = ops.run_program(act, p.cond.detach(), r.weights, r.table, r.program)
     got = torch.autograd.grad(mean.sum(), p.leaves[2:])

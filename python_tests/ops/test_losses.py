@@ -147,7 +147,7 @@ def test_several_threads_sum_in_order(name):
         if name == "denoising":
             loss, _ = denoising(ops, p, target, rng=RNG)
         else:
-            loss, _ = ops.chain_value(
+            loss, *_ = ops.chain_value(
                 p.x.detach(),
                 p.cond.detach(),
                 p.weights,
@@ -375,7 +375,7 @@ def test_compiles_in_one_graph():
             cql_weight=0.5,
             log_density=-1.0,
         )
-        three, _ = ops.chain_value(
+        three, *_ = ops.chain_value(
             None,
             cond.detach(),
             q_weights,

@@ -74,7 +74,7 @@ def test_chain_value_of_no_steps_is_the_value_of_the_action(
     rater = problem(mlp(3, 5, 20, out=1), groups, 1, seed=5)
 
     def value(op, q, table, *weights):
-        mean, values = op.chain_value(
+        mean, values, act = op.chain_value(
             None,
             q.cond,
             q.weights,
@@ -87,7 +87,7 @@ def test_chain_value_of_no_steps_is_the_value_of_the_action(
             out_low=-0.5,
             out_high=0.4,
         )
-        return mean, [values]
+        return mean, [values, act]
 
     p = problem(actor(dropout=dropout), groups, batch, given_cond=given)
     for leaves in (weights_and_table, lambda q: [q.cond]):
@@ -105,7 +105,8 @@ def test_one_pass_is_run_program_to_the_last_bit(precision, isa):
     assert torch.equal(act, want.clamp(-0.5, 0.5))
     rater = problem(mlp(3, 5, 20, out=1), 2, 1).to(torch.float32, requires_grad=False)
     critic = (rater.weights, rater.table, rater.program)
-    _, values = ops.chain_value(None, *args, NO_STEPS, critic=critic, **how)
+    _, values, same = ops.chain_value(None, *args, NO_STEPS, critic=critic, **how)
+    assert torch.equal(same, act)
     q_of_act = ops.run_program(act, q.cond, *critic, precision=precision)
     assert torch.equal(values, q_of_act.squeeze(-1))
 

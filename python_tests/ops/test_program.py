@@ -3,7 +3,9 @@
 import pytest
 import torch
 
+from dom2_fast import ops
 from dom2_fast.errors import Dom2Error
+from dom2_fast.ops import backend
 from dom2_fast.ops.program import Act, Op, ProgramBuilder, Slice, StepProgram
 
 
@@ -87,3 +89,14 @@ def test_decode_refuses_what_is_no_program():
         StepProgram.decode(words[:-1])
     with pytest.raises(Dom2Error, match="not a step program"):
         StepProgram.decode(torch.zeros(20, dtype=torch.int64))
+
+
+@pytest.mark.skipif(not backend.available(), reason="no compiled kernels in this installation")
+@pytest.mark.parametrize("value", [float("nan"), -0.5, 1.0])
+def test_the_kernels_refuse_a_probability_that_is_none(value):
+    b = ProgramBuilder(2, 3)
+    words = b.build(b.dropout(b.linear(b.x, b.weight(2, 2)), 0.25)).encode().clone()
+    at = (words == torch.tensor(0.25, dtype=torch.float64).view(torch.int64)).nonzero().item()
+    words[at] = torch.tensor(value, dtype=torch.float64).view(torch.int64)
+    with pytest.raises(Exception, match=r"a probability outside \[0, 1\)"):
+        ops.pack_weights([torch.zeros(1, 2, 2)], StepProgram.decode(words))

@@ -91,12 +91,28 @@ def test_sample_takes_it_and_draws_as_torch_is_seeded():
         torch.zeros(0, 5),
         torch.zeros(2, 5).double(),
         torch.zeros(5, 2).t(),
-        torch.zeros(10_000, 5),
         torch.nn.Parameter(torch.zeros(1, 5)),
     ],
 )
 def test_it_leaves_other_observations_to_the_op(obs):
     assert quick(policy(), obs) is None
+
+
+@pytest.fixture
+def threads():
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+def test_with_one_thread_it_takes_many_rows(threads):
+    p, obs = policy(), torch.randn(2_000, 5)
+    threads(1)
+    assert torch.equal(quick(p, obs), ordinary(p, obs))
+    assert quick(p, torch.zeros(100_000, 5)) is None  # the way to the op is no part of that time
+    threads(2)
+    assert quick(p, obs) is None  # work for both
+    assert torch.equal(quick(p, obs[:4]), ordinary(p, obs[:4]))
 
 
 @pytest.mark.parametrize("x_T", [torch.zeros(2, 2), torch.zeros(1, 2).double(), torch.zeros(2)])

@@ -98,8 +98,9 @@ def test_the_value_of_deterministic_actions_has_the_policy_gradient(batch, bound
     def run(p, dtype):
         obs = rand(G, batch, OBS, dtype=dtype)
         q = FusedModule(critic().to(dtype), backend=p.backend)
-        mean, values = p.chain_value(obs, q)
-        assert not values.requires_grad
+        mean, values, act = p.chain_value(obs, q)
+        assert not values.requires_grad and not act.requires_grad
+        torch.testing.assert_close(act, p.net(obs).clamp(*bounds).detach())
         plain = q.module(p.net(obs).clamp(*bounds), obs)
         return [mean, values, plain, *gradients(p, mean)]
 
@@ -135,7 +136,7 @@ def test_gaussian_actions_and_losses_are_those_of_the_distribution(kind, isa):
         normal = torch.distributions.Normal(mean, log_std.exp())
         log_prob = p.log_prob(obs, act)
         bc = p.bc_loss(obs, act, reduction="group")
-        value, q = p.chain_value(obs, FusedModule(critic().to(dtype), backend=p.backend), noise)
+        value, q, _ = p.chain_value(obs, FusedModule(critic().to(dtype), backend=p.backend), noise)
         want = [normal.log_prob(act).sum(-1), (mean + log_std.exp() * noise).clamp(-1.0, 1.0)]
         for got, expected in zip((log_prob, p.sample(obs, noise)), want, strict=True):
             assert_as_good_as_torch(got, expected, expected.double())
@@ -198,7 +199,7 @@ def test_a_network_that_cant_be_lowered_runs_in_pytorch_or_is_refused_with_its_n
     p.bc_loss(obs, act).backward()
     assert module.linear.weight.grad.abs().sum() > 0
     q = FusedModule(networks.MLPCritic(OBS, A, hidden=4).double(), backend="reference")
-    mean, values = p.chain_value(obs, q)
+    mean, values, _ = p.chain_value(obs, q)
     assert mean.shape == (1,) and values.shape == (1, 4)
     if backend.available():
         with pytest.raises(LoweringError, match="node 'sin'"):

@@ -37,6 +37,7 @@ def rows(shifted: bool = True, best: bool = True, without=()) -> list[dict]:
             for setting, checkpoint, value in places:
                 made.append(
                     {
+                        "cell": f"{task}-{kind}-{method}-s{seed}",
                         "task": task,
                         "kind": kind,
                         "label": method,
@@ -108,6 +109,9 @@ class _Home:
     def __init__(self, path):
         self.path, self.report = path, path / "report"
 
+    def data(self, cell):
+        return self.path / "data"
+
     def run(self, cell):
         return self.path / cell.name
 
@@ -170,6 +174,7 @@ def test_a_page_without_markers_is_refused_before_anything_is_written(study, tex
 
 def test_a_study_without_a_done_cell_has_no_report(study, monkeypatch):
     monkeypatch.setattr(report, "look", lambda *_: type("S", (), {"word": "waiting"}))
+    monkeypatch.setattr(report, "Results", lambda *_: type("R", (), {"rows": []}))
     with pytest.raises(Dom2Error, match="no cell"):
         report.write_report(study)
 
@@ -181,7 +186,8 @@ def test_the_page_is_one_file_with_figures_tables_and_what_is_missing():
     made = [row | {"version": "0.1.0", "commit": None} for row in rows()]
     curves = {(*SETS[0], CELLS[0].method): [(1, 3.0), (2, 4.0), (1, 5.0)]}
     text = page.render(study, states, made, tables(CELLS, made), curves)
-    assert text.count("<svg") == 4  # all sets, both settings by set, curves; no share of the data
+    # All sets, both settings by set, shifted against standard, curves; no share of the data.
+    assert text.count("<svg") == 5 and "Shifted against standard" in text
     assert "a &amp; b" in text and "no &lt;space&gt; left" in text and "7 of 8 cells" in text
     assert "<b>105.0 ± 7.1</b> (2)" in text
     assert not re.search(r"(src|href)=|url\(", re.sub(r'href="#|url\(#', "", text))
@@ -194,6 +200,56 @@ def test_shares_of_the_data_are_drawn_where_there_are_several():
     svg = figures.efficiency(Scores(cells, made))
     assert "% of the trajectories" in svg and "simple_spread expert" in svg
     assert figures.efficiency(Scores(CELLS, rows())) == ""
+
+
+@pytest.fixture
+def seen(monkeypatch):
+    """The figures that have been drawn."""
+    found, plain = [], figures.drawing.svg
+
+    def svg(figure, title):
+        found.append(figure)
+        return plain(figure, title)
+
+    monkeypatch.setattr(figures.drawing, "svg", svg)
+    return found
+
+
+def test_a_shift_is_drawn_over_the_standard_score(seen):
+    text = figures.shifted(Scores(CELLS, rows()))
+    assert "standard score" in text and "speed" in text
+    (ax,) = seen[0].axes
+    dom2, bc, diagonal = ax.lines
+    assert sorted(zip(*dom2.get_data(), strict=True)) == [(25.0, 15.0), (105.0, 95.0)]
+    assert sorted(zip(*bc.get_data(), strict=True)) == [(45.0, 35.0), (97.5, 87.5)]
+    assert list(diagonal.get_xdata()) == list(diagonal.get_ydata()) == [15.0, 105.0]
+    assert figures.shifted(Scores(CELLS, rows(shifted=False))) == ""
+
+
+def test_reweighting_is_drawn_as_the_difference_to_none(seen):
+    # What both leave out is the preset.
+    cells, made = [], []
+    for label, reweight, scores in (
+        ("dom2", None, (30.0, 40.0)),
+        ("dom2", "uniform", (10.0, 20.0)),
+        ("bc", "uniform", (5.0, 5.0)),
+        ("bc", None, (1.0, 2.0)),
+    ):
+        for seed, score in enumerate(scores, 1):
+            cells.append(Cell("simple_spread", "expert", label, label, {}, reweight, seed=seed))
+            found = {"label": label, "reweight": reweight or "default", "normalised": score}
+            made.append(rows()[0] | found | {"seed": seed})
+    scores = Scores(cells, made)
+    assert list(scores.weights.values()) == ["preset", "uniform", "uniform", "preset"]
+    text = figures.reweighting(scores)
+    assert "dom2, preset" in text and "bc, preset" in text
+    (ax,) = seen[0].axes
+    ends, mean, bc_ends, bc_mean, _ = ax.lines
+    assert mean.get_xdata()[0] == 20.0 and bc_mean.get_xdata()[0] == -3.5
+    low, high = ends.get_xdata()
+    assert low == 10.0 and high == 30.0  # of resamples of two seeds each
+    assert list(bc_ends.get_xdata()) == [-4.0, -3.0]
+    assert figures.reweighting(Scores(CELLS, rows())) == ""
 
 
 def test_the_interval_of_a_mean():

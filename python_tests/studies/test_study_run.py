@@ -1,33 +1,25 @@
-"""Studies end to end, tiny: workers, failures, adoption of plain runs, kill -9."""
+"""Studies end to end, tiny: adoption of plain runs, what fails, full disks.
 
-import csv
+Cells are done in this process, one after the other, where processes aren't what is tested
+(test_study_pool has these).
+"""
+
+import errno
 import os
-import signal
-import subprocess
-import sys
-import time
 
 import pytest
+from small_studies import CELL, TEXT, do_all, table
 
+from dom2_fast import files
 from dom2_fast.behaviours.collect import collect
 from dom2_fast.cli import main as cli
 from dom2_fast.errors import Dom2Error
-from dom2_fast.studies import run, work
+from dom2_fast.studies import report, run, work
 from dom2_fast.studies.folder import StudyFolder
-from dom2_fast.studies.results import TIMES, Results, rows_of
+from dom2_fast.studies.results import rows_of
 from dom2_fast.studies.state import look
 
-TEXT = """
-name: tiny
-data: {episodes: 20}
-steps: 6
-run: {log_every: 2, save_every: 2}
-evaluate: {episodes: 4, settings: [standard, {shift: speed}]}
-grids:
-  - {tasks: simple_spread, kinds: random, seeds: [1], algos: [bc_det, {name: wide, algo: bc_det,
-     hidden: 8}]}
-"""
-CELL = "simple_spread-random-bc_det-s1"
+WIDE = CELL.replace("bc_det", "wide")
 
 
 @pytest.fixture
@@ -37,30 +29,21 @@ def file(tmp_path):
     return path
 
 
-def table(out):
-    with (out / "results.csv").open() as file:
-        return [{k: v for k, v in row.items() if k not in TIMES} for row in csv.DictReader(file)]
+@pytest.fixture
+def here(monkeypatch):
+    """The cells of `run_study` are done here instead of by processes."""
 
+    def run_cells(home, cells, ended, jobs):
+        study = home.study()
+        for cell in cells:
+            try:
+                work.do(home, study, cell)
+                ended(cell, None)
+            except Exception:
+                ended(cell, home.explain_failure(cell, "died"))
+        return True
 
-def do_all(home, study):
-    for cell in study.cells:
-        assert work.do(home, study, cell)
-
-
-def test_the_command_does_all_cells_and_a_second_time_nothing(file, tmp_path, capsys):
-    out = tmp_path / "out"
-    argv = ["study", "run", str(file), "--out", str(out), "--jobs", "2", "--quiet"]
-    assert cli.main(argv) == 0
-    assert "2 done, 0 running, 0 waiting, 0 failed" in capsys.readouterr().out
-    rows = table(out)
-    assert [(row["label"], row["setting"]) for row in rows] == [
-        (label, setting) for label in ("bc_det", "wide") for setting in ("standard", "shift_speed")
-    ]
-    assert all(float(row["low"]) <= float(row["mean"]) <= float(row["high"]) for row in rows)
-    before = (out / "cells" / CELL / "checkpoint.pt").stat().st_mtime_ns
-    assert cli.main(argv) == 0
-    assert (out / "cells" / CELL / "checkpoint.pt").stat().st_mtime_ns == before
-    assert table(out) == rows
+    monkeypatch.setattr(run.pool, "run_cells", run_cells)
 
 
 def test_the_best_checkpoint_has_rows_of_its_own(file, tmp_path):
@@ -76,7 +59,7 @@ def test_the_best_checkpoint_has_rows_of_its_own(file, tmp_path):
     assert {row["step"] for row in rows if row["checkpoint"] == "last"} == {6}
 
 
-def test_plain_runs_in_the_layout_are_adopted(file, tmp_path):
+def test_plain_runs_in_the_layout_are_adopted(file, tmp_path, here):
     out = tmp_path / "out"
     data = out / "data" / "simple_spread" / "random" / "seed_1"
     collect("simple_spread", "random", 20, 1, data)
@@ -84,10 +67,39 @@ def test_plain_runs_in_the_layout_are_adopted(file, tmp_path):
     assert cli.main([*train.split(), "--quiet"]) == 0
     checkpoint = out / "cells" / CELL / "checkpoint.pt"
     before = checkpoint.read_bytes()
-    home = StudyFolder(out)
-    do_all(home, home.adopt(file))
+    run.run_study(file, out, progress=False)
     assert checkpoint.read_bytes() == before
     assert run.status(out)[1].counts["done"] == 2
+
+
+def test_the_table_knows_the_data_of_cells_that_were_done_elsewhere(file, tmp_path, here):
+    out = tmp_path / "out"
+    run.run_study(file, out, progress=False)
+    collect("simple_spread", "expert", 20, 1, out / "data" / "simple_spread" / "expert" / "seed_1")
+    note = out / "data" / "simple_spread" / "random" / "seed_1.json"
+    note.unlink()  # nobody else than a study's worker writes it
+    run.run_study(file, out, progress=False)
+    rows = table(out)
+    constants = 159.8, 516.8  # docs/envs.md
+    assert note.is_file() and len({row["data_mean"] for row in rows}) == 1
+    for row in rows:
+        by_data, score = float(row["normalised_by_data"]), float(row["normalised"])
+        expert = work.read_about(out / "data" / "simple_spread" / "expert" / "seed_1")["mean"]
+        share = (constants[1] - constants[0]) / (expert - constants[0])
+        assert by_data == pytest.approx(score * share, rel=1e-12)
+    note.unlink()
+    report.write_report(out)
+    assert table(out) == rows
+
+
+def test_data_that_a_run_was_not_trained_on_is_not_in_its_rows(file, tmp_path, here):
+    out = tmp_path / "out"
+    run.run_study(file, out, progress=False)
+    data = out / "data" / "simple_spread" / "random"
+    about = work.read_about(data / "seed_1")
+    (data / "seed_1.json").write_text(str(about | {"fingerprint": "0"}).replace("'", '"'))
+    run.run_study(file, out, progress=False)
+    assert {row["data_mean"] for row in table(out)} == {""}
 
 
 def test_a_run_of_other_settings_is_refused_and_kept(file, tmp_path):
@@ -114,73 +126,129 @@ def test_other_data_is_refused(file, tmp_path):
         work.do(home, study, study.cell(CELL))
 
 
-def test_a_cell_that_fails_does_not_stop_the_others(file, tmp_path):
+def test_cells_that_fail_or_diverge_are_listed_and_the_others_end(file, tmp_path, here):
+    algos = "algos: [bc_det, {name: away, algo: bc_det, lr: 1.0e30},"
+    file.write_text(TEXT.replace("algos: [bc_det,", algos))
     out = tmp_path / "out"
     wrong = out / "cells" / CELL
     wrong.mkdir(parents=True)
     (wrong / "thesis.tex").touch()
-    found, finished = run.run_study(file, out, jobs=1, progress=False)
-    assert finished and found.counts["done"] == 1
+    found, finished = run.run_study(file, out, progress=False)
+    assert finished and (found.counts["done"], found.counts["failed"]) == (1, 2)
     assert "thesis.tex" in found.failed[CELL]
+    assert "finite" in found.failed[CELL.replace("bc_det", "away")]
+    assert {row["cell"] for row in table(out)} == {WIDE}
+    (wrong / "thesis.tex").unlink()
+    assert run.run_study(file, out, progress=False)[0].counts["done"] == 2
 
 
-def test_a_worker_killed_with_its_cell_half_done_changes_nothing(file, tmp_path):
-    text = TEXT.replace("steps: 6", "steps: 1200").replace("save_every: 2", "save_every: 50")
-    file.write_text(text)
-    tables = []
-    for kills, out in ((0, tmp_path / "calm"), (2, tmp_path / "killed")):
-        home = StudyFolder(out)
-        study = home.adopt(file)
-        command = [sys.executable, "-m", "dom2_fast.cli.main", "study", "cell", str(out), CELL]
-        for _ in range(kills):
-            worker = subprocess.Popen([*command, "--threads", "1"])
-            metrics = out / "cells" / CELL / "metrics.jsonl"
-            size = metrics.stat().st_size if metrics.exists() else 0
-            while not metrics.exists() or metrics.stat().st_size <= size + 200:
-                time.sleep(0.02)
-                assert worker.poll() is None
-            assert home.is_locked(CELL)
-            worker.kill()
-            worker.wait()
-            assert not home.is_locked(CELL)
-        do_all(home, study)
-        states = {cell.name: look(home, study, cell) for cell in study.cells}
-        Results(home, study, states).write()
-        tables.append(table(out))
-    assert tables[0] == tables[1]
+def test_a_reason_of_an_earlier_try_is_forgotten_when_a_cell_is_tried_again(
+    file, tmp_path, monkeypatch
+):
+    out = tmp_path / "out"
+    home = StudyFolder(out)
+    study = home.adopt(file)
+    home.note_failure(study.cells[0], "an earlier one")
+    monkeypatch.setattr(run.pool, "run_cells", lambda *args, **kwargs: False)
+    found, finished = run.run_study(file, out, progress=False)
+    assert not finished and found.failed == {} and found.counts["waiting"] == 2
 
 
-def test_a_worker_stops_with_its_pool(file, tmp_path):
-    file.write_text(TEXT.replace("steps: 6", "steps: 1000000"))
-    home = StudyFolder(tmp_path / "out")
-    home.adopt(file)
-    command = [sys.executable, "-m", "dom2_fast.cli.main", "study", "cell", str(home.path), CELL]
-    worker = subprocess.Popen([*command, "--until-input-ends"], stdin=subprocess.PIPE)
-    checkpoint = home.path / "cells" / CELL / "metrics.jsonl"
-    while not checkpoint.exists() or not checkpoint.stat().st_size:
-        time.sleep(0.02)
-        assert worker.poll() is None
-    worker.stdin.close()
-    assert worker.wait(timeout=60) == 130
+@pytest.fixture
+def full(monkeypatch):
+    """full(*names): no space is left for files of these names; full() frees some."""
+    names = ()
+    sync = os.fsync
+
+    def fsync(descriptor):
+        if any(name in os.readlink(f"/proc/self/fd/{descriptor}") for name in names):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        sync(descriptor)
+
+    def fill(*given):
+        nonlocal names
+        names = given
+
+    monkeypatch.setattr(files.os, "fsync", fsync)
+    return fill
 
 
-def test_a_second_run_of_the_same_folder_is_refused(file, tmp_path):
-    home = StudyFolder(tmp_path / "out")
-    home.adopt(file)
-    code = (
-        "import sys\nfrom dom2_fast.studies.folder import StudyFolder\n"
-        "with StudyFolder(sys.argv[1]).locked('study'): print('held', flush=True); input()"
-    )
-    other = subprocess.Popen(
-        [sys.executable, "-c", code, str(home.path)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-    )
-    assert other.stdout.readline() == b"held\n"
-    with pytest.raises(Dom2Error, match="another process runs the study"):
-        run.run_study(file, home.path, progress=False)
-    os.kill(other.pid, signal.SIGKILL)
-    other.wait()
+def test_no_space_for_the_table_stops_no_cell(file, tmp_path, here, full, capsys):
+    out = tmp_path / "out"
+    home = StudyFolder(out)
+    do = work.do
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(work, "do", lambda *args: (full("results.csv"), do(*args))[1])
+        with pytest.raises(Dom2Error, match=r"no space left while writing .*results\.csv"):
+            run.run_study(file, out, progress=False)
+    assert "warning: no space left" in capsys.readouterr().out
+    study = home.study()
+    assert [look(home, study, cell).word for cell in study.cells] == ["done", "done"]
+    assert table(out) == []  # the file from before the first cell, whole
+    full()
+    run.run_study(file, out, progress=False)
+    assert len(table(out)) == 4
+
+
+@pytest.mark.parametrize("noted", [True, False])
+@pytest.mark.parametrize("name", ["checkpoint.pt", "scores.json"])
+def test_no_space_for_a_cells_files_fails_that_cell(file, tmp_path, here, full, name, noted):
+    out = tmp_path / "out"
+    full(f"{CELL}/.{name}", *([] if noted else [".failed"]))
+    found, _ = run.run_study(file, out, progress=False)
+    assert found.counts["done"] == 1
+    reason = found.failed[CELL]
+    assert (f"{name}: " if noted else f"see {out}/logs") in reason
+    assert ("no space left while writing" in reason) == noted
+    assert list((out / "cells" / CELL).glob(".*.tmp")) == []
+    full()
+    assert run.run_study(file, out, progress=False)[0].counts["done"] == 2
+
+
+def test_data_that_is_not_kept_goes_with_the_last_of_its_cells(file, tmp_path, here):
+    file.write_text(TEXT.replace("{episodes: 20}", "{episodes: 20, keep: false}"))
+    out = tmp_path / "out"
+    data = out / "data" / "simple_spread" / "random"
+    there = []
+    ended = run._drop_data
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            run,
+            "_drop_data",
+            lambda *args: (there.append((data / "seed_1").is_dir()), ended(*args)),
+        )
+        run.run_study(file, out, progress=False)
+    assert there == [True, True] and not (data / "seed_1").exists()
+    rows = table(out)
+    assert all(float(row["data_mean"]) for row in rows)  # its note stays
+    run.run_study(file, out, progress=False)
+    assert table(out) == rows and not (data / "seed_1").exists()
+
+
+def test_data_that_is_not_kept_stays_for_a_cell_that_failed(file, tmp_path, here):
+    text = TEXT.replace("{episodes: 20}", "{episodes: 20, keep: false}")
+    file.write_text(text.replace("hidden: 8", "hidden: 8, lr: 1.0e30"))
+    out = tmp_path / "out"
+    found, _ = run.run_study(file, out, progress=False)
+    assert set(found.failed) == {WIDE}
+    assert (out / "data" / "simple_spread" / "random" / "seed_1").is_dir()
+
+
+def test_shares_of_the_data_are_cells_of_their_own(file, tmp_path, here):
+    file.write_text(TEXT.replace("seeds: [1],", "seeds: [1], fractions: [0.25, 1],"))
+    out = tmp_path / "out"
+    found, _ = run.run_study(file, out, progress=False)
+    assert found.counts["done"] == 4
+    rows = [row for row in table(out) if row["setting"] == "standard"]
+    assert [(row["label"], row["fraction"]) for row in rows] == [
+        (label, share) for label in ("bc_det", "wide") for share in ("0.25", "1.0")
+    ]
+    assert len({row["mean"] for row in rows}) == 4
+    assert len({row["data_mean"] for row in rows}) == 1  # of the whole set
+    told = [(out / "cells" / row["cell"] / "config.yaml").read_text() for row in rows]
+    assert ["fraction: 0.25" in text for text in told] == [True, False, True, False]
+    header = report.write_report(out).joinpath("standard_by_set.csv").read_text().splitlines()[0]
+    assert header == 'data,"bc_det, 25 %",bc_det,"wide, 25 %",wide'
 
 
 @pytest.mark.parametrize(
@@ -193,8 +261,9 @@ def test_a_second_run_of_the_same_folder_is_refused(file, tmp_path):
         (["cell", "nowhere", "a"], "is no study's folder"),
     ],
 )
-def test_wrong_commands_are_one_line(tmp_path, monkeypatch, capsys, argv, said):
+def test_wrong_commands_are_one_line(file, tmp_path, monkeypatch, capsys, argv, said):
     monkeypatch.chdir(tmp_path)
+    file.rename("x.yaml")
     assert cli.main(["study", *argv]) == 2
     err = capsys.readouterr().err
     assert said in err and err.count("\n") == 1

@@ -69,11 +69,49 @@ def test_different_numbers_of_tasks_are_refused():
         statistics.probability_of_improvement([[1.0]], [[1.0], [2.0]])
 
 
-def test_rliable_agrees():
-    metrics = pytest.importorskip("rliable.metrics", reason="rliable isn't installed")
-    scores = RNG.normal(size=(5, 3))
-    assert statistics.iqm(list(scores.T)) == pytest.approx(metrics.aggregate_iqm(scores))
-    other = RNG.normal(size=(5, 3))
-    expected = metrics.probability_of_improvement(scores, other)
-    ours = statistics.probability_of_improvement(list(scores.T), list(other.T))
-    assert ours == pytest.approx(expected)
+@pytest.fixture(scope="module")
+def rliable():
+    """rliable's (metrics, library), and scores [runs, tasks] of two methods."""
+    install = "rliable isn't installed: pip install rliable 'pandas<3'"
+    metrics = pytest.importorskip("rliable.metrics", reason=install)
+    library = pytest.importorskip("rliable.library", reason=install)
+    rng = np.random.default_rng(1)
+    return metrics, library, rng.normal([0, 1, 5], size=(5, 3)), rng.normal([1, 1, 3], size=(5, 3))
+
+
+def test_means_and_probabilities_are_rliables(rliable):
+    metrics, _, ours, theirs = rliable
+    same = {"rel": SAME_FORMULA_64["rtol"]}
+    assert statistics.iqm(ours.T) == pytest.approx(metrics.aggregate_iqm(ours), **same)
+    expected = metrics.probability_of_improvement(ours, theirs)
+    found = statistics.probability_of_improvement(ours.T, theirs.T)
+    assert found == pytest.approx(expected, **same)
+
+
+def test_profiles_are_rliables(rliable):
+    _, library, ours, _ = rliable
+    limits = np.linspace(-1, 6, 15)
+    expected, _ = library.create_performance_profile({"ours": ours}, limits, reps=2)
+    found = statistics.performance_profile(ours.T, limits)
+    np.testing.assert_allclose(found, expected["ours"], **SAME_FORMULA_64)
+
+
+def test_intervals_are_rliables_within_the_error_of_the_resampling(rliable):
+    """An end is a quantile at 2.5 % of n drawn values: of both, four standard errors apart."""
+    metrics, library, ours, _ = rliable
+    n = statistics.RESAMPLES
+    error = np.sqrt(2 * 0.025 * 0.975 / n)
+
+    def ends(share):
+        _, found = library.get_interval_estimates(
+            {"ours": ours},
+            lambda scores: np.array([metrics.aggregate_iqm(scores)]),
+            reps=n,
+            confidence_interval_size=1 - 2 * share,
+            random_state=np.random.RandomState(0),
+        )
+        return found["ours"].ravel()
+
+    wide, narrow = ends(0.025 - 4 * error), ends(0.025 + 4 * error)
+    low, high = statistics.interval(ours.T)
+    assert wide[0] <= low <= narrow[0] and narrow[1] <= high <= wide[1]

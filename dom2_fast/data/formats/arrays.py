@@ -8,7 +8,6 @@ each a sequence of [N, ...]; "lengths" and "meta" may stand beside them. The fil
 from __future__ import annotations
 
 import json
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -17,7 +16,7 @@ import numpy as np
 from dom2_fast.data import checks
 from dom2_fast.data.formats.base import Contents
 from dom2_fast.data.formats.omar import FILES, TRUNCATION
-from dom2_fast.errors import Dom2Error
+from dom2_fast.errors import BROKEN_ARRAYS, Dom2Error
 from dom2_fast.files import atomic_write
 
 name = "arrays"
@@ -44,7 +43,7 @@ def open(source, agents: int | None = None) -> Contents:
     try:
         with np.load(path, allow_pickle=False) as file:
             held = {key: file[key] for key in file.files}
-    except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile) as error:
+    except BROKEN_ARRAYS as error:
         raise Dom2Error(
             f"{path} is cut short or no archive of plain arrays ({error}): copy it again"
         ) from error

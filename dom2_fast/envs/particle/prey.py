@@ -6,14 +6,13 @@ and its strength: what scripted chasers score against it.
 """
 
 import pickle
-import zipfile
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from dom2_fast.errors import Dom2Error
+from dom2_fast.errors import BROKEN_ARRAYS, Dom2Error
 
 ASSETS = Path(__file__).resolve().parents[2] / "assets"
 _KEYS = (
@@ -118,7 +117,7 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
     try:
         with np.load(path, allow_pickle=False) as file:
             return {key: file[key] for key in file.files}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile, AttributeError) as error:
+    except (*BROKEN_ARRAYS, AttributeError) as error:
         raise Dom2Error(f"{path} can't be read as a prey .npz: {error}") from None
 
 

@@ -1,0 +1,1 @@
+"""What may not break, made to break: `make torture`. Not part of CI; see docs/reliability.md."""
