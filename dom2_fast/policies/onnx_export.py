@@ -138,8 +138,8 @@ def _by_reference(policy, feed: dict[str, torch.Tensor], dtype) -> torch.Tensor:
     out = reference.denoise(
         None if x_T is None else x_T.reshape(G, B, A).to(dtype),
         feed["obs"].reshape(G, B, policy.obs_dim).to(dtype),
-        [w.to(dtype) for w in policy._weights],
-        policy._table.to(dtype),
+        [w.to("cpu", dtype) for w in policy._weights],
+        policy._table.to("cpu", dtype),
         policy._program,
         policy._solver,
         None if noise is None else noise.reshape(S, G, B, A).to(dtype),

@@ -129,9 +129,9 @@ class Network:
                 "can't: freeze it in eval mode"
             )
         self.graph, self.program, self.stacked = graph, program, stacked
-        self.table = table.numpy()  # [S, G, columns]
+        self.table = table.cpu().numpy()  # [S, G, columns]
         # MatMul wants [K, N]; a single policy's have no dimension of agents.
-        self.weights = [self._of_agents(w.numpy().transpose(0, 2, 1)) for w in weights]
+        self.weights = [self._of_agents(w.cpu().numpy().transpose(0, 2, 1)) for w in weights]
         self.once: dict[int, str] = {}
 
     def _of_agents(self, array: np.ndarray) -> str:

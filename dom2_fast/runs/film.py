@@ -14,7 +14,7 @@ from dom2_fast.errors import Dom2Error, whole_number
 from dom2_fast.files import atomic_write
 from dom2_fast.runs.playing import Episode
 
-MAX_FRAMES = 2000  # some 10 MB; browsers hold every frame of a GIF in memory
+MAX_FRAMES = 2000  # some 6 MB; browsers hold every frame of a GIF in memory
 SIZE = 320  # pixels, without the line of text
 _LINE = 20  # pixels of the line of text
 _TRAIL = 8  # earlier moments drawn as a path

@@ -183,6 +183,17 @@ def test_an_opset_out_of_range_is_refused(tmp_path, opset):
     assert not list(tmp_path.iterdir())
 
 
+def test_of_several_candidates_the_policy_alone_is_exported(tmp_path):
+    from dom2_fast.algos.acting import Policies
+    from dom2_fast.lowering import FusedModule
+
+    critics = networks.stack([networks.MLPCritic(OBS, A, hidden=8) for _ in range(3)])
+    best = Policies(policy(stack(F32)), 4, FusedModule(critics))
+    assert export_onnx(best, tmp_path / "best.onnx").error < 1e-5
+    export_onnx(best.policy, tmp_path / "alone.onnx")
+    assert (tmp_path / "best.onnx").read_bytes() == (tmp_path / "alone.onnx").read_bytes()
+
+
 def test_only_an_earlier_export_is_replaced(tmp_path):
     path = tmp_path / "p.onnx"
     path.write_text("mine")
