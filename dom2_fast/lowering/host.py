@@ -304,10 +304,10 @@ class Context:
         a, w = self.lifted(h.args[0]), self.lifted(h.args[1])
         if a.dim() != 3:
             return self._vmapped(h)
+        a, w = self._wide(a), self._wide(w).transpose(-1, -2)
         if len(h.args) == 2:
-            return a @ w.transpose(-1, -2)
-        b = self.lifted(h.args[2]).unsqueeze(-2)  # [G or 1, 1, n]
-        return torch.baddbmm(b, self._wide(a), self._wide(w).transpose(-1, -2))
+            return torch.bmm(a, w)
+        return torch.baddbmm(self.lifted(h.args[2]).unsqueeze(-2), a, w)  # [G or 1, 1, n]
 
     def _wide(self, v: torch.Tensor) -> torch.Tensor:
         """[G or 1, ...] -> [G, ...]; what is so already is left as it is, autograd's graph, too."""

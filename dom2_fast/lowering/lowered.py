@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 
 import torch
 from torch import nn
@@ -45,9 +46,14 @@ class Lowered:
         if (t is not None) != (self.mode == "table"):
             raise Dom2Error("hoist takes t [S] in mode 'table', and no t in the others")
         if self._parameters is not None:
-            matrices, rows = self._parameters
+            matrices, rows, cuts = self._parameters
+            cut = {name: params[name].split(sizes, -1) for name, sizes in cuts.items()}
             weights = [
-                params[name] if columns is None else params[name][..., columns]
+                params[name]
+                if columns is None
+                else cut[name][columns]
+                if name in cut
+                else params[name][..., columns]
                 for name, columns in matrices
             ]
             return weights, torch.cat([params[name] for name in rows], -1).unsqueeze(0)
@@ -60,9 +66,7 @@ class Lowered:
                 matrix = matrix[..., w.start : w.start + w.width]
             weights.append(matrix if matrix.size(0) == groups else matrix.expand(groups, -1, -1))
         columns = [context.lifted(h) for h in self._table]  # [G or 1, S or 1, width]
-        columns = [
-            c if c.shape[:2] == (groups, steps) else c.expand(groups, steps, -1) for c in columns
-        ]
+        columns = _filled(columns, groups, steps)
         if not columns:
             return weights, context.like.new_zeros(steps, groups, 0)
         return weights, torch.cat(columns, -1).transpose(0, 1)
@@ -83,10 +87,12 @@ class Lowered:
         return Context(params, t, groups, like, self._pure)
 
 
-def _parameters(emitter: Emitter) -> tuple[list[tuple], list[str]] | None:
+def _parameters(emitter: Emitter) -> tuple[list[tuple], list[str], dict] | None:
     """(name, columns) of the matrices, names of the table's parts, where all are parameters.
 
-    So it is for actors and critics of linear layers: every step of their training hoists anew.
+    So it is for actors and critics of linear layers: every step of their training hoists anew. A
+    matrix whose columns are all there, in parts, is in the third: name -> widths of the parts, cut
+    in one call with one call's gradient; `columns` is then the number of the part.
     """
     matrices, rows = [], []
     for w in emitter.weights:
@@ -99,7 +105,33 @@ def _parameters(emitter: Emitter) -> tuple[list[tuple], list[str]] | None:
         if h.fn is not one_row or h.args[0].kind != "param":
             return None
         rows.append(h.args[0].args[0])
-    return (matrices, rows) if rows else None
+    if not rows:
+        return None
+    cuts = {}
+    widths = {w.matrix.args[0]: w.matrix.example.size(-1) for w in emitter.weights}
+    for name, full in widths.items():
+        parts = sorted({(c.start, c.stop) for n, c in matrices if n == name and c is not None})
+        starts, stops = [a for a, _ in parts], [b for _, b in parts]
+        if parts and [*starts, full] == [0, *stops]:
+            cuts[name] = [b - a for a, b in parts]
+            matrices = [
+                (n, parts.index((c.start, c.stop))) if n == name and c is not None else (n, c)
+                for n, c in matrices
+            ]
+    return matrices, rows, cuts
+
+
+def _filled(columns: list[torch.Tensor], groups: int, steps: int) -> list[torch.Tensor]:
+    """Columns [G or 1, S or 1, width] as [G, S, width]: neighbours that change together, as one."""
+    found = []
+    for shape, run in itertools.groupby(columns, lambda c: tuple(c.shape[:2])):
+        if shape == (groups, steps):
+            found += run
+        else:
+            run = list(run)
+            one = run[0] if len(run) == 1 else torch.cat(run, -1)
+            found.append(one.expand(groups, steps, -1))
+    return found
 
 
 def grouped_params(module: nn.Module) -> dict[str, torch.Tensor]:
