@@ -88,7 +88,7 @@ def build(home: Path) -> Path:
     path = f"{home / 'bin'}{os.pathsep}{os.environ['PATH']}"
     settings = {"PATH": path, "DOM2_FAST_REQUIRE_EXTENSION": "1", "DOM2_FAST_CUDA": "0"}
     # One build folder for all Pythons: the kernels know none and are compiled once.
-    objects = ["build_ext", "--build-temp", WORK / "objects"]
+    objects = ["build", "--build-temp", WORK / "objects"]
     call(python, "setup.py", "--quiet", *objects, "bdist_wheel", "-d", made, cwd=source, **settings)
     (wheel,) = made.iterdir()
     left_out = [word for name in TORCH for word in ("--exclude", name)]
@@ -124,8 +124,8 @@ def check(wheel: Path) -> None:
     others = {name.split("/")[0] for name in names if not name.startswith("dom2_fast/")}
     if not any(re.match(r"dom2_fast/_C\..*\.so$", name) for name in names):
         raise SystemExit(f"{wheel} holds no extension")
-    if any(not other.endswith(".dist-info") for other in others):
-        raise SystemExit(f"{wheel} holds more than the package: {', '.join(sorted(others))}")
+    if others := sorted(other for other in others if not other.endswith(".dist-info")):
+        raise SystemExit(f"{wheel} holds more than the package: {', '.join(others)}")
 
 
 def matching(python, wheels: list[Path]) -> Path:

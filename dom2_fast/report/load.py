@@ -78,7 +78,7 @@ def read_metrics(path: Path) -> list[dict]:
             key = int(row["step"])
             if not all(value is None or _is_number(value) for value in row.values()):
                 raise ValueError
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, OverflowError):
             if number == len(lines):  # a run that is being written, or was cut off, ends so
                 break
             raise Dom2Error(f"{path}, line {number}: not a log entry: {line[:60]!r}") from None
@@ -102,9 +102,12 @@ def _read_scores(path: Path) -> dict | None:
 
 def _check_result(result: dict) -> None:
     """Raises where what the page prints as numbers isn't that."""
-    numbers = [result["mean"], *result["ci95"], *(result.get("normalised_ci95") or [0.0, 0.0])]
-    numbers += [result.get(name) or 0.0 for name in ("iqm", "normalised", "episodes")]
-    if len(numbers) != 8 or not all(map(_is_number, numbers)):
+    numbers = [result["mean"], *result["ci95"]]
+    if result.get("normalised_ci95") is not None:
+        numbers += result["normalised_ci95"]
+    optional = [result.get(name) for name in ("iqm", "normalised", "episodes")]
+    numbers += [value for value in optional if value is not None]
+    if len(result["ci95"]) != 2 or not all(map(_is_number, numbers)):
         raise ValueError(f"a result of other values than numbers: {str(result)[:80]}")
 
 

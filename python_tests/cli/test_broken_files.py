@@ -174,6 +174,8 @@ def test_too_little_memory_is_one_line(capsys):
             '{"results": {"standard": {"mean": 1.0, "ci95": [0, 2], "iqm": {"a": 1}}}}',
         ),
         ("scores.json", '{"results": {"standard": {"mean": "1", "ci95": [0, 2]}}}'),
+        ("scores.json", '{"results": {"standard": {"mean": 1, "ci95": [0, 2], "iqm": ""}}}'),
+        ("metrics.jsonl", '{"step": Infinity}\n{"step": 2}\n'),
     ],
 )
 def test_a_report_of_logs_that_hold_no_numbers(run, tmp_path, capsys, name, text):
