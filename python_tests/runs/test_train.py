@@ -156,8 +156,8 @@ def test_what_a_run_folder_holds(data, tmp_path):
     rows = metrics(tmp_path / "run", times=True)
     first = rows[0]
     assert {"loss/bc", "loss/td", "loss/cql", "q/data", "rate"} <= first.keys()
-    assert "q/policy" not in first  # q_warmup
-    assert {"loss/actor", "q/policy"} <= next(row for row in rows if row["step"] == 4).keys()
+    assert "q/best" not in first  # q_warmup
+    assert {"loss/actor", "q/best"} <= next(row for row in rows if row["step"] == 4).keys()
     assert all(first[f"seconds/{s}"] > 0 for s in ("sample", "critic", "actor", "target"))
     assert [row["step"] for row in rows if "eval/return" in row] == [3, 6]
     assert {"eval/low", "eval/high", "eval/normalised"} <= rows[1].keys()
