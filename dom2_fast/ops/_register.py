@@ -97,7 +97,9 @@ class _Loss:
         if grad is None:
             return {}
         kept, each = _kept(ctx), grad.view(-1, 1, 1)
-        if ctx.needs["need_weights"]:  # all of them in one call
+        # Tensors that only stand for some, as where a compiler traces, have no memory to scale.
+        plain = type(grad) is torch.Tensor and type(kept["grad_weights"]) is torch.Tensor
+        if ctx.needs["need_weights"] and plain:  # all of them in one call
             flat, scale = kept["grad_weights"], grad.contiguous()
             kept["grad_weights"] = scaled = torch.empty_like(flat)
             sizes = [math.prod(s[1:]) for s in ctx.shapes]
@@ -107,6 +109,8 @@ class _Loss:
         for name, scale in (("x", each), ("cond", each), ("table", grad.view(-1, 1))):
             if name in made:
                 made[name] = made[name] * scale
+        if "weights" in made and not plain:
+            made["weights"] = [g * each for g in made["weights"]]
         return made
 
 
