@@ -7,7 +7,7 @@ import pytest
 
 from dom2_fast import files
 from dom2_fast.errors import Dom2Error
-from dom2_fast.files import atomic_dir, atomic_write, new_run_dir
+from dom2_fast.files import atomic_dir, atomic_write, new_run_dir, remove_leftovers
 
 
 def names(folder):
@@ -130,3 +130,17 @@ def test_new_run_dir(tmp_path):
         new_run_dir(run)
     with pytest.raises(Dom2Error, match="is a file"):
         new_run_dir(run / "notes.txt")
+
+
+def test_leftovers_of_a_killed_process_go_and_nothing_else(tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    kept = ["checkpoint.pt", ".hidden", "notes.tmp"]
+    for name in [*kept, ".checkpoint.pt.x1.tmp"]:
+        (run / name).touch()
+    for name in (".run.x2.tmp", ".other.x3.tmp"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "half").touch()
+    remove_leftovers(run)
+    assert names(run) == sorted(kept) and names(tmp_path) == [".other.x3.tmp", "run"]
+    remove_leftovers(tmp_path / "nowhere")
