@@ -172,3 +172,17 @@ def test_a_file_system_without_locks_holds_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(files.fcntl, "flock", refuse)
     with held(tmp_path, "someone is there"):
         pass
+
+
+def test_leftovers_of_a_killed_process_go_and_nothing_else(tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    kept = ["checkpoint.pt", ".hidden", "notes.tmp"]
+    for name in [*kept, ".checkpoint.pt.x1.tmp"]:
+        (run / name).touch()
+    for name in (".run.x2.tmp", ".other.x3.tmp"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "half").touch()
+    remove_leftovers(run)
+    assert names(run) == sorted(kept) and names(tmp_path) == [".other.x3.tmp", "run"]
+    remove_leftovers(tmp_path / "nowhere")

@@ -76,6 +76,9 @@ def test_a_wrong_grid_is_refused_and_nothing_is_written(tmp_path, said):
         ("evaluate: {settings: [{shift: speed, v_max: 2}]}", "no option 'v_max'"),
         ("evaluate: {settings: [standard, standard]}", "standard is there twice"),
         ("run: {seed: 1}", "unknown key 'seed'"),
+        ("evaluate: {settings: []}", "evaluate.settings is an empty list"),
+        ("seeds: [1]", "unknown key 'seeds'"),
+        ("data: {episode: 5}", "unknown key 'data.episode'"),
         ("data: {episodes: 0}", "episodes must be a whole number"),
     ],
 )
@@ -83,6 +86,11 @@ def test_wrong_options_are_refused(tmp_path, more, said):
     with pytest.raises(Dom2Error) as error:
         spec.read(study(tmp_path, more=more))
     assert said in str(error.value)
+
+
+def test_a_study_without_grids_is_refused(tmp_path):
+    with pytest.raises(Dom2Error, match="grids is an empty list"):
+        spec.read(study(tmp_path, grids=""))
 
 
 def test_a_folder_of_another_study_or_of_something_else_is_refused(tmp_path):

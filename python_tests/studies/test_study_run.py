@@ -44,6 +44,7 @@ def here(monkeypatch):
         return True
 
     monkeypatch.setattr(run.pool, "run_cells", run_cells)
+    monkeypatch.setattr(report, "render", lambda *args: "")  # figures take seconds
 
 
 def test_the_best_checkpoint_has_rows_of_its_own(file, tmp_path):
