@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import itertools
 
 import torch
 from torch import nn
@@ -123,12 +122,17 @@ def _parameters(emitter: Emitter) -> tuple[list[tuple], list[str], dict] | None:
 
 def _filled(columns: list[torch.Tensor], groups: int, steps: int) -> list[torch.Tensor]:
     """Columns [G or 1, S or 1, width] as [G, S, width]: neighbours that change together, as one."""
+    runs: list[list[torch.Tensor]] = []
+    for column in columns:  # itertools.groupby can't be traced by torch.compile
+        if runs and runs[-1][0].shape[:2] == column.shape[:2]:
+            runs[-1].append(column)
+        else:
+            runs.append([column])
     found = []
-    for shape, run in itertools.groupby(columns, lambda c: tuple(c.shape[:2])):
-        if shape == (groups, steps):
+    for run in runs:
+        if tuple(run[0].shape[:2]) == (groups, steps):
             found += run
         else:
-            run = list(run)
             one = run[0] if len(run) == 1 else torch.cat(run, -1)
             found.append(one.expand(groups, steps, -1))
     return found

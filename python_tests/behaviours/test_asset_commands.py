@@ -4,15 +4,16 @@ import re
 import shlex
 import sys
 from functools import partial
+from pathlib import Path
 
 import pytest
-from conftest import REPO
 
 from dom2_fast import envs
 from dom2_fast.behaviours import prey_strength, prey_training, shipped, training
 from dom2_fast.behaviours.collect import collect
 from dom2_fast.behaviours.prey_training import Recipe, Stage
 
+REPO = Path(__file__).resolve().parents[2]
 README = (REPO / "dom2_fast" / "assets" / "README.md").read_text()
 COMMANDS = re.findall(r"python -m dom2_fast\.behaviours\.(\w+) ([^`\n]+)", README)
 TRAINING = [rest for module, rest in COMMANDS if module == "training"]
