@@ -27,10 +27,12 @@ def contenders(kinds) -> dict:
     same_physics(envs.make(TASK, num_envs=1, seed=0, dtype=torch.float64), one, act[:, :, :1], rows)
 
     def batched():
+        env.reset()  # copies whose episode is over stand still
         for step in range(STEPS):
             env.step(act[step])
 
     def single():
+        one.reset()
         for step in range(STEPS):
             one.step(rows[step])
 

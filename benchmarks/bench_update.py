@@ -131,7 +131,12 @@ def same(ours: dict, theirs: dict) -> None:
 
 def contenders(kinds, data, net: str, batch: int) -> dict:
     config = DOM2Config(
-        batch_size=batch, weights="uniform", network=net, q_warmup=0, backend="native"
+        batch_size=batch,
+        weights="uniform",
+        network=net,
+        q_warmup=0,
+        backend="native",
+        q_action="chain",
     )
 
     def agent(**changes):

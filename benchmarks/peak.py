@@ -61,7 +61,12 @@ def update_rows(peak: float) -> None:
     for network in ("mlp", "unet"):
         for batch in (256, 1024):
             config = DOM2Config(
-                batch_size=batch, weights="uniform", network=network, q_warmup=0, backend="native"
+                batch_size=batch,
+                weights="uniform",
+                network=network,
+                q_warmup=0,
+                backend="native",
+                q_action="chain",
             )
             agent = DOM2(config, data)
             agent.net.eval()

@@ -205,7 +205,9 @@ def update_contenders(one: Work, peers: Peers, wanted, clock, left):
     kinds = ["native", *(k for k in ("eager", "batched") if wanted(k))]
     with torch.enable_grad():
         made = bench_update.contenders(kinds, data, one.net, one.batch)
-    config = DOM2Config(batch_size=one.batch, weights="uniform", q_warmup=0, backend="native")
+    config = DOM2Config(
+        batch_size=one.batch, weights="uniform", q_warmup=0, backend="native", q_action="chain"
+    )
     operations = update_work(DOM2(config, data))
 
     def learning(run):

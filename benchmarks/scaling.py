@@ -87,7 +87,9 @@ def memory_here(kind: str, net: str, batch: int) -> dict[str, int]:
     from dom2_fast.algos.dom2 import DOM2, DOM2Config
 
     torch.set_num_threads(1)
-    config = DOM2Config(batch_size=8, weights="uniform", q_warmup=0, network=net, backend="native")
+    config = DOM2Config(
+        batch_size=8, weights="uniform", q_warmup=0, network=net, backend="native", q_action="chain"
+    )
     agent = DOM2(config, bench_update.random_data())
     agent.net.eval()
     learner = agent if kind == "native" else TorchDOM2(agent, batched)

@@ -15,7 +15,8 @@ def emulated(monkeypatch):
 
 
 def train(updates):
-    config = DOM2Config(hidden=24, critic_hidden=16, batch_size=12, q_warmup=0, weights="uniform")
+    sizes = {"hidden": 24, "critic_hidden": 16, "batch_size": 12}
+    config = DOM2Config(**sizes, q_action="chain", q_warmup=0, weights="uniform")
     agents = DOM2(config, dataset(8, 25))
     metrics = [agents.fit(1) for _ in range(updates)]
     return metrics, torch.cat([p.detach().flatten() for p in agents.net.parameters()])
