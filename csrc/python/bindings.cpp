@@ -51,6 +51,7 @@ PYBIND11_MODULE(_C, m) {
   dom2::add_actor(m);
   dom2::add_drawer(m);
   dom2::add_gradients(m);
+  dom2::add_physics(m);
 #if defined(DOM2_CUDA)
   py::dict cuda;
   cuda["version"] = DOM2_CUDA_VERSION;

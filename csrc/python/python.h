@@ -57,5 +57,6 @@ inline void read_rng(const py::object& rng, uint64_t& seed, uint32_t& offset) {
 void add_actor(py::module_& m);
 void add_drawer(py::module_& m);
 void add_gradients(py::module_& m);
+void add_physics(py::module_& m);
 
 }  // namespace dom2

@@ -1,8 +1,8 @@
 """MuJoCo tasks, many copies stepped together: one `MjData` per copy, on threads.
 
 Each copy does what gymnasium's environment does, bit by bit: the solver's warm start stays with the
-copy, which is why this isn't `mujoco.rollout`. `mj_step` holds no lock of Python's, so threads run
-side by side. What agents see, rewards and ends are computed for all copies at once.
+copy, which is why this isn't `mujoco.rollout`. Copies are shared out over threads (`stepping.py`).
+What agents see, rewards and ends are computed for all copies at once.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from dom2_fast.envs.mujoco import models, shifts, side_view
 from dom2_fast.envs.mujoco.scenarios import EPISODE_LENGTH, SCENARIOS
+from dom2_fast.envs.mujoco.stepping import stepper
 from dom2_fast.errors import Dom2Error, whole_number
 
 _SHIFT = 0x5417  # sets the draws of shifts apart from those of starts
@@ -78,8 +79,10 @@ class MujocoEnv:
         self._dt = self.model.opt.timestep * scenario.frame_skip
         self._columns = np.array(scenario.columns)  # [G, O]
         self._order = np.argsort(np.concatenate(scenario.actuators))  # joint actions -> actuators
-        self._parts = np.array_split(np.arange(num_envs), min(threads, num_envs))
-        self._pool = ThreadPoolExecutor(len(self._parts)) if len(self._parts) > 1 else None
+        self._advance = stepper(self._mujoco, scenario.frame_skip, scenario.contacts)
+        self._threads = min(threads, num_envs)
+        # The thread that calls steps a part itself.
+        self._pool = ThreadPoolExecutor(self._threads - 1) if self._threads > 1 else None
         self._seed(seed)
         self._begin()
 
@@ -133,10 +136,12 @@ class MujocoEnv:
         joint = act.detach().cpu().numpy().astype(np.float64).transpose(1, 0, 2)
         joint = joint.reshape(self.num_envs, -1)[:, self._order]  # [E, actuators]
         before = self._x.copy()
-        if self._pool is None:
-            self._advance(self._parts[0], joint)
-        else:
-            list(self._pool.map(lambda part: self._advance(part, joint), self._parts))
+        moving = np.flatnonzero(~self.done)
+        for i in moving:
+            self._ctrl[i][:] = joint[i]
+        self._side_by_side(moving)
+        for i in moving:
+            self._read(i)
         reward = (self._x - before) / self._dt - self.scenario.control_cost * (joint**2).sum(axis=1)
         self._steps += 1
         if self.scenario.healthy is not None:
@@ -150,17 +155,16 @@ class MujocoEnv:
         shared = torch.from_numpy(reward).to(self.dtype).expand(self.num_agents, -1)
         return self._seen(), shared, torch.from_numpy(self.done.copy())
 
-    def _advance(self, copies: np.ndarray, joint: np.ndarray) -> None:
-        mujoco, scenario = self._mujoco, self.scenario
-        for i in copies:
-            if self.done[i]:
-                continue
-            model = self._models[i]
-            self._ctrl[i][:] = joint[i]
-            mujoco.mj_step(model, self._data[i], scenario.frame_skip)
-            if scenario.contacts:
-                mujoco.mj_rnePostConstraint(model, self._data[i])  # mj_step leaves these forces out
-            self._read(i)
+    def _side_by_side(self, moving: np.ndarray) -> None:
+        """Physics of the copies given, a part of them on each thread."""
+        parts = [
+            ([self._models[i] for i in part], [self._data[i] for i in part])
+            for part in np.array_split(moving, self._threads)
+        ]
+        waiting = [self._pool.submit(self._advance, *part) for part in parts[1:] if part[0]]
+        self._advance(*parts[0])
+        for one in waiting:
+            one.result()
 
     def _read(self, i: int) -> None:
         row, nq, nv = self._rows[i], self.model.nq, self.model.nv
