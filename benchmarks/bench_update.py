@@ -129,8 +129,9 @@ def same(ours: dict, theirs: dict) -> None:
             assert error < 0.02, f"the change of {name} differs by {error:.1e}"
 
 
-def contenders(kinds, data, net: str, batch: int) -> dict:
-    config = DOM2Config(
+def paper_config(net: str, batch: int) -> DOM2Config:
+    """The paper's form of DOM2, the chain's gradient: what the peers are written for."""
+    return DOM2Config(
         batch_size=batch,
         weights="uniform",
         network=net,
@@ -138,6 +139,10 @@ def contenders(kinds, data, net: str, batch: int) -> dict:
         backend="native",
         q_action="chain",
     )
+
+
+def contenders(kinds, data, net: str, batch: int) -> dict:
+    config = paper_config(net, batch)
 
     def agent(**changes):
         made = DOM2(dataclasses.replace(config, **changes), data)

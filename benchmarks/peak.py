@@ -9,10 +9,10 @@ import time
 from functools import partial
 
 import torch
-from bench_update import random_data
+from bench_update import paper_config, random_data
 
 from dom2_fast import networks
-from dom2_fast.algos.dom2 import DOM2, DOM2Config
+from dom2_fast.algos.dom2 import DOM2
 from dom2_fast.policies.diffusion import DiffusionPolicy
 
 
@@ -60,15 +60,7 @@ def update_rows(peak: float) -> None:
     print("\n| DOM2 update | batch | time | GFLOP/s | of sgemm |\n| --- | --- | --- | --- | --- |")
     for network in ("mlp", "unet"):
         for batch in (256, 1024):
-            config = DOM2Config(
-                batch_size=batch,
-                weights="uniform",
-                network=network,
-                q_warmup=0,
-                backend="native",
-                q_action="chain",
-            )
-            agent = DOM2(config, data)
+            agent = DOM2(paper_config(network, batch), data)
             agent.net.eval()
             seconds = median_seconds(agent.update)
             rate = update_work(agent) / seconds / 1e9

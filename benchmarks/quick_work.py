@@ -199,16 +199,13 @@ def checked(run, agrees, clock):
 def update_contenders(one: Work, peers: Peers, wanted, clock, left):
     import bench_update
 
-    from dom2_fast.algos.dom2 import DOM2, DOM2Config
+    from dom2_fast.algos.dom2 import DOM2
 
     data, absent = bench_update.random_data(), {}
     kinds = ["native", *(k for k in ("eager", "batched") if wanted(k))]
     with torch.enable_grad():
         made = bench_update.contenders(kinds, data, one.net, one.batch)
-    config = DOM2Config(
-        batch_size=one.batch, weights="uniform", q_warmup=0, backend="native", q_action="chain"
-    )
-    operations = update_work(DOM2(config, data))
+    operations = update_work(DOM2(bench_update.paper_config(one.net, one.batch), data))
 
     def learning(run):
         def update():

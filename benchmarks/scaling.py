@@ -84,13 +84,10 @@ def memory_here(kind: str, net: str, batch: int) -> dict[str, int]:
     import bench_update
     from peer_torch_dom2 import TorchDOM2
 
-    from dom2_fast.algos.dom2 import DOM2, DOM2Config
+    from dom2_fast.algos.dom2 import DOM2
 
     torch.set_num_threads(1)
-    config = DOM2Config(
-        batch_size=8, weights="uniform", q_warmup=0, network=net, backend="native", q_action="chain"
-    )
-    agent = DOM2(config, bench_update.random_data())
+    agent = DOM2(bench_update.paper_config(net, 8), bench_update.random_data())
     agent.net.eval()
     learner = agent if kind == "native" else TorchDOM2(agent, batched)
     learner.update()  # code is loaded, optimisers have their state

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from dom2_fast.errors import Dom2Error
+from dom2_fast.studies.cell import Cell
 from dom2_fast.studies.results import COLUMNS
 from dom2_fast.studies.spec import Study
 
@@ -35,6 +36,7 @@ def read_rows(file: str | os.PathLike, study: Study) -> list[dict[str, Any]]:
         Dom2Error: the file can't be read or isn't such a table; a row is of no cell of the study,
             or its cell had other settings, updates or episodes there.
     """
+    asked, cells = {play.key for play in study.plays}, {cell.name: cell for cell in study.cells}
     rows = []
     try:
         with open(file, newline="", encoding="utf-8") as source:
@@ -44,13 +46,12 @@ def read_rows(file: str | os.PathLike, study: Study) -> list[dict[str, Any]]:
                     f"{file} isn't a study's results.csv: its first line must be "
                     + ",".join(COLUMNS)
                 )
-            for number, row in enumerate(table, 2):
-                rows.append(_typed(row, f"{file}, line {number}"))
+            for number, line in enumerate(table, 2):
+                row = _typed(line, f"{file}, line {number}")
+                _check(row, study, cells.get(row["cell"]), f"{file}, line {number}")
+                rows.append(row)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise Dom2Error(f"{file} can't be read ({error}): give a study's results.csv") from error
-    asked = {play.key for play in study.plays}
-    for number, row in enumerate(rows, 2):
-        _check(row, study, f"{file}, line {number}")
     return [row for row in rows if row["setting"] in asked]
 
 
@@ -82,9 +83,7 @@ def _typed(row: dict[str, str], place: str) -> dict[str, Any]:
     return typed | {"commit": row["commit"] or None}
 
 
-def _check(row: dict[str, Any], study: Study, place: str) -> None:
-    cells = {cell.name: cell for cell in study.cells}
-    cell = cells.get(row["cell"])
+def _check(row: dict[str, Any], study: Study, cell: Cell | None, place: str) -> None:
     if cell is None:
         raise Dom2Error(f"{place}: {row['cell']!r} is no cell of the study {study.name}")
     wanted = {
