@@ -20,8 +20,8 @@ class FilteredBCConfig(BCConfig):
 
     weights: str = setting(
         "top_k:0.1",
-        "trajectory weights: preset, uniform, thresholds:200,250, quantiles:0.5,0.75, softmax:0.1, "
-        "rank:0.7, top_k:0.1",
+        "trajectory weights: preset, tuned, uniform, thresholds:200,250, quantiles:0.5,0.75, "
+        "softmax:0.1, rank:0.7, top_k:0.1",
         "10 % BC of the Decision Transformer paper",
     )
 

@@ -12,6 +12,7 @@ from dom2_fast.algos.settings import (
     one_of,
     setting,
 )
+from dom2_fast.data import reweight
 
 # What settings that are left out mean, by `q_action`, which goes by the kind of data itself.
 RECIPES = {
@@ -86,6 +87,14 @@ class _LossSettings(DiffusionConfig):
 class DOM2Config(CriticSettings, _LossSettings):
     """Every number of the method."""
 
+    weights: str = setting(
+        "tuned",
+        "trajectory weights: preset, tuned, uniform, thresholds:200,250, quantiles:0.5,0.75, "
+        "softmax:0.1, rank:0.7, top_k:0.1",
+        "DOM2's reweighting; tuned: "
+        + ", ".join(f"{rule} on {kind} data" for kind, rule in reweight.TUNED.items())
+        + ", else the preset, R_th of OM2P utils/buffer.py",
+    )
     clip_x0: bool | None = setting(
         None,
         "clip every step's guess of the action to [-1, 1], not only the last" + _by("clip_x0"),

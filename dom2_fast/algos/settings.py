@@ -38,8 +38,8 @@ class DataSettings(Settings):
     )
     weights: str = setting(
         "preset",
-        "trajectory weights: preset, uniform, thresholds:200,250, quantiles:0.5,0.75, softmax:0.1, "
-        "rank:0.7, top_k:0.1",
+        "trajectory weights: preset, tuned, uniform, thresholds:200,250, quantiles:0.5,0.75, "
+        "softmax:0.1, rank:0.7, top_k:0.1",
         "DOM2's reweighting; preset = R_th of OM2P utils/buffer.py",
     )
     batch_size: int = setting(256, "transitions per agent and update", TUNED)
@@ -48,7 +48,7 @@ class DataSettings(Settings):
         super().__post_init__()
         at_least(self, 0, "agents")
         at_least(self, 1, "batch_size")
-        if self.weights != "preset":
+        if self.weights not in reweight.BY_DATA:
             reweight.parse(self.weights)
 
 

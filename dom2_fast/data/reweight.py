@@ -65,6 +65,13 @@ MIXED = {
     for task in _TASKS
 }
 _SHARES = (0.9, 0.1)
+# By kind of data, chosen on seed 0 of the particle tasks (docs/tuning.md); other kinds: the preset.
+TUNED = {
+    "medium-expert": "top_k:0.2",
+    "medium-replay": "top_k:0.3",
+    "random-medium": "top_k:0.2",
+    "random": "quantiles:0.5,0.75,0.875,0.9375",
+}
 
 
 def check(rule: Reweighting, returns: torch.Tensor) -> list[str]:
@@ -133,13 +140,24 @@ def preset(task: str, quality: str, counts: Sequence[int] | None = None) -> Rewe
     return parse(_text(*PRESETS[task, quality]))
 
 
+def tuned(task: str, quality: str, counts: Sequence[int] | None = None) -> Reweighting:
+    """What DOM2 is best with on a kind of data, see TUNED; the preset where nothing is known.
+
+    Arguments and errors as of `preset`.
+    """
+    if quality in TUNED:
+        return parse(TUNED[quality])
+    return preset(task, quality, counts)
+
+
 def _text(kind: str, values: Sequence[float]) -> str:
     return kind + (":" + ",".join(map(str, values)) if values else "")
 
 
 _KINDS = {f.__name__: f for f in (uniform, thresholds, quantiles, softmax, rank, top_k)}
+BY_DATA = {"preset": preset, "tuned": tuned}  # what the data set's name says
 _FORMS = (
-    "preset, preset:TASK/QUALITY, uniform, thresholds:200,250,300, quantiles:0.5,0.75, "
+    "preset, tuned, preset:TASK/QUALITY, uniform, thresholds:200,250,300, quantiles:0.5,0.75, "
     "softmax:0.1, rank:0.7, top_k:0.1, top_k:500 or parts:0.9/thresholds:200,250/0.1/uniform"
 )
 
@@ -152,7 +170,7 @@ def parse(
     Args:
         spec: a string (`KIND` or `KIND:numbers`, see the error message for all forms), a mapping
             with one key (`{"thresholds": [200, 250]}`), or a reweighting, which is returned.
-        task, quality, counts: the data set's, used by "preset" (counts: as in `preset`).
+        task, quality, counts: the data set's, used by "tuned" and "preset" (counts: as there).
     Raises:
         Dom2Error: the kind or a number can't be used; "preset" for a data set without one.
     """
@@ -170,17 +188,17 @@ def parse(
     if not isinstance(spec, str):
         raise Dom2Error(f"weights can't be {spec!r}; accepted: {_FORMS}")
     kind, _, rest = spec.strip().partition(":")
-    if kind == "preset":
+    if kind in BY_DATA:
         if rest:
             counts = counts if rest == f"{task}/{quality}" else None
             task, _, quality = rest.partition("/")
         if not task or not quality:
             raise Dom2Error(
-                "weights 'preset' needs the data set's task and quality, and this one doesn't say "
-                "them: use preset:TASK/QUALITY (for example preset:simple_spread/medium), or one "
+                f"weights {kind!r} needs the data set's task and quality, and this one doesn't say "
+                f"them: use {kind}:TASK/QUALITY (for example preset:simple_spread/medium), or one "
                 f"of: {_FORMS}"
             )
-        return preset(task, quality, counts)
+        return BY_DATA[kind](task, quality, counts)
     if kind == "parts":
         pieces = rest.split("/")
         return parts(_floats(spec, pieces[::2]), pieces[1::2])

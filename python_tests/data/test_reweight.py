@@ -98,9 +98,21 @@ def test_presets():
         assert bool((reweight.preset(task, quality)(RETURNS) >= 1).all())
 
 
+def test_tuned_is_by_kind_and_the_preset_elsewhere():
+    assert reweight.parse("tuned", "simple_world", "medium-replay") == reweight.top_k(0.3)
+    assert reweight.parse("tuned:simple_spread/random-medium") == reweight.top_k(0.2)
+    random = reweight.parse("tuned", "simple_tag", "random")
+    assert random == reweight.quantiles([0.5, 0.75, 0.875, 0.9375])
+    for kind in ("expert", "medium"):
+        own = reweight.parse("tuned", "simple_tag", kind)
+        assert own == reweight.preset("simple_tag", kind)
+
+
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
+        ("tuned", "'tuned' needs the data set's task and quality"),
+        ("tuned:simple_spread/good", "no thresholds are known for simple_spread/good"),
         ("threshold:1", "accepted: preset"),
         ("thresholds", "at least one number"),
         ("thresholds:1,x", "are not numbers"),
