@@ -131,8 +131,8 @@ class DiffusionPolicy(Policy):
         a start without x_T or out of range, or on a table that was made elsewhere.
         """
         if start is not None:
-            tail = self._tail(start)
-            return tail.sample(obs, self._renoised(tail, obs, x_T, generator), noise, generator)
+            tail, level = self._tail(start)
+            return tail.sample(obs, self._renoised(level, obs, x_T, generator), noise, generator)
         if self.act_shape is not None:
             x_T = inputs.flat(x_T, self.act_shape, "x_T")
             noise = inputs.flat(noise, self.act_shape, "noise")
@@ -146,10 +146,13 @@ class DiffusionPolicy(Policy):
 
     forward = sample
 
-    def _tail(self, start: int) -> DiffusionPolicy:
-        """This policy with the steps from `start` on alone, kept while its settings stay."""
+    def _tail(self, start: int) -> tuple[DiffusionPolicy, tuple[float, float]]:
+        """This policy with the steps from `start` on alone, and alpha and sigma at its first time.
+
+        Kept while the settings stay: made anew they took longer than a small network.
+        """
         settings = [value for *_, value in self._settings()]
-        kept, tail = self._tails.get(start, ((), None))
+        kept, tail, level = self._tails.get(start, ((), None, ()))
         if tail is None or any(a is not b for a, b in zip(kept, settings, strict=True)):
             if self._plan.name not in solvers.NAMES:
                 raise Dom2Error(
@@ -160,17 +163,18 @@ class DiffusionPolicy(Policy):
             plan = self._planned(self.solver, self.steps, start)
             tail = copy.copy(self)
             tail._programs, tail._plan, tail.steps = self._programs, plan, plan.steps
-            self._tails[start] = settings, tail
-        return tail
+            level = tuple(v.item() for v in self.schedule.alpha_sigma(plan.times[0]))
+            self._tails[start] = settings, tail, level
+        return tail, level
 
-    def _renoised(self, tail, obs, act, generator) -> torch.Tensor:
-        """alpha act + sigma eps at the first time of `tail`."""
+    def _renoised(self, level, obs, act, generator) -> torch.Tensor:
+        """alpha act + sigma eps; level: alpha and sigma."""
         if act is None:
             raise Dom2Error("a warm start (start=) needs x_T, the action to start from; got None")
         rows, shape = self._grouped(obs)
         act = inputs.flat(act, self.act_shape, "x_T")
         act = inputs.like(act, (*shape, self.act_dim), rows, "x_T")
-        alpha, sigma = (v.item() for v in self.schedule.alpha_sigma(tail._plan.times[0]))
+        alpha, sigma = level
         x = alpha * act + sigma * normals(act.shape, act, generator)
         return inputs.shaped(x, self.act_shape)
 
@@ -410,7 +414,7 @@ class DiffusionPolicy(Policy):
     def _start(self) -> None:
         super()._start()
         self._fused_critic = None
-        self._tails: dict[int, tuple[list, DiffusionPolicy]] = {}
+        self._tails: dict[int, tuple] = {}  # by start, see `_tail`
 
     def __getstate__(self):
         return {**super().__getstate__(), "_fused_critic": None, "_tails": None}

@@ -54,7 +54,7 @@ def test_a_solver_with_memory_starts_with_its_first_order():
     """Row 0 has no guess before it: the coefficient of one must be zero wherever it starts."""
     for start, steps in itertools.product(range(6), (6, 20)):
         p = policy(solver="dpm++2m", steps=steps)
-        tail = p._tail(start)._plan
+        tail = p._tail(start)[0]._plan
         assert tail.table[0, 4] == 0.0 and tail.steps == steps - start
         assert torch.equal(tail.times, p._plan.times[start:])
 
