@@ -1,18 +1,26 @@
 """Sampling and training beside the machine's own matrix product: `python benchmarks/peak.py`.
 
+`python benchmarks/peak.py layers`: what a hidden layer and its activation take, from networks of
+0 to 4 layers of 256 x 256, with and without Mish, beside what the layer's products alone would take
+at the peak of FMAs (fma_peak.c).
+
 One thread. Only the operations that the work needs are counted: a gradient is twice its forward
 pass, whatever is computed again.
 """
 
 import statistics
+import sys
 import time
 from functools import partial
 
 import torch
 from bench_update import paper_config, random_data
+from floor import Peak
+from torch import nn
 
 from dom2_fast import networks
 from dom2_fast.algos.dom2 import DOM2
+from dom2_fast.ops import backend
 from dom2_fast.policies.diffusion import DiffusionPolicy
 
 
@@ -69,8 +77,61 @@ def update_rows(peak: float) -> None:
             )
 
 
+LAYERS = (0, 1, 2, 4)
+
+
+class Layers(nn.Module):
+    """As many hidden layers of 256 as asked for, after a first one that reads x and obs."""
+
+    act_dim, obs_dim = 3, 17
+
+    def __init__(self, count: int, activation: type[nn.Module]) -> None:
+        super().__init__()
+        inner = [part for _ in range(count) for part in (nn.Linear(256, 256), activation())]
+        self.net = nn.Sequential(nn.Linear(20, 256), activation(), *inner, nn.Linear(256, 3))
+
+    def forward(self, x, t, obs):
+        return self.net(torch.cat([x, obs], -1))
+
+
+@torch.no_grad()
+def layer_rows() -> None:
+    """Microseconds of one sampling call by depth, in turns."""
+    isa = backend.isa_active()
+    peak = Peak(isa).rate() / 1e9
+    print(f"{isa}, FMA peak {peak:.0f} GFLOP/s\n")
+    head = " | ".join(f"{n} layers" for n in LAYERS)
+    print(f"| rows, activation | {head} | a layer | its products at the peak |")
+    print("| --- | --- | --- | --- | --- | --- | --- |")
+    kinds = {"none": nn.Identity, "Mish": nn.Mish}
+    policies = {
+        (name, n): DiffusionPolicy(Layers(n, kind), steps=5).frozen()
+        for name, kind in kinds.items()
+        for n in LAYERS
+    }
+    for rows in (32, 256):
+        obs, x_T = torch.randn(rows, 17), torch.randn(rows, 3)
+        taken: dict[tuple, list[float]] = {key: [] for key in policies}
+        for _ in range(25):
+            for key, policy in policies.items():
+                begin = time.perf_counter()
+                for _ in range(2048 // rows):
+                    policy.sample(obs, x_T=x_T)
+                taken[key].append((time.perf_counter() - begin) / (2048 // rows) * 1e6)
+        best = rows * 5 * 2 * 256 * 256 / peak / 1e3
+        for name in kinds:
+            of = [statistics.median(taken[name, n]) for n in LAYERS]
+            each = (of[-1] - of[1]) / (LAYERS[-1] - LAYERS[1])
+            times = " | ".join(f"{t:.0f} µs" for t in of)
+            print(
+                f"| {rows}, {name} | {times} | {each:.0f} µs | {best:.0f} µs, {best / each:.0%} |"
+            )
+
+
 def main() -> None:
     torch.set_num_threads(1)
+    if sys.argv[1:] == ["layers"]:
+        return layer_rows()
     a = torch.randn(1024, 1024)
     peak = 2 * 1024**3 / median_seconds(lambda: a @ a) / 1e9
     print(f"sgemm 1024: {peak:.0f} GFLOP/s\n")
