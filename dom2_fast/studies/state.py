@@ -132,7 +132,12 @@ def _scored(study: Study, cell: Cell, play: Play, which: str, results: dict) -> 
         return False
     wanted = envs.spec(cell.task).shift_options(play.shift, play.options)
     enough = result.get("episodes", 0) >= study.evaluate.episodes
-    same = all(result.get(key) == value for key, value in wanted.items())
+    same = all(result.get(key) == _as_read(value) for key, value in wanted.items())
     own = {k: v for k, v in play.options.items() if k not in wanted}
     same &= result.get("options", {}) == own
     return enough and same and result.get("seed") == study.evaluate.seed
+
+
+def _as_read(value: Any) -> Any:
+    """The value as a JSON file gives it back: a tuple is a list there."""
+    return json.loads(json.dumps(value))

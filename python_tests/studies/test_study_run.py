@@ -60,6 +60,15 @@ def test_the_best_checkpoint_has_rows_of_its_own(file, tmp_path):
     assert {row["step"] for row in rows if row["checkpoint"] == "last"} == {6}
 
 
+def test_a_shift_whose_option_is_a_list_is_found_in_the_scores(file, tmp_path):
+    text = TEXT.replace("simple_spread", "spread_6_landmarks").replace("speed", "landmarks")
+    file.write_text(text)
+    home = StudyFolder(tmp_path / "out")
+    study = home.adopt(file)
+    do_all(home, study)
+    assert {look(home, study, cell).word for cell in study.cells} == {"done"}
+
+
 def test_plain_runs_in_the_layout_are_adopted(file, tmp_path, here):
     out = tmp_path / "out"
     data = out / "data" / "simple_spread" / "random" / "seed_1"
