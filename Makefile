@@ -11,7 +11,7 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check
 # A change of these needs a build.
 SOURCES := setup.py CMakeLists.txt pyproject.toml constraints.txt $(shell find csrc -type f 2>/dev/null)
 
-.PHONY: help setup demo test test-slow study-smoke docs coverage simt test-simt cuda-gates mutation gpu-check torture wheel test-wheel test-offline lint format bench clean distclean
+.PHONY: help setup demo test test-slow study-smoke docs coverage simt test-simt test-arm cuda-gates mutation gpu-check torture wheel test-wheel test-offline lint format bench clean distclean
 .DELETE_ON_ERROR:
 
 help:
@@ -20,6 +20,7 @@ help:
 	@echo "make test-slow   the tests that take minutes;  make coverage   lines and branches reached"
 	@echo "make lint     ruff and clang-format, checking only;  make format changes the files"
 	@echo "make test-simt   the tests of the CUDA executors on their emulator alone"
+	@echo "make test-arm    the kernels and exported policies on 64-bit ARM, emulated"
 	@echo "make cuda-gates  compile the CUDA executors by nvcc and check the binary; UPDATE=1 writes"
 	@echo "                 csrc/cuda/resources.txt.   make gpu-check: everything, on a machine with a GPU"
 	@echo "make docs     the documentation as a site in build/docs"
@@ -106,6 +107,10 @@ build/simt/dom2_simt.so: $(VENV)/.dependencies $(SOURCES)
 	  -DTORCH_INCLUDE="$$torch/include" -DTORCH_LIB="$$torch/lib" && \
 	cmake --build build/simt -- --quiet
 	@touch $@
+
+# The torch-free core on 64-bit ARM, cross-compiled and emulated, and by clang. Says what is missing.
+test-arm: $(VENV)/.built
+	$(BIN)/python -m pytest -m slow -rs python_tests/cpp
 
 test-simt: $(VENV)/.built simt
 	$(BIN)/python -m pytest python_tests/ops python_tests/simt -k simt

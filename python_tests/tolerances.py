@@ -54,6 +54,11 @@ REPLAY32 = 128 * EPS32
 KERNEL_FACTOR = 2.0
 KERNEL_FLOOR = 16 * EPS32
 
+# Losses in bf16, value and gradients as a whole, against the same of other kernels: both round the
+# same operands, and what float32 sums differ by turns some bf16 roundings the other way: less than
+# one of them, 2^-8, all in all.
+LOSS_BF16 = 2**-8
+
 # Activations element by element: |error| <= ulps * (one ulp of the float64 value) + floor. The
 # floor is the smallest normal float32: results below it may be flushed to zero.
 ACTIVATION_ULPS = 4.0

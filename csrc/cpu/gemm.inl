@@ -8,6 +8,8 @@
 constexpr int MR = 6, NV = 4;  // 24 accumulators + 4 loads + 1 broadcast of 32 registers
 #elif DOM2_VL == 8
 constexpr int MR = 6, NV = 2;  // 12 + 2 + 1 of 16
+#elif defined(DOM2_NEON)
+constexpr int MR = 5, NV = 4;  // 20 + 4 + 5 of 32: gcc loads the numbers of all rows first
 #else
 constexpr int MR = 3, NV = 4;  // 12 + 4 + ...: of 16, the compiler reuses the loads
 #endif
@@ -95,8 +97,13 @@ DOM2_INLINE void product_columns(int n, const typename F::T* a, int64_t lda, con
 }
 
 // Vectors side by side for the last rows of a tile, fewer than MR: with few rows it takes more of
-// them to have eight sums under way, which is what two units of four stages need.
+// them to have eight sums under way, which is what two units of four stages need; ARM's larger
+// cores have four.
+#if defined(DOM2_NEON)
+constexpr int wide(int rows) { return rows < 3 ? 8 : NV; }
+#else
 constexpr int wide(int rows) { return VL == 16 ? NV : rows == 1 ? 8 : rows < 4 ? 4 : NV; }
+#endif
 
 // M rows of a whole panel, N vectors at a time, the last ones halved until they fit.
 template <class F, int M, int N, class Then>

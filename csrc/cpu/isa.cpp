@@ -8,6 +8,8 @@ namespace cpu {
 
 #if defined(DOM2_X86)
 extern const Kernels kernels_avx512_bf16, kernels_avx512, kernels_avx2;
+#elif defined(DOM2_ARM64)
+extern const Kernels kernels_neon;
 #endif
 extern const Kernels kernels_base;
 
@@ -26,6 +28,8 @@ const Kernels* find(const std::string& name) {
 std::vector<const Kernels*> built() {
 #if defined(DOM2_X86)
   return {&kernels_avx512_bf16, &kernels_avx512, &kernels_avx2, &kernels_base};
+#elif defined(DOM2_ARM64)
+  return {&kernels_neon, &kernels_base};
 #else
   return {&kernels_base};
 #endif
@@ -42,6 +46,8 @@ std::vector<const Kernels*> runnable() {
   if (avx512 && __builtin_cpu_supports("avx512bf16")) out.push_back(&kernels_avx512_bf16);
   if (avx512) out.push_back(&kernels_avx512);
   if (fma && __builtin_cpu_supports("avx2")) out.push_back(&kernels_avx2);
+#elif defined(DOM2_ARM64)
+  out.push_back(&kernels_neon);  // part of the architecture
 #endif
   out.push_back(&kernels_base);
   return out;

@@ -1,6 +1,6 @@
 // All kernels of one instruction set, as one table. kernels_<isa>.cpp defines DOM2_VL (floats per
 // vector), DOM2_ISA (its name), DOM2_KERNELS (the table's name) and, for processors that multiply
-// bf16 numbers, DOM2_BF16.
+// bf16 numbers, DOM2_BF16, for those of 64-bit ARM DOM2_NEON.
 //
 // No std:: or torch headers in here and nothing with external linkage but the table: an inline
 // function compiled for AVX-512 could be merged by the linker into code that runs on every
@@ -13,6 +13,8 @@
 #include "exec.h"
 #if DOM2_VL == 16
 #include <immintrin.h>
+#elif defined(DOM2_NEON)
+#include <arm_neon.h>
 #endif
 
 namespace dom2 {

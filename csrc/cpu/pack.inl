@@ -45,6 +45,18 @@ void transpose16(const uint32_t (&from)[16][16], uint32_t* to, int64_t ld, int n
     if (8 + c < n) store(to + (8 + c) * ld, (vu)_mm512_shuffle_f32x4(even0, even1, 0xdd));
     if (12 + c < n) store(to + (12 + c) * ld, (vu)_mm512_shuffle_f32x4(odd0, odd1, 0xdd));
   }
+#elif defined(DOM2_NEON)
+  for (int i = 0; i < n; i += 4)
+    for (int j = 0; j < 16; j += 4) {
+      const uint32x4_t a = vld1q_u32(from[j] + i), b = vld1q_u32(from[j + 1] + i),
+                       c = vld1q_u32(from[j + 2] + i), d = vld1q_u32(from[j + 3] + i);
+      const uint64x2_t ab[2] = {(uint64x2_t)vtrn1q_u32(a, b), (uint64x2_t)vtrn2q_u32(a, b)},
+                       cd[2] = {(uint64x2_t)vtrn1q_u32(c, d), (uint64x2_t)vtrn2q_u32(c, d)};
+      for (int l = 0; l < 4 && i + l < n; ++l) {
+        const uint64x2_t row = l < 2 ? vtrn1q_u64(ab[l], cd[l]) : vtrn2q_u64(ab[l - 2], cd[l - 2]);
+        vst1q_u32(to + (i + l) * ld + j, (uint32x4_t)row);
+      }
+    }
 #else
   for (int i = 0; i < n; ++i)
     for (int j = 0; j < 16; ++j) to[i * ld + j] = from[j][i];

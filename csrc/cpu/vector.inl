@@ -28,12 +28,24 @@ DOM2_INLINE void store(uint32_t* p, vu v) { __builtin_memcpy(p, &v, sizeof v); }
 DOM2_INLINE vf load(const float* p, int n) {
   if (n == VL) return load(p);
   vf v = {};
+#if DOM2_VL == 4  // one by one: gcc keeps what is live across a call of memcpy out of registers
+  if (n > 0) v[0] = p[0];
+  if (n > 1) v[1] = p[1];
+  if (n > 2) v[2] = p[2];
+#else
   __builtin_memcpy(&v, p, n * sizeof(float));
+#endif
   return v;
 }
 DOM2_INLINE void store(float* p, vf v, int n) {
   if (n == VL) return store(p, v);
+#if DOM2_VL == 4
+  if (n > 0) p[0] = v[0];
+  if (n > 1) p[1] = v[1];
+  if (n > 2) p[2] = v[2];
+#else
   __builtin_memcpy(p, &v, n * sizeof(float));
+#endif
 }
 
 DOM2_INLINE vf splat(float s) {
@@ -49,14 +61,20 @@ DOM2_INLINE vf splat(float s) {
 DOM2_INLINE vu splat(uint32_t s) { return vu{} + s; }
 
 DOM2_INLINE vf select(vi mask, vf yes, vf no) { return mask ? yes : no; }
-// A NaN in either gives b. 2^n e, n whole, for results in the normal range.
+// A NaN in b gives NaN; one in a alone gives b, or NaN on ARM. 2^n e, n whole, for results in the
+// normal range.
 #if DOM2_VL == 16
 DOM2_INLINE vf vmin(vf a, vf b) { return (vf)_mm512_min_ps((__m512)a, (__m512)b); }
 DOM2_INLINE vf vmax(vf a, vf b) { return (vf)_mm512_max_ps((__m512)a, (__m512)b); }
 DOM2_INLINE vf vscale(vf e, vf n) { return (vf)_mm512_scalef_ps((__m512)e, (__m512)n); }
 #else
+#if defined(DOM2_NEON)
+DOM2_INLINE vf vmin(vf a, vf b) { return (vf)vminq_f32((float32x4_t)a, (float32x4_t)b); }
+DOM2_INLINE vf vmax(vf a, vf b) { return (vf)vmaxq_f32((float32x4_t)a, (float32x4_t)b); }
+#else
 DOM2_INLINE vf vmin(vf a, vf b) { return select(a < b, a, b); }
 DOM2_INLINE vf vmax(vf a, vf b) { return select(a > b, a, b); }
+#endif
 DOM2_INLINE vf vscale(vf e, vf n) { return e * (vf)((__builtin_convertvector(n, vi) + 127) << 23); }
 #endif
 DOM2_INLINE vf vabs(vf a) { return (vf)((vi)a & 0x7fffffff); }

@@ -8,6 +8,7 @@ import pytest
 import torch
 from loss_checks import RNG, draw
 from op_problems import everything, mlp, problem, solver_table
+from tolerances import LOSS_BF16
 
 from dom2_fast import ops
 from dom2_fast.ops.program import Act
@@ -30,7 +31,7 @@ def compare(run, p, also):
         found.append((loss, *torch.autograd.grad(loss, wanted, scale, allow_unused=True)))
     for one, other in zip(*found, strict=True):
         if other is not None:
-            assert (one - other).norm() <= 2**-8 * other.norm()
+            assert (one - other).norm() <= LOSS_BF16 * other.norm()
     assert not torch.equal(found[0][0], run(p, "fp32"))  # bf16 it was
 
 

@@ -40,6 +40,28 @@ def write(path: Path, arrays: dict) -> None:
             file.write(struct.pack("<q", count) + data)
 
 
+def weight_arrays(weights, transposed=False, prefix="") -> dict:
+    """Weights [G, N, K] in the memory they have, or not contiguous, and their strides."""
+    out = {}
+    for i, w in enumerate(weights):
+        w = w.detach()
+        if transposed:
+            w = w.transpose(1, 2).contiguous().transpose(1, 2)
+        out[f"{prefix}weights.{i}"] = w.as_strided([w.numel()], [1])
+        out[f"{prefix}strides.{i}"] = torch.tensor(w.stride())
+    return out
+
+
+def expectations(exact: dict, own: dict) -> dict:
+    """What a kernel's results must be, and how near: python_tests/tolerances.py, KERNEL_FACTOR."""
+    out = {}
+    for name, value in exact.items():
+        out[f"expected.{name}"] = value.double()
+        error = relative_error(own[name], value) if value.numel() else 0.0
+        out[f"tolerance.{name}"] = KERNEL_FACTOR * error + KERNEL_FLOOR
+    return out
+
+
 @dataclass
 class Loop:
     """One call of denoise or run_program (no solver), forward or backward."""
@@ -61,6 +83,7 @@ class Loop:
     path: bool = False
     transposed: bool = False  # weights that are not contiguous
     want: tuple[str, ...] = ()  # gradients: x, cond, table, weights; none: forward
+    each_row: bool = True  # the gradient of cond is each row's own; else its rows' sum
     workspace: int = 1 << 27
     sms: int = 132
     shared: int = 232448
@@ -100,11 +123,7 @@ class Loop:
             out["noise"] = noise
         if self.rng:
             out["rng"] = RNG
-        for i, w in enumerate(p.weights):
-            if self.transposed:
-                w = w.detach().transpose(1, 2).contiguous().transpose(1, 2)
-            out[f"weights.{i}"] = w.detach().as_strided([w.numel()], [1])
-            out[f"strides.{i}"] = torch.tensor(w.stride())
+        out |= weight_arrays(p.weights, self.transposed)
         exact = self._results(p.to(torch.float64), noise)
         own = self._results(p.to(DTYPE[self.precision]), noise)
         if self.want:
@@ -112,11 +131,8 @@ class Loop:
         elif self.x:
             out["x"] = p.x
         names = [n for n in exact if any(n == w or n.startswith(w + ".") for w in self.want)]
-        for name in names or ["out", *(["path"] if self.path else [])]:
-            out[f"expected.{name}"] = exact[name].double()
-            error = relative_error(own[name], exact[name]) if exact[name].numel() else 0.0
-            out[f"tolerance.{name}"] = KERNEL_FACTOR * error + KERNEL_FLOOR
-        return out
+        names = names or ["out", *(["path"] if self.path else [])]
+        return out | expectations({n: exact[n] for n in names}, own)
 
     @staticmethod
     def _grad_out(out: torch.Tensor) -> torch.Tensor:
@@ -126,9 +142,8 @@ class Loop:
         """out and path; where gradients are wanted, those."""
         rng = RNG if self.rng else None
         groups, batch = self.groups, self.batch
-        # One leaf per row, as the executors return gradients of cond.
-        cond = None
-        if p.cond is not None:
+        cond = p.cond
+        if cond is not None and self.each_row:
             cond = reference._repeat_cond(p.cond, groups, batch, p.x).detach().requires_grad_()
         if self.solver is None:
             value = reference.run_program(p.x, cond, p.weights, p.table, p.program, rng)
@@ -139,7 +154,7 @@ class Loop:
                 x = reference.draw_start(RNG, groups, batch, p.x.size(2), p.table)
             if noise is not None:
                 noise = noise.to(x.dtype)
-            path, env = [], {reference.COND: cond if cond is not None else x.new_zeros(1, 1, 0)}
+            path, env = [], {reference.COND: reference._repeat_cond(cond, groups, batch, x)}
 
             def predict(step, v):
                 path.append(v.detach())

@@ -4,7 +4,6 @@
 // bit-equal over schedules, and be all that was written; the kernels' instances must be those that
 // the case was made for. One line per case; the exit code is 1 if one failed, `--stop`: at once.
 #include <chrono>
-#include <cmath>
 
 #include "../../cuda/backward.h"
 #include "../../cuda/run.h"
@@ -58,13 +57,6 @@ std::vector<Schedule> parse_schedules(const string& list) {
   }
   return result;
 }
-
-struct Output {
-  string name;
-  char type;  // as in Array
-  const void* data;
-  int64_t count;
-};
 
 void must(const string& why) {
   if (!why.empty()) fail(why);
@@ -237,32 +229,6 @@ class Run {
 };
 
 // --- a case under all schedules -----------------------------------------------------------------
-
-// Returns the relative error, as python_tests/tolerances.py defines it.
-double compare(const Output& out, const Case& c) {
-  const Array& expected = c["expected." + out.name];
-  const double tolerance = c["tolerance." + out.name].at<double>(0);
-  if (expected.count != out.count)
-    fail(out.name + " has " + std::to_string(out.count) + " elements, expected are " +
-         std::to_string(expected.count));
-  double difference = 0, size = 0;
-  for (int64_t i = 0; i < out.count; ++i) {
-    const double e = expected.number(i);
-    const double v = out.type == 'f'
-                         ? double{static_cast<const float*>(out.data)[i]}
-                         : static_cast<double>(static_cast<const int64_t*>(out.data)[i]);
-    if (std::isnan(v)) fail(out.name + "[" + std::to_string(i) + "] is NaN");
-    difference += (v - e) * (v - e);
-    size += e * e;
-  }
-  const double error = std::sqrt(size > 0 ? difference / size : difference);
-  if (!(error <= tolerance)) {
-    char text[128];
-    std::snprintf(text, sizeof text, ": error %.3g, limit %.3g", error, tolerance);
-    fail(out.name + text);
-  }
-  return error;
-}
 
 string run_case(const Case& c, const std::vector<Schedule>& schedules) {
   std::vector<std::vector<unsigned char>> first;

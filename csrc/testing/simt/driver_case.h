@@ -1,6 +1,8 @@
-// What driver.cpp reads: a case as python_tests/simt/kernel_cases.py writes it; and the memory that
-// stands for the card's.
+// What driver.cpp reads: a case as python_tests/simt/kernel_cases.py writes it; how its results are
+// compared; and the memory that stands for the card's. python_tests/cpp/kernel_check.cpp has the
+// CPU's kernels checked in the same way.
 #pragma once
+#include <cmath>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
@@ -74,6 +76,47 @@ inline Case read_case(const string& path) {
     take(a.bytes.data(), static_cast<int64_t>(a.bytes.size()));
   }
   return result;
+}
+
+struct Output {
+  string name;
+  char type;  // as in Array
+  const void* data;
+  int64_t count;
+};
+
+// The relative error, as python_tests/tolerances.py defines it, must be within `tolerance.NAME`;
+// where the case has `limit.NAME`, each number's error within its own, if that is finite.
+inline void compare(const Output& out, const Case& c) {
+  const Array& expected = c["expected." + out.name];
+  const Array* limit = c.has("limit." + out.name) ? &c["limit." + out.name] : nullptr;
+  if (expected.count != out.count || (limit && limit->count != out.count))
+    fail(out.name + " has " + std::to_string(out.count) + " elements, expected are " +
+         std::to_string(expected.count));
+  double difference = 0, size = 0;
+  char text[128];
+  for (int64_t i = 0; i < out.count; ++i) {
+    const double e = expected.number(i);
+    const double v = out.type == 'f'
+                         ? double{static_cast<const float*>(out.data)[i]}
+                         : static_cast<double>(static_cast<const int64_t*>(out.data)[i]);
+    if (limit) {
+      if (std::isinf(limit->number(i)) || std::abs(v - e) <= limit->number(i)) continue;
+      std::snprintf(text, sizeof text, "[%lld] is %.9g, expected %.9g, limit %.3g",
+                    static_cast<long long>(i), v, e, limit->number(i));
+      fail(out.name + text);
+    }
+    if (std::isnan(v)) fail(out.name + "[" + std::to_string(i) + "] is NaN");
+    difference += (v - e) * (v - e);
+    size += e * e;
+  }
+  if (limit) return;
+  const double tolerance = c["tolerance." + out.name].at<double>(0);
+  const double error = std::sqrt(size > 0 ? difference / size : difference);
+  if (!(error <= tolerance)) {
+    std::snprintf(text, sizeof text, ": error %.3g, limit %.3g", error, tolerance);
+    fail(out.name + text);
+  }
 }
 
 // Each array in an allocation of exactly its size, for ASan to see what lies beyond. Elsewhere it
