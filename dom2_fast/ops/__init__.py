@@ -352,6 +352,19 @@ def clip_groups(grads: Sequence[torch.Tensor], most: float) -> None:
     (backend.extension() if plain else reference).clip_groups(grads, most)
 
 
+def means(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
+    """The mean of each tensor, [n], without gradients; of an empty one NaN.
+
+    One native call, summing in float64, for float32 tensors on the CPU; else `reference.means`.
+    """
+    tensors = list(tensors)
+    if _NATIVE is None or not all(t.dtype is torch.float32 and t.is_cpu for t in tensors):
+        return reference.means(tensors)
+    out = torch.empty(len(tensors), dtype=torch.float32)
+    backend.extension().means(tensors, out)
+    return out
+
+
 def drawer(fields, threshold, alias, starts):
     """`sample_transitions` from one CPU data set, again and again, past the dispatcher.
 
