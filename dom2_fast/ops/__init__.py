@@ -65,7 +65,9 @@ def run_program(
 
     Arguments and meaning as `reference.run_program`. Differentiable once in x, cond, weights and
     table. precision: "fp32", or "bf16" for matrix products of operands rounded to bf16 (8 bits)
-    with float32 sums, about twice as fast on tensor cores and on processors with AVX512-BF16.
+    with float32 sums, about twice as fast on tensor cores and on processors with AVX512-BF16; on
+    others the weights alone are rounded, which one row of a large network gains from
+    (docs/precision.md).
     Raises RuntimeError naming the argument whose shape, dtype or device doesn't fit.
     """
     if _NATIVE is None:
