@@ -14,13 +14,14 @@ import re
 import sys
 import time
 
-from quick_table import OURS, Result, lines
+from quick_table import COLUMNS, OURS, Result, lines
 from remote import Absent
 
 STRETCH = 0.01  # seconds of calls in one go
 ROUNDS = (5, 40)
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 TWO_THREADS = (64, 256, 1024)
+COMPILED = ("compile", "aoti")
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
@@ -149,9 +150,10 @@ class Quick:
             if not self.args.no_threads:
                 self.two_threads(cores)
             pin(1)
-            for work in works:
-                if work.later and self.wanted("compile"):
-                    self.compiled(work, peers)
+            for kind in COMPILED:
+                for work in works:
+                    if work.later and self.wanted(kind):
+                        self.compiled(kind, work, peers)
             self.measure_peaks()
         finally:
             unpin(cores)
@@ -162,8 +164,8 @@ class Quick:
         result.seconds = race(found, absent, self.args.seconds, self.left)
         self.results.append(result)
 
-    def compiled(self, work, peers) -> None:
-        """torch.compile, timed beside ours once more: it takes long to get ready."""
+    def compiled(self, kind: str, work, peers) -> None:
+        """A compiled peer, timed beside ours once more: it takes long to get ready."""
         import torch
         from quick_work import calls, policy_and_inputs
 
@@ -171,22 +173,22 @@ class Quick:
         if result is None:
             return
         if self.left() < 20:
-            result.absent["compile"] = "no time left for compiling"
+            result.absent[kind] = "no time left for compiling"
             return
-        self.say(f"torch.compile, {work.name}")
+        self.say(f"{COLUMNS[kind]}, {work.name}")
         policy, obs, x_T = policy_and_inputs(work.net, work.agents, work.batch)
         try:
             with torch.no_grad():
-                compile_ = peers.problem("compile", work, self.left())
+                peer = peers.problem(kind, work, self.left())
                 ours = calls(lambda: policy.sample(obs, x_T), self.clock)
-                times = race({OURS: ours, "compile": compile_.time}, result.absent, 0.1)
+                times = race({OURS: ours, kind: peer.time}, result.absent, 0.1)
         except Absent as reason:
-            result.absent["compile"] = str(reason)
+            result.absent[kind] = str(reason)
             return
-        if "compile" in times:
-            result.seconds["compile"] = times["compile"]
-            pairs = zip(times[OURS], times["compile"], strict=False)
-            result.later["compile"] = [b / a for a, b in pairs]
+        if kind in times:
+            result.seconds[kind] = times[kind]
+            pairs = zip(times[OURS], times[kind], strict=False)
+            result.later[kind] = [b / a for a, b in pairs]
 
     def two_threads(self, cores: list[int]) -> None:
         """Ours alone, one thread and two in turns."""

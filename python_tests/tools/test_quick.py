@@ -138,6 +138,31 @@ def test_a_worker_says_what_is_not_installed(bench, tmp_path):
     peer.close()
 
 
+def test_a_compiled_peer_that_fails_is_left_out_with_its_reason(bench):
+    from dom2_fast.ops import backend
+
+    if not backend.available():
+        pytest.skip(f"nothing to time: {backend.reason()}")
+    quick, work, remote = bench("quick"), bench("quick_work"), bench("remote")
+    one = work.sample("mlp", 1, 1, later=True)
+
+    class Peers:
+        def problem(self, kind, *_):
+            raise remote.Absent(f"{kind}: No working C++ compiler found")
+
+    run = quick.Quick(quick.parse(["--clock", "cpu"]))
+    run.results = [quick.Result(one.name, {"ours": [1e-5]})]
+    for kind in quick.COMPILED:
+        run.compiled(kind, one, Peers())
+    told = quick.lines(run.results, {})
+    assert f"left out: AOTInductor, {one.name}: aoti: No working C++ compiler found" in told
+    run.args.budget = 0.0
+    run.compiled("aoti", one, Peers())
+    assert f"left out: AOTInductor, {one.name}: no time left for compiling" in quick.lines(
+        run.results, {}
+    )
+
+
 def test_without_a_compiler_the_yardsticks_say_so(bench, monkeypatch, tmp_path):
     floor = bench("floor")
     monkeypatch.delenv("CC", raising=False)
