@@ -2,8 +2,8 @@
 
 Rows are agents x batch, each agent with its own network. `native` is one call of the kernel,
 `eager` the loop over steps and agents in PyTorch, `batched` the same with one product for all
-agents, `compile` that one under torch.compile, `aoti` compiled ahead of time; see `peer_*.py`. `bf16` is the kernel with
-precision="bf16", `autocast` PyTorch's loop under bf16 autocast.
+agents, `compile` that one under torch.compile, `aoti` compiled ahead of time; see `peer_*.py`.
+`bf16` is the kernel with precision="bf16", `autocast` PyTorch's loop under bf16 autocast.
 """
 
 from functools import partial

@@ -1,4 +1,4 @@
-"""The sampler compiled ahead of time by AOTInductor: `torch.export`, then one package that is loaded.
+"""The sampler compiled ahead of time by AOTInductor: torch.export, and a package that is loaded.
 
 It needs a C++ compiler and about ten seconds for each of two ways. Frozen weights are packed for
 oneDNN's products, which one row doesn't gain from: the faster way is taken.

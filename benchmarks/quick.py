@@ -3,7 +3,8 @@
 A row per kind of work, printed as soon as it is there; Ctrl-C prints what there is. All contenders
 of a row are timed in turns, each with equal results asserted before; peers in processes of their
 own (worker.py), so that one which crashes, hangs or isn't installed is left out, with the reason.
-`--clock cpu` counts the processors' time: for machines that others use, too.
+`--clock cpu` counts the processors' time: for machines that others use, too. `--save NAME` keeps
+the rows as benchmarks/results/NAME.json, in the form that table.py keeps (quick_save.py).
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import re
 import sys
 import time
 
+from quick_save import facts, keep, versions
 from quick_table import COLUMNS, OURS, Result, lines
 from remote import Absent
 
@@ -34,7 +36,10 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=0.2, help="timed per contender and row")
     parser.add_argument("--clock", choices=sorted(CLOCKS), default="wall")
     parser.add_argument("--no-threads", action="store_true", help="leave out two threads")
+    parser.add_argument("--save", metavar="NAME", help="keep as benchmarks/results/NAME.json")
     args = parser.parse_args(argv)
+    if args.save is not None and not re.fullmatch(r"[\w.-]*\w", args.save):
+        parser.error(f"--save {args.save!r} is no name: letters, digits, '.', '_' and '-'")
     args.peers = None if args.peers is None else set(filter(None, args.peers.split(",")))
     try:
         re.compile(args.rows)
@@ -242,18 +247,11 @@ class Quick:
 
 
 def about(isa: str, clock: str) -> str:
-    import importlib.metadata
     import platform
 
-    def version(name):
-        try:
-            return f"{name} {importlib.metadata.version(name)}"
-        except importlib.metadata.PackageNotFoundError:
-            return f"{name} not installed"
-
-    names = ("torch", "jax", "onnxruntime", "openvino")
+    found = (f"{name} {version or 'not installed'}" for name, version in versions().items())
     return f"{isa}, one thread, {clock} clock, Python {platform.python_version()}, " + ", ".join(
-        map(version, names)
+        found
     )
 
 
@@ -281,6 +279,11 @@ def main(argv: list[str]) -> int:
         quick.notes.append("interrupted: this is what there was")
         code = 130
     quick.print()
+    if quick.args.save and any(r.seconds.get(OURS) for r in quick.results):
+        from dom2_fast.ops import backend
+
+        machine = facts(backend.isa_active(), quick.args.clock)
+        print(f"kept: {keep(quick.args.save, machine, quick.results, quick.peaks, quick.notes)}")
     return code or int(quick.failed)
 
 
