@@ -2,8 +2,8 @@
 
 Rows are agents x batch, each agent with its own network. `native` is one call of the kernel,
 `eager` the loop over steps and agents in PyTorch, `batched` the same with one product for all
-agents, `compile` that one under torch.compile; see `peer_*.py`. `bf16` is the kernel with
-precision="bf16", `autocast` PyTorch's loop under bf16 autocast.
+agents, `compile` that one under torch.compile, `aoti` compiled ahead of time; see `peer_*.py`.
+`bf16` is the kernel with precision="bf16", `autocast` PyTorch's loop under bf16 autocast.
 """
 
 from functools import partial
@@ -83,6 +83,16 @@ def contenders(kinds, net: str, agents: int, batch: int, threads: int) -> dict:
             one = agents == 1
             module = Sampler((per_agent if one else batched)(policy.net), bound=BOUND)
             torch_kind(kind, compiled(module, obs, x_T, freezing=not one))
+        elif kind == "aoti":
+            from peer_aoti import sampler
+
+            module = Sampler((per_agent if agents == 1 else batched)(policy.net), bound=BOUND)
+            try:
+                run = sampler(module, obs, x_T)
+            except Exception as error:  # of the exporter, the compiler or the loader
+                found[kind] = f"{type(error).__name__}: {' '.join(str(error).split())[-160:]}"
+            else:
+                add(kind, run, run())
         elif kind == "jax":
             if (why := missing("jax")) is None:
                 import peer_jax
@@ -102,7 +112,7 @@ def contenders(kinds, net: str, agents: int, batch: int, threads: int) -> dict:
 
 @pytest.mark.filterwarnings("ignore")  # of exporters and compilers
 @pytest.mark.parametrize(
-    "kind", ["native", "bf16", "eager", "autocast", "batched", "compile", "jax", "onnx"]
+    "kind", ["native", "bf16", "eager", "autocast", "batched", "compile", "aoti", "jax", "onnx"]
 )
 @pytest.mark.parametrize(("net", "agents", "batch"), PROBLEMS)
 def bench_sample(race, threads, net, agents, batch, kind):

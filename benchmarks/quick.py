@@ -3,7 +3,8 @@
 A row per kind of work, printed as soon as it is there; Ctrl-C prints what there is. All contenders
 of a row are timed in turns, each with equal results asserted before; peers in processes of their
 own (worker.py), so that one which crashes, hangs or isn't installed is left out, with the reason.
-`--clock cpu` counts the processors' time: for machines that others use, too.
+`--clock cpu` counts the processors' time: for machines that others use, too. `--save NAME` keeps
+the rows as benchmarks/results/NAME.json, in the form that table.py keeps (quick_save.py).
 """
 
 from __future__ import annotations
@@ -14,13 +15,15 @@ import re
 import sys
 import time
 
-from quick_table import OURS, Result, lines
+from quick_save import facts, keep, versions
+from quick_table import COLUMNS, OURS, Result, lines
 from remote import Absent
 
 STRETCH = 0.01  # seconds of calls in one go
 ROUNDS = (5, 40)
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 TWO_THREADS = (64, 256, 1024)
+COMPILED = ("compile", "aoti")
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
@@ -33,7 +36,10 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=0.2, help="timed per contender and row")
     parser.add_argument("--clock", choices=sorted(CLOCKS), default="wall")
     parser.add_argument("--no-threads", action="store_true", help="leave out two threads")
+    parser.add_argument("--save", metavar="NAME", help="keep as benchmarks/results/NAME.json")
     args = parser.parse_args(argv)
+    if args.save is not None and not re.fullmatch(r"[\w.-]*\w", args.save):
+        parser.error(f"--save {args.save!r} is no name: letters, digits, '.', '_' and '-'")
     args.peers = None if args.peers is None else set(filter(None, args.peers.split(",")))
     try:
         re.compile(args.rows)
@@ -149,9 +155,10 @@ class Quick:
             if not self.args.no_threads:
                 self.two_threads(cores)
             pin(1)
-            for work in works:
-                if work.later and self.wanted("compile"):
-                    self.compiled(work, peers)
+            for kind in COMPILED:
+                for work in works:
+                    if work.later and self.wanted(kind):
+                        self.compiled(kind, work, peers)
             self.measure_peaks()
         finally:
             unpin(cores)
@@ -162,8 +169,8 @@ class Quick:
         result.seconds = race(found, absent, self.args.seconds, self.left)
         self.results.append(result)
 
-    def compiled(self, work, peers) -> None:
-        """torch.compile, timed beside ours once more: it takes long to get ready."""
+    def compiled(self, kind: str, work, peers) -> None:
+        """A compiled peer, timed beside ours once more: it takes long to get ready."""
         import torch
         from quick_work import calls, policy_and_inputs
 
@@ -171,22 +178,22 @@ class Quick:
         if result is None:
             return
         if self.left() < 20:
-            result.absent["compile"] = "no time left for compiling"
+            result.absent[kind] = "no time left for compiling"
             return
-        self.say(f"torch.compile, {work.name}")
+        self.say(f"{COLUMNS[kind]}, {work.name}")
         policy, obs, x_T = policy_and_inputs(work.net, work.agents, work.batch)
         try:
             with torch.no_grad():
-                compile_ = peers.problem("compile", work, self.left())
+                peer = peers.problem(kind, work, self.left())
                 ours = calls(lambda: policy.sample(obs, x_T), self.clock)
-                times = race({OURS: ours, "compile": compile_.time}, result.absent, 0.1)
+                times = race({OURS: ours, kind: peer.time}, result.absent, 0.1)
         except Absent as reason:
-            result.absent["compile"] = str(reason)
+            result.absent[kind] = str(reason)
             return
-        if "compile" in times:
-            result.seconds["compile"] = times["compile"]
-            pairs = zip(times[OURS], times["compile"], strict=False)
-            result.later["compile"] = [b / a for a, b in pairs]
+        if kind in times:
+            result.seconds[kind] = times[kind]
+            pairs = zip(times[OURS], times[kind], strict=False)
+            result.later[kind] = [b / a for a, b in pairs]
 
     def two_threads(self, cores: list[int]) -> None:
         """Ours alone, one thread and two in turns."""
@@ -240,18 +247,11 @@ class Quick:
 
 
 def about(isa: str, clock: str) -> str:
-    import importlib.metadata
     import platform
 
-    def version(name):
-        try:
-            return f"{name} {importlib.metadata.version(name)}"
-        except importlib.metadata.PackageNotFoundError:
-            return f"{name} not installed"
-
-    names = ("torch", "jax", "onnxruntime", "openvino")
+    found = (f"{name} {version or 'not installed'}" for name, version in versions().items())
     return f"{isa}, one thread, {clock} clock, Python {platform.python_version()}, " + ", ".join(
-        map(version, names)
+        found
     )
 
 
@@ -279,6 +279,11 @@ def main(argv: list[str]) -> int:
         quick.notes.append("interrupted: this is what there was")
         code = 130
     quick.print()
+    if quick.args.save and any(r.seconds.get(OURS) for r in quick.results):
+        from dom2_fast.ops import backend
+
+        machine = facts(backend.isa_active(), quick.args.clock)
+        print(f"kept: {keep(quick.args.save, machine, quick.results, quick.peaks, quick.notes)}")
     return code or int(quick.failed)
 
 

@@ -13,6 +13,7 @@ COLUMNS = {
     "eager": "PyTorch",
     "batched": "PyTorch, batched",
     "compile": "torch.compile",
+    "aoti": "AOTInductor",
     "jax": "JAX",
     "onnx": "ONNX Runtime",
     "openvino": "OpenVINO",

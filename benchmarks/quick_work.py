@@ -44,7 +44,7 @@ def sample(net: str, agents: int, batch: int, bf16: bool = False, later: bool = 
 WORKS = [
     sample("mlp", 1, 1, later=True),
     *(sample("mlp", 1, batch, later=batch == 256) for batch in (8, 32, 256, 1024)),
-    *(sample("mlp", 1, batch, bf16=True) for batch in (32, 256)),
+    *(sample("mlp", 1, batch, bf16=True) for batch in (1, 32, 256)),
     *(sample("unet", 1, batch) for batch in (1, 256)),
     sample("mlp", 3, 1),
     *(Work(f"DOM2 update, 3 x {b} rows", "update", "mlp", 3, b) for b in (1, 256, 1024)),
@@ -148,7 +148,7 @@ def contenders(one: Work, peers: Peers, wanted, clock, left) -> tuple[dict, dict
             absent[kind] = f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
 
     agrees(policy.sample(obs, x_T))
-    if (one.net, one.agents, one.batch) == ("mlp", 1, 1):
+    if (one.net, one.agents, one.batch, one.bf16) == ("mlp", 1, 1, False):
         attempt("floor", lambda: floor(exact, obs, x_T, agrees, clock))
     attempt("eager", lambda: checked(eager, agrees, clock))
     if one.agents > 1:

@@ -3,7 +3,8 @@
 One pytest per number of threads, so that every library's pool has that size from the start; then
 the tables, latency and scaling. `-k` chooses benchmarks as pytest does; `--only-tables` leaves out
 latency and scaling. What is measured goes to runs/bench, with --save to benchmarks/results as well.
-`python benchmarks/run.py --quick` is the headline table alone, in three minutes (quick.py).
+`python benchmarks/run.py --quick` is the headline table alone, in three minutes (quick.py), which
+takes --save, too.
 """
 
 import argparse

@@ -15,6 +15,7 @@ from pathlib import Path
 
 OURS = "native"
 NAMES = {
+    "aoti": "AOTInductor",
     "bf16": "ours, bf16", "autocast": "PyTorch, bf16",
     "batched": "PyTorch, batched", "compile": "torch.compile", "cpprb": "cpprb", "eager": "PyTorch",
     "jax": "JAX", "loop": "PyTorch, agent by agent", "mpe2": "mpe2 loop",

@@ -4,6 +4,7 @@ import json
 import re
 from pathlib import Path
 
+import pytest
 import readme_chart
 
 REPO = Path(__file__).resolve().parents[1]
@@ -67,33 +68,53 @@ def test_the_interquartile_means_are_those_of_the_results_page():
 
 
 def test_the_chart_is_drawn_from_the_timings():
-    results = json.loads(readme_chart.RESULTS.read_text("utf-8"))
-    assert readme_chart.CHART.read_text("utf-8") == readme_chart.svg(results)
-    alternative = re.search(r"!\[Microseconds per action: (.*?)\]", README)[1]
-    for kind, name, us, _ in readme_chart.bars(results):
-        name = "bf16" if kind == "bf16" else name
-        assert f"{name} {us:.0f}" in alternative
+    kept = readme_chart.newest(readme_chart.RESULTS)
+    assert readme_chart.CHART.read_text("utf-8") == readme_chart.svg(kept)
+    alternative = re.search(r"!\[Microseconds per action\. (.*?)\]", README)[1]
+    assert alternative == readme_chart.said(kept)
+
+
+def kept(isa: str, time: str, **found) -> dict:
+    """As `run.py --quick --save` keeps it: kind -> microseconds."""
+    machine = {"processor": "A & B", "isa": isa, "torch": "2", "peers": {"jax": "1", "cpprb": "2"}}
+    group = {k: {"seconds": us * 1e-6, "ratio": us / 10} for k, us in found.items()}
+    return {
+        "machine": {**machine, "date": time[:10], "time": time},
+        "groups": {readme_chart.PROBLEM: group},
+        "quick": {},
+    }
 
 
 def test_the_chart_shows_every_engine_beside_ours_and_escapes_what_it_prints():
-    found = {
-        "native": (1e-5, 1.0),
-        "jax": (4e-5, 4.0),
-        "openvino": (2e-5, 2.0),
-        "autocast": (9e-5, 9),
+    wide = kept("avx512", "2026-01-01", native=10, jax=40, openvino=20, floor=9, autocast=90)
+    wide["groups"][readme_chart.HALF] = {"native": {"seconds": 5e-6, "ratio": 1.0}}
+    drawn = readme_chart.svg({"AVX-512": wide, "AVX2": kept("avx2", "2026-01-01", native=30)})
+    first, second = drawn.split(">AVX2</text>")
+    names = "dom2-fast, bf16", "dom2-fast", "OpenVINO", "JAX"
+    order = [first.index(f">{name}</text>") for name in names]
+    assert order == sorted(order) and "20 µs, 2.0 x" in first
+    assert "90 µs" not in drawn and "9 µs" not in drawn  # no engines
+    assert ">dom2-fast</text>" in second and "30 µs" in second and "JAX" not in second
+    assert ">A &amp; B, 2026-01-01<" in drawn and ">torch 2, jax 1<" in drawn
+    bar = r'class="(\w+)" x="138" y="\d+" width="([\d.]+)"'
+    assert [float(w) for _, w in re.findall(bar, drawn)] == [
+        pytest.approx(262 * us / 40, abs=0.1) for us in (5, 10, 20, 40, 30)
+    ]
+
+
+def test_the_chart_takes_the_newest_of_each_instruction_set(tmp_path):
+    files = {
+        "old": kept("avx512", "2026-01-02T10:00:00+00:00", native=1),
+        "new": kept("avx512_bf16", "2026-01-02T11:00:00+00:00", native=2),
+        "narrow": kept("avx2", "2026-01-01T09:00:00+00:00", native=3),
+        "none": kept("avx2", "2026-02-01T09:00:00+00:00", jax=4),
     }
-    group = {k: {"seconds": s, "ratio": r} for k, (s, r) in found.items()}
-    machine = {
-        "processor": "A & B",
-        "isa": "avx2",
-        "torch": "2",
-        "peers": {"jax": "1", "cpprb": "2"},
-    }
-    drawn = readme_chart.svg(
-        {"machine": {**machine, "date": "2026-01-01"}, "groups": {readme_chart.PROBLEM: group}}
-    )
-    order = [drawn.index(f">{name}</text>") for name in ("dom2-fast", "OpenVINO", "JAX")]
-    assert order == sorted(order) and "20 µs, 2.0 x" in drawn and "90 µs" not in drawn
-    assert "A &amp; B, avx2, 2026-01-01<" in drawn and "torch 2, jax 1<" in drawn
-    widths = dict(re.findall(r'class="(\w+)" x="138" y="\d+" width="([\d.]+)"', drawn))
-    assert float(widths["peer"]) == 4 * float(widths["ours"])
+    full = kept("avx512", "2026-03-01", native=5)
+    del full["quick"]  # of a full run
+    for name, content in {**files, "full": full}.items():
+        (tmp_path / f"{name}.json").write_text(json.dumps(content), "utf-8")
+    found = readme_chart.newest(tmp_path)
+    assert found == {"AVX-512": files["new"], "AVX2": files["narrow"]}
+    (tmp_path / "narrow.json").unlink()
+    with pytest.raises(SystemExit, match=r"no timings of AVX2.*\n.*DOM2_FAST_ISA=avx2 .*--save"):
+        readme_chart.newest(tmp_path)

@@ -7,16 +7,15 @@ void linear_input_gradient(const Tile& t, const BackwardCall& b, const ExecInstr
   const Store to{t.g + s.g_a, t.e.g_width, nullptr, nullptr, w.k, !s.set_a};
   const auto then = [](int, int, int, int) {};
   if (t.call.bf16) {
-    uint32_t* dz = bf16_columns(t);
-    round_along(t, t.g + s.g_out, t.e.g_width, w.n, dz, t.e.width);
-    const uint32_t* packed = bf16_weights(b.packed_t) + t.group * t.e.bf16_t_size + w.bf16_t;
-    multiply<Bf16>(dz, t.e.width, t.rows, pairs(w.n), w.k, packed, to, then);
+    const int64_t at = t.group * t.e.bf16_t_size + w.bf16_t;
+    multiply_bf16(t, t.g + s.g_out, t.e.g_width, w.n, w.k, b.packed_t, at, to, then);
   } else {
     const float* packed = b.packed_t + t.group * t.e.packed_t_size + w.packed_t;
     multiply<Fp32>(t.g + s.g_out, t.e.g_width, t.rows, w.n, w.k, packed, to, then);
   }
 }
 
+#if defined(DOM2_BF16)
 // Pairs of rows, one column of both to a word; a row of zeros stands beside an odd last one.
 void round_across(const Tile& t, const float* from, int64_t ld, int n, uint32_t* to, int64_t ldo) {
   for (int r = 0; r < t.rows; r += 2) {
@@ -28,17 +27,23 @@ void round_across(const Tile& t, const float* from, int64_t ld, int n, uint32_t*
   }
 }
 
+#endif
+
 // Gradient of the linear's weight, dz^T a, into its sum.
 void linear_weight_gradient(const Tile& t, const Partial& p, const ExecInstr& s) {
   const Weight& w = t.e.weights[s.weight];
   float* to = p.weights + t.group * t.e.grad_size + w.grad;
   const float *dz = t.g + s.g_out, *a = t.v + s.a;
-  if (!t.call.bf16)
-    return weight_gradient<Fp32>(dz, t.e.g_width, a, t.e.width, t.rows, w.n, w.k_pad, to);
-  uint32_t *dzh = bf16_columns(t), *ah = dzh + pad(w.n);
-  round_across(t, dz, t.e.g_width, w.n, dzh, t.e.width);
-  round_across(t, a, t.e.width, w.k, ah, t.e.width);
-  weight_gradient<Bf16>(dzh, 2 * t.e.width, ah, 2 * t.e.width, pairs(t.rows), w.n, w.k_pad, to);
+#if defined(DOM2_BF16)
+  if (t.call.bf16) {
+    uint32_t *dzh = bf16_columns(t), *ah = dzh + pad(w.n);
+    round_across(t, dz, t.e.g_width, w.n, dzh, t.e.width);
+    round_across(t, a, t.e.width, w.k, ah, t.e.width);
+    return weight_gradient<Bf16>(dzh, 2 * t.e.width, ah, 2 * t.e.width, pairs(t.rows), w.n, w.k_pad,
+                                 to);
+  }
+#endif
+  weight_gradient<Fp32>(dz, t.e.g_width, a, t.e.width, t.rows, w.n, w.k_pad, to);
 }
 
 // table gradient += sum over rows of g (times v, where given)

@@ -106,8 +106,10 @@ DOM2_INLINE void dropout_row(const Tile& t, const ExecInstr& s, int r, const F& 
   }
 }
 
-// ---- bf16 operands: rounded into the last columns of each row, see Exec::bf16 ----
+// ---- bf16 weights, and where they are multiplied by bf16 numbers, the left operand, too: it is
+// ---- rounded into the last columns of each row, see Exec::bf16
 
+#if defined(DOM2_BF16)
 // `n` floats of every row, two to a word; the word beside an odd last one holds a zero.
 void round_along(const Tile& t, const float* from, int64_t ld, int n, uint32_t* to, int64_t ldo) {
   for (int r = 0; r < t.rows; ++r)
@@ -118,9 +120,20 @@ void round_along(const Tile& t, const float* from, int64_t ld, int n, uint32_t* 
 }
 
 uint32_t* bf16_columns(const Tile& t) { return reinterpret_cast<uint32_t*>(t.v + t.e.bf16); }
+#endif
 
-const uint32_t* bf16_weights(const float* packed) {
-  return reinterpret_cast<const uint32_t*>(packed);
+// out = a [rows, k] times a packed matrix of bf16 numbers, see Store.
+template <class Then>
+DOM2_INLINE void multiply_bf16(const Tile& t, const float* a, int64_t lda, int k, int n,
+                               const float* packed, int64_t at, const Store& to, const Then& then) {
+  const uint32_t* weights = reinterpret_cast<const uint32_t*>(packed) + at;
+#if defined(DOM2_BF16)
+  uint32_t* rounded = bf16_columns(t);
+  round_along(t, a, lda, k, rounded, t.e.width);
+  multiply<Bf16>(rounded, t.e.width, t.rows, pairs(k), n, weights, to, then);
+#else
+  multiply<KeptBf16>(a, lda, t.rows, k, n, weights, to, then);
+#endif
 }
 
 void run_linear(const Tile& t, const ExecInstr& s) {
@@ -139,10 +152,8 @@ void run_linear(const Tile& t, const ExecInstr& s) {
     }
   };
   if (t.call.bf16) {
-    uint32_t* a = bf16_columns(t);
-    round_along(t, t.v + s.a, ld, w.k, a, ld);
-    const uint32_t* packed = bf16_weights(t.call.packed) + t.group * t.e.bf16_size + w.bf16;
-    multiply<Bf16>(a, ld, t.rows, pairs(w.k), w.n, packed, to, then);
+    const int64_t at = t.group * t.e.bf16_size + w.bf16;
+    multiply_bf16(t, t.v + s.a, ld, w.k, w.n, t.call.packed, at, to, then);
   } else {
     const float* packed = t.call.packed + t.group * t.e.packed_size + w.packed;
     multiply<Fp32>(t.v + s.a, ld, t.rows, w.k, w.n, packed, to, then);

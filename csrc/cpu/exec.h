@@ -11,7 +11,7 @@ struct Call {
   int64_t groups, batch, steps, repeat;  // repeat: rows of x that one condition vector serves
   const float* x;                        // [G, B, x_width], or null: drawn
   const float* cond;                     // [G, B / repeat, cond_width]
-  bool bf16;                             // products of bf16 operands, sums in float32
+  bool bf16;                             // weights rounded to bf16, see docs/precision.md
   const float* packed;                   // [G, packed_size or bf16_size], see Kernels::pack
   const float* table;                    // [S, G, table_ld]
   const double* solver;  // [S, kSolverColumns], or null: one pass, whose result is clipped

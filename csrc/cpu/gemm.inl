@@ -18,34 +18,57 @@ constexpr int MR = 3, NV = 4;  // 12 + 4 + ...: of 16, the compiler reuses the l
 // their sums on the stack, at half the speed.
 #define DOM2_APART __attribute__((noinline))
 
-// What a product's operands are: floats, or words of two bf16 numbers that stand next to each other
-// along the sum. Sums are float32 either way.
+// What a product's operands are, A on the left, B packed on the right: floats, or words of two bf16
+// numbers that stand next to each other along the sum. kHalves: numbers along the sum in a word of
+// B that meet a number of A each. Sums are float32 either way.
 struct Fp32 {
-  using T = float;
-  static DOM2_INLINE vf get(const float* p) { return load(p); }
+  using A = float;
+  using B = float;
+  static constexpr int kHalves = 1;
+  static DOM2_INLINE vf get(const float* p, int) { return load(p); }
   static DOM2_INLINE vf all(float a) { return splat(a); }
   static DOM2_INLINE vf add(vf c, vf a, vf b) { return c + a * b; }
 };
+#if defined(DOM2_BF16)
 struct Bf16 {
-  using T = uint32_t;
-  static DOM2_INLINE vu get(const uint32_t* p) { return load(p); }
+  using A = uint32_t;
+  using B = uint32_t;
+  static constexpr int kHalves = 1;
+  static DOM2_INLINE vu get(const uint32_t* p, int) { return load(p); }
   static DOM2_INLINE vu all(uint32_t a) { return splat(a); }
   static DOM2_INLINE vf add(vf c, vu a, vu b) { return dot_bf16(c, a, b); }
 };
+#else
+// Without instructions for bf16 numbers: B takes half the bytes and is widened on its way into a
+// register. The result has the bits that Fp32 gives for a B rounded beforehand.
+struct KeptBf16 : Fp32 {
+  using B = uint32_t;
+  static constexpr int kHalves = 2;
+  static DOM2_INLINE vf get(const uint32_t* p, int half) {
+    return (vf)(half ? load(p) & 0xffff0000u : load(p) << 16);
+  }
+};
+#endif
 
 // c[m][v] += sum_k a[m, k] b[k, v]; b rows are ldb numbers (or words) apart.
-template <class F, int M, int N, class T>
-DOM2_INLINE void tile(const T* a, int64_t a_row, int64_t a_k, const T* b, int64_t ldb, int k,
-                      vf (&c)[M][N]) {
-  for (int i = 0; i < k; ++i) {
-    decltype(F::get(b)) bv[N];
+template <class F, int M, int N>
+DOM2_INLINE void tile(const typename F::A* a, int64_t a_row, int64_t a_k, const typename F::B* b,
+                      int64_t ldb, int k, vf (&c)[M][N]) {
+  for (int i = 0; i < k; i += F::kHalves, b += ldb) {
+#pragma GCC unroll 2
+    for (int half = 0; half < F::kHalves && i + half < k; ++half) {
+      const typename F::B* from = b;
+      // Read for each half anew: words kept from one to the other push sums out of the registers.
+      if (F::kHalves > 1) asm volatile("" : "+r"(from));
+      decltype(F::get(b, half)) bv[N];
 #pragma GCC unroll 8
-    for (int v = 0; v < N; ++v) bv[v] = F::get(b + i * ldb + v * VL);
+      for (int v = 0; v < N; ++v) bv[v] = F::get(from + v * VL, half);
 #pragma GCC unroll 8
-    for (int m = 0; m < M; ++m) {
-      const auto av = F::all(a[m * a_row + i * a_k]);
+      for (int m = 0; m < M; ++m) {
+        const auto av = F::all(a[m * a_row + (i + half) * a_k]);
 #pragma GCC unroll 8
-      for (int v = 0; v < N; ++v) c[m][v] = F::add(c[m][v], av, bv[v]);
+        for (int v = 0; v < N; ++v) c[m][v] = F::add(c[m][v], av, bv[v]);
+      }
     }
   }
 }
@@ -61,7 +84,7 @@ struct Store {
 };
 
 template <class F, int M, int N>
-DOM2_APART void product(const typename F::T* a, int64_t lda, const typename F::T* b, int64_t ldb,
+DOM2_APART void product(const typename F::A* a, int64_t lda, const typename F::B* b, int64_t ldb,
                         int k, const Store& s, int row, int col) {
   vf c[M][N] = {};
   tile<F, M, N>(a + row * lda, lda, 1, b, ldb, k, c);
@@ -82,7 +105,7 @@ DOM2_APART void product(const typename F::T* a, int64_t lda, const typename F::T
 }
 
 template <class F, int M>
-DOM2_INLINE void product_columns(int n, const typename F::T* a, int64_t lda, const typename F::T* b,
+DOM2_INLINE void product_columns(int n, const typename F::A* a, int64_t lda, const typename F::B* b,
                                  int64_t ldb, int k, const Store& s, int row, int col) {
   switch (n) {
     case 4:
@@ -107,7 +130,7 @@ constexpr int wide(int rows) { return VL == 16 ? NV : rows == 1 ? 8 : rows < 4 ?
 
 // M rows of a whole panel, N vectors at a time, the last ones halved until they fit.
 template <class F, int M, int N, class Then>
-DOM2_INLINE void last_rows(const typename F::T* a, int64_t lda, const typename F::T* panel,
+DOM2_INLINE void last_rows(const typename F::A* a, int64_t lda, const typename F::B* panel,
                            int width, int k, const Store& s, int row, int first, int j,
                            const Then& then) {
   for (; j + N * VL <= width; j += N * VL) {
@@ -118,11 +141,11 @@ DOM2_INLINE void last_rows(const typename F::T* a, int64_t lda, const typename F
     if (j < width) last_rows<F, M, N / 2>(a, lda, panel, width, k, s, row, first, j, then);
 }
 
-// out [rows, n] = a [rows, k] times the packed matrix, see Store. k counts numbers, or words.
+// out [rows, n] = a [rows, k] times the packed matrix, see Store. k counts numbers of A, or words.
 // `then(first row, rows, first column, columns)` runs on each finished block while it is in cache.
 template <class F, class Then>
-DOM2_INLINE void multiply(const typename F::T* a, int64_t lda, int rows, int k, int n,
-                          const typename F::T* packed, const Store& s, const Then& then) {
+DOM2_INLINE void multiply(const typename F::A* a, int64_t lda, int rows, int k, int n,
+                          const typename F::B* packed, const Store& s, const Then& then) {
   const int blocks = rows / MR * MR;
   for (int first = 0; first < n; first += kPanel) {
     const int width = pad(n - first < kPanel ? n - first : kPanel);
@@ -147,13 +170,13 @@ DOM2_INLINE void multiply(const typename F::T* a, int64_t lda, int rows, int k, 
       default:
         break;
     }
-    packed += static_cast<int64_t>(k) * width;
+    packed += static_cast<int64_t>(F::kHalves == 1 ? k : pairs(k)) * width;
   }
 }
 
 // grad [n, k_pad] += dz^T a over `rows` rows (or rows of words: pairs of rows), ldz and lda apart.
 template <class F, int M, int N>
-DOM2_APART void outer(const typename F::T* dz, int64_t ldz, const typename F::T* a, int64_t lda,
+DOM2_APART void outer(const typename F::A* dz, int64_t ldz, const typename F::B* a, int64_t lda,
                       int rows, float* grad, int64_t ld) {
   vf c[M][N] = {};
   tile<F, M, N>(dz, 1, ldz, a, lda, rows, c);
@@ -167,7 +190,7 @@ DOM2_APART void outer(const typename F::T* dz, int64_t ldz, const typename F::T*
 }
 
 template <class F, int M>
-DOM2_INLINE void outer_columns(int n, const typename F::T* dz, int64_t ldz, const typename F::T* a,
+DOM2_INLINE void outer_columns(int n, const typename F::A* dz, int64_t ldz, const typename F::B* a,
                                int64_t lda, int rows, float* grad, int64_t ld) {
   switch (n) {
     case 4:
@@ -182,7 +205,7 @@ DOM2_INLINE void outer_columns(int n, const typename F::T* dz, int64_t ldz, cons
 }
 
 template <class F>
-void weight_gradient(const typename F::T* dz, int64_t ldz, const typename F::T* a, int64_t lda,
+void weight_gradient(const typename F::A* dz, int64_t ldz, const typename F::B* a, int64_t lda,
                      int rows, int n, int k_pad, float* grad) {
   for (int col = 0; col < k_pad; col += NV * VL) {
     const int vectors = (k_pad - col < NV * VL ? k_pad - col : NV * VL) / VL;

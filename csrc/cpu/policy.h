@@ -23,7 +23,8 @@ struct Draws {
 class Policy {
  public:
   // Null where the file can't be used, or DOM2_FAST_ISA names what can't run; `why` says why.
-  // bf16: products of bf16 numbers, sums in float32: quicker, with about three digits.
+  // bf16: weights rounded to bf16, products of bf16 numbers where the processor has them, sums in
+  // float32: quicker, with about three digits.
   static std::unique_ptr<Policy> load(const std::string& path, std::string& why, bool bf16 = false);
   // The same from a file in memory.
   static std::unique_ptr<Policy> parse(const char* data, size_t size, std::string& why,

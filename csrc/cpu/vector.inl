@@ -103,15 +103,12 @@ DOM2_INLINE vu pair_bf16(vf even, vf odd) {
 #endif
 }
 
+#if defined(DOM2_BF16)
 // c + a.odd b.odd + a.even b.even, where a word is (even | odd << 16). The products are exact.
 DOM2_INLINE vf dot_bf16(vf c, vu a, vu b) {
-#if defined(DOM2_BF16)
   return (vf)_mm512_dpbf16_ps((__m512)c, (__m512bh)a, (__m512bh)b);
-#else
-  c += (vf)(a & 0xffff0000u) * (vf)(b & 0xffff0000u);
-  return c + (vf)(a << 16) * (vf)(b << 16);
-#endif
 }
+#endif
 
 DOM2_INLINE float sum(vf v) {
   float s = 0;

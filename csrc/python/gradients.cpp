@@ -1,5 +1,5 @@
-// Small passes over gradients of training, one call each: torch takes a call per tensor for them,
-// and with small networks the calls take longer than the numbers.
+// Small passes of training over many tensors, one call each: torch takes a call per tensor for
+// them, and with small networks the calls take longer than the numbers.
 #include <pybind11/stl.h>
 
 #include <cmath>
@@ -70,11 +70,40 @@ void scale_groups(const py::object& flat, const py::object& out, const std::vect
     }
 }
 
+double total(const float* p, const int64_t* sizes, const int64_t* strides, size_t dims) {
+  if (dims == 0) return *p;
+  double sum = 0;
+  for (int64_t i = 0; i < sizes[0]; ++i)
+    sum += total(p + i * strides[0], sizes + 1, strides + 1, dims - 1);
+  return sum;
+}
+
+// out[i] = the mean of the i-th tensor, float32 on the CPU, of any strides; summed in float64.
+void means(const py::list& tensors, const py::object& out) {
+  float* to = data<float>(out);
+  std::vector<int64_t> sizes, strides;
+  for (const py::handle each : tensors) {
+    const auto t = py::reinterpret_borrow<py::object>(each);
+    const py::tuple dims = shape(t);
+    const auto steps = py::reinterpret_steal<py::tuple>(call(t.ptr(), names().stride).release());
+    sizes.clear(), strides.clear();
+    int64_t count = 1;
+    for (size_t i = 0; i < dims.size(); ++i) {
+      sizes.push_back(size(dims, i)), strides.push_back(size(steps, i));
+      count *= sizes.back();
+    }
+    const double sum =
+        count ? total(data<const float>(t), sizes.data(), strides.data(), sizes.size()) : 0;
+    *to++ = static_cast<float>(sum / static_cast<double>(count));  // of none, not a number
+  }
+}
+
 }  // namespace
 
 void add_gradients(py::module_& m) {
   m.def("clip_groups", &clip_groups);
   m.def("scale_groups", &scale_groups);
+  m.def("means", &means);
 }
 
 }  // namespace dom2

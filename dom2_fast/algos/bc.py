@@ -15,7 +15,7 @@ import torch
 
 from dom2_fast.algos.diffusion_agents import DiffusionAgents
 from dom2_fast.algos.settings import DiffusionConfig
-from dom2_fast.algos.updates import polyak
+from dom2_fast.algos.updates import means, polyak
 
 
 @dataclass
@@ -41,4 +41,4 @@ class BC(DiffusionAgents):
         with self.stage("target"):
             polyak(self.target_net, self.net, self.config.tau)
         self.step += 1
-        return {"loss/bc": bc.detach().mean()}
+        return means({"loss/bc": bc})

@@ -15,6 +15,7 @@ import torch
 
 from dom2_fast.algos.actors import ActorAgents
 from dom2_fast.algos.settings import ActorConfig
+from dom2_fast.algos.updates import means
 
 
 @dataclass
@@ -38,4 +39,4 @@ class DeterministicBC(ActorAgents):
             bc = self.bc_loss(batch)
             self.descend(bc)
         self.step += 1
-        return {"loss/bc": bc.detach().mean()}
+        return means({"loss/bc": bc})

@@ -16,6 +16,7 @@ import torch
 
 from dom2_fast.algos.gaussian_agents import GaussianAgents
 from dom2_fast.algos.settings import GaussianConfig
+from dom2_fast.algos.updates import means
 
 
 @dataclass
@@ -39,4 +40,4 @@ class GaussianBC(GaussianAgents):
             bc = self.bc_loss(batch)
             self.descend(bc)
         self.step += 1
-        return {"loss/bc": bc.detach().mean()}
+        return means({"loss/bc": bc})

@@ -42,7 +42,7 @@ from dom2_fast.algos.settings import (
     setting,
     within,
 )
-from dom2_fast.algos.updates import frozen_copy, frozen_view, polyak
+from dom2_fast.algos.updates import frozen_copy, frozen_view, means, polyak
 from dom2_fast.data.sampler import Batch
 from dom2_fast.lowering import FusedModule
 
@@ -133,7 +133,7 @@ class DiffusionQL(DiffusionAgents):
                 polyak(self.target_net, self.net, c.ema_rate)
             self.critics.follow(c.tau)
         self.step += 1
-        return {"loss/td": td.detach().mean(), "q/target": y.mean(), **metrics}
+        return means({"loss/td": td, "q/target": y, **metrics})
 
     def td_target(self, batch: Batch) -> torch.Tensor:
         """y = r + gamma min_k Qbar_k(o', a'), a' ~ pi_bar(. | o'): [G, B]."""
@@ -153,7 +153,7 @@ class DiffusionQL(DiffusionAgents):
         return td
 
     def _policy_step(self, batch: Batch) -> dict[str, torch.Tensor]:
-        """Descends L_bc - eta E Q_i(o, a~) / E |Q_k(o, a~)|."""
+        """Descends L_bc - eta E Q_i(o, a~) / E |Q_k(o, a~)|; gives what to report the means of."""
         c = self.config
         bc = self.bc_loss(batch)
         coins = torch.rand(bc.shape, generator=self.generator, device=self.device)  # [G]
@@ -164,11 +164,7 @@ class DiffusionQL(DiffusionAgents):
             other = self._sized.pick(1 - second)(act, batch.obs).squeeze(-1)  # [G, B]
         loss = bc - c.eta * value / other.abs().mean(1).clamp(min=1e-6)
         self.descend(loss)
-        return {
-            "loss/bc": bc.detach().mean(),
-            "loss/actor": loss.detach().mean(),
-            "q/policy": torch.stack([q, other]).mean(),
-        }
+        return {"loss/bc": bc, "loss/actor": loss, "q/policy": torch.stack([q, other])}
 
     @property
     def policies(self) -> Policies:

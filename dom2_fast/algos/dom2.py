@@ -42,7 +42,7 @@ from dom2_fast.algos.critics import (
 )
 from dom2_fast.algos.diffusion_agents import DiffusionAgents
 from dom2_fast.algos.dom2_settings import DOM2Config, settled
-from dom2_fast.algos.updates import polyak
+from dom2_fast.algos.updates import means, polyak
 from dom2_fast.data.sampler import Batch
 
 
@@ -99,13 +99,13 @@ class DOM2(DiffusionAgents):
             else:
                 loss, q_data = self.critics.td_loss(batch, target), None
             self.critics.descend(loss, c.grad_clip)
-        metrics = {"loss/critic": loss.detach().mean(), "q/target": target.mean()}
+        metrics = {"loss/critic": loss, "q/target": target}
         if c.zeta:
             metrics |= {
-                "loss/td": critic.td.mean(),
-                "loss/cql": critic.cql.mean(),
-                "q/data": q_data.mean(),
-                "q/uniform": critic.q_proposed[..., : c.cql_actions].mean(),
+                "loss/td": critic.td,
+                "loss/cql": critic.cql,
+                "q/data": q_data,
+                "q/uniform": critic.q_proposed[..., : c.cql_actions],
             }
         if self.step % c.actor_every == 0:
             with self.stage("actor"):
@@ -114,7 +114,7 @@ class DOM2(DiffusionAgents):
             self.critics.follow(c.tau)
             polyak(self.target_net, self.net, c.tau)
         self.step += 1
-        return metrics
+        return means(metrics)
 
     def td_target(self, batch: Batch) -> torch.Tensor:
         """y = r + gamma min_k Qbar_k(o', a'), a' ~ pi_bar(. | o'): [G, B].
@@ -148,7 +148,7 @@ class DOM2(DiffusionAgents):
         return torch.cat([uniform, own.view(G, B, c.cql_policy_actions, A)], 2)
 
     def _policy_step(self, batch: Batch, q_data: torch.Tensor | None) -> dict[str, torch.Tensor]:
-        """Descends L_bc + L_Q.
+        """Descends L_bc + L_Q; gives what to report the means of.
 
         `q_data` [G, B] is Q1(o, a) of the batch's own actions, from the critics' pass, if that had
         it. eta~ = eta / E |Q1(o, a)| makes eta independent of the rewards' scale.
@@ -157,7 +157,7 @@ class DOM2(DiffusionAgents):
         if c.eta == 0.0 or self.step < c.q_warmup:
             bc = self.bc_loss(batch)
             self.descend(bc)
-            return {"loss/bc": bc.detach().mean()}
+            return {"loss/bc": bc}
         if c.q_action == "best":
             return self._imitate_best(batch)
         if q_data is None:
@@ -177,11 +177,7 @@ class DOM2(DiffusionAgents):
         scale = c.eta / q_data.abs().mean(1).clamp(min=1e-6)  # eta~, [G]
         loss = bc - scale * value
         self.descend(loss)
-        return {
-            "loss/bc": bc.detach().mean(),
-            "loss/actor": loss.detach().mean(),
-            "q/policy": q.detach().mean(),
-        }
+        return {"loss/bc": bc, "loss/actor": loss, "q/policy": q}
 
     def _imitate_best(self, batch: Batch) -> dict[str, torch.Tensor]:
         """Descends L_bc(a) + eta L_bc(a^), a^ the best by Q1 of a and of samples of the policy.
@@ -200,11 +196,11 @@ class DOM2(DiffusionAgents):
         loss = bc + c.eta * imitation
         self.descend(loss)
         return {
-            "loss/bc": bc.detach().mean(),
-            "loss/actor": loss.detach().mean(),
-            "q/best": q.mean(),
-            "policy/spread": own.std(2, unbiased=False).mean(),
-            "policy/edge": (own.abs() >= 1.0).float().mean(),
+            "loss/bc": bc,
+            "loss/actor": loss,
+            "q/best": q,
+            "policy/spread": own.std(2, unbiased=False),
+            "policy/edge": (own.abs() >= 1.0).float(),
         }
 
     @property

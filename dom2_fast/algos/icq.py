@@ -33,7 +33,7 @@ from dom2_fast.algos.settings import (
     setting,
     within,
 )
-from dom2_fast.algos.updates import adam, descend, frozen_copy, polyak
+from dom2_fast.algos.updates import adam, descend, frozen_copy, means, polyak
 from dom2_fast.lowering import FusedModule
 
 
@@ -121,7 +121,7 @@ class ICQ(GaussianAgents):
             polyak(self.target_critic, self.critic, c.tau)
         self.step += 1
         metrics = {"loss/td": td, "loss/actor": loss, "q/advantage": advantage, "q/target": y}
-        return {name: x.detach().mean() for name, x in metrics.items()}
+        return means(metrics)
 
     def learnt(self) -> dict[str, nn.Module]:
         return {**super().learnt(), "critic": self.critic}

@@ -35,6 +35,7 @@ from dom2_fast.algos.settings import (
     setting,
     within,
 )
+from dom2_fast.algos.updates import means
 from dom2_fast.algos.values import Values, expectile_loss, value_nets
 from dom2_fast.data.trajectories import TrajectoryDataset
 from dom2_fast.errors import Dom2Error
@@ -147,7 +148,7 @@ class IQL(GaussianAgents):
         self.step += 1
         metrics = {"loss/td": td, "loss/value": value_loss, "loss/actor": actor_loss}
         metrics |= {"q/advantage": advantage, "q/target": y}
-        return {name: x.detach().mean() for name, x in metrics.items()}
+        return means(metrics)
 
     def actor_lr(self) -> float:
         """The actor's learning rate of the next update."""

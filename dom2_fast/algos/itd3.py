@@ -21,6 +21,7 @@ import torch
 from dom2_fast.algos import faithful
 from dom2_fast.algos.actors import ActorCriticAgents
 from dom2_fast.algos.settings import ActorConfig, CriticSettings, at_least, setting, within
+from dom2_fast.algos.updates import means
 from dom2_fast.data.sampler import Batch
 
 
@@ -113,7 +114,7 @@ class ITD3(ActorCriticAgents):
             self.follow(c.tau)
         self.step += 1
         metrics |= {"loss/actor": loss, "q/policy": q, "q/target": y}
-        return {name: x.detach().mean() for name, x in metrics.items()}
+        return means(metrics)
 
     def critic_loss(self, batch: Batch, y: torch.Tensor) -> tuple[torch.Tensor, dict]:
         """The critics' losses, [2 G], and what to report of them; y is [G, B]."""

@@ -31,7 +31,7 @@ from dom2_fast.algos.critics import mean_square
 from dom2_fast.algos.diffusion_agents import DiffusionAgents
 from dom2_fast.algos.planned_returns import PlannedReturns
 from dom2_fast.algos.settings import DiffusionConfig, above, at_least, one_of, setting, within
-from dom2_fast.algos.updates import adam, descend, polyak
+from dom2_fast.algos.updates import adam, descend, means, polyak
 from dom2_fast.lowering import FusedModule
 
 CHUNK = 4096  # rows per call of the planning pass; each has plan_actions samples
@@ -123,8 +123,7 @@ class SfBC(DiffusionAgents):
         with self.stage("target"):
             polyak(self.target_net, self.net, c.tau)
         self.step += 1
-        metrics |= {"loss/bc": bc, "loss/critic": loss, "q/target": target}
-        return {name: x.detach().mean() for name, x in metrics.items()}
+        return metrics | means({"loss/bc": bc, "loss/critic": loss, "q/target": target})
 
     def plan(self) -> float:
         """A planning pass: new targets for all rows; gives the share of rows that V raises."""

@@ -23,6 +23,7 @@ import torch
 
 from dom2_fast.algos.actors import ActorCriticAgents
 from dom2_fast.algos.settings import ActorConfig, CriticSettings, at_least, setting, within
+from dom2_fast.algos.updates import means
 from dom2_fast.data.sampler import Batch
 
 
@@ -74,9 +75,9 @@ class TD3BC(ActorCriticAgents):
             td = self.critics.td_loss(batch, y)  # E (Q_k(o, a) - y)^2, [2 G]
             self.critics.descend(td, c.grad_clip)
         self.step += 1
-        metrics = {"loss/td": td.detach().mean(), "q/target": y.mean()}
+        metrics = {"loss/td": td, "q/target": y}
         if self.step % c.actor_every:
-            return metrics
+            return means(metrics)
         with self.stage("actor"):
             act = self.policy.sample(batch.obs)  # pi(o), [G, B, A]; one pass serves both terms
             q = self.critics.q1(act, batch.obs).squeeze(-1)  # [G, B]
@@ -86,8 +87,7 @@ class TD3BC(ActorCriticAgents):
             self.descend(loss)
         with self.stage("target"):
             self.follow(c.tau)
-        actor = {"loss/bc": bc, "loss/actor": loss, "q/policy": q}
-        return metrics | {name: x.detach().mean() for name, x in actor.items()}
+        return means(metrics | {"loss/bc": bc, "loss/actor": loss, "q/policy": q})
 
     @torch.no_grad()
     def td_target(self, batch: Batch) -> torch.Tensor:

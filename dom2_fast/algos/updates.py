@@ -37,6 +37,11 @@ def load_optimiser(optimiser: torch.optim.Optimizer, state: dict, name: str) -> 
         raise Dom2Error(f"the checkpoint's {name} is not of these networks: train anew")
 
 
+def means(values: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The mean of every value, a detached scalar: what an update reports."""
+    return dict(zip(values, ops.means(list(values.values())).unbind(), strict=True))
+
+
 def frozen_copy(module: nn.Module) -> nn.Module:
     """A target network: the same parameters, no gradients, evaluation mode."""
     return copy.deepcopy(module).requires_grad_(False).eval()

@@ -7,6 +7,7 @@ A `Host` is a node of a small expression graph over the parameters and the time 
 
 from __future__ import annotations
 
+import itertools
 import operator
 from collections.abc import Callable
 
@@ -86,9 +87,9 @@ POINTWISE_METHODS = {
 class Host:
     """One value. `kind` says how it is computed for all groups at once:
 
-    input (t), param, const (a tensor), number, like (a sample of dtype and device), point
-    (elementwise), lead (any leading dimensions will do), linear, cat (along the last dimension),
-    other (vmap over the groups).
+    input (t), param (name, is it learnt? A buffer isn't), const (a tensor), number, like (a sample
+    of dtype and device), point (elementwise), lead (any leading dimensions will do), linear, cat
+    and columns (along the last dimension), other (vmap over the groups).
     """
 
     def __init__(self, kind: str, fn: Callable | None = None, args=(), kwargs=None, *, example):
@@ -102,6 +103,7 @@ class Host:
         if any(a is BATCH for a in _leaves((args, self.kwargs))):
             self.on_t = True
         self.grouped = kind == "param" or any(i.grouped for i in self.inputs)
+        self.learnt = (kind == "param" and args[1]) or any(i.learnt for i in self.inputs)
         self.example = example  # of one group, with EXAMPLE_BATCH entries of t
         if isinstance(example, torch.Tensor):
             batched = example.dim() >= 1 and example.size(0) == EXAMPLE_BATCH
@@ -111,7 +113,9 @@ class Host:
                     f"may depend on that row's own t only"
                 )
         else:
-            self.on_t = self.grouped = False  # t.device, w.dtype, t.dim(): the same for all of them
+            self.on_t = self.grouped = self.learnt = (
+                False  # t.device, w.dtype, t.dim(): the same for all of them
+            )
 
     @property
     def is_tensor(self) -> bool:
@@ -186,7 +190,20 @@ def columns(a: Host, start: int, width: int) -> Host:
     """Columns of a [S or 1, w] value."""
     if start == 0 and width == a.example.size(-1):
         return a
-    return apply("lead", lambda v: v[..., start : start + width], a)
+    return apply("columns", _columns, a, start, width)
+
+
+def _columns(v: torch.Tensor, start: int, width: int) -> torch.Tensor:
+    return v[..., start : start + width]
+
+
+def whole_cut(parts: set[tuple[int, int]], full: int) -> list[int] | None:
+    """The widths of parts (start, width) that make up all `full` columns, in order; else None."""
+    ordered = sorted(parts)
+    ends = [start + width for start, width in ordered]
+    if [start for start, _ in ordered] + [full] != [0, *ends]:
+        return None
+    return [width for _, width in ordered]
 
 
 def number(value: float, width: int, like: torch.Tensor, rows: int = 1) -> Host:
@@ -225,10 +242,17 @@ def as_rows(a: Host, width: int, like: torch.Tensor) -> Host:
 
 
 class Context:
-    """One evaluation. t: [S] (table) or [G, B] (row) or None. pure: cache of constant values."""
+    """One evaluation. t: [S] (table) or [G, B] (row) or None. pure: cache of constant values.
 
-    def __init__(self, params: dict, t, groups: int, like: torch.Tensor, pure: dict):
+    cuts: what is read in parts that make up the whole, as the widths of these parts. fixed: values
+    of the same t and buffers, to be read and filled; None where they can't be kept.
+    """
+
+    def __init__(
+        self, params: dict, t, groups: int, like: torch.Tensor, pure: dict, cuts: dict, fixed=None
+    ):
         self.params, self.groups, self.like, self.pure = params, groups, like, pure
+        self.cuts, self.pieces, self.fixed = cuts, {}, fixed
         self.row = t is not None and t.dim() == 2
         self.per_group = 1 if t is None else t.size(-1)
         self.flat = groups * self.per_group if self.row else self.per_group
@@ -244,6 +268,10 @@ class Context:
                 found = self.pure.get(key)
                 if found is None:
                     found = self.pure[key] = self._compute(h)
+            elif self.fixed is not None and not h.learnt:
+                found = self.fixed.get(h)
+                if found is None:
+                    found = self.fixed[h] = self._compute(h)
             else:
                 found = self._compute(h)
             self.memo[h] = found
@@ -257,6 +285,21 @@ class Context:
         if h.on_t and self.row:
             return v.unflatten(0, (self.groups, self.per_group))
         return v.unsqueeze(0)
+
+    def part(self, h: Host, start: int, width: int) -> torch.Tensor:
+        """Columns of `lifted(h)`. Where they are cut in one call their gradients are joined in one,
+        while that of a slice is a whole of zeros for each."""
+        if start == 0 and width == h.example.size(-1):
+            return self.lifted(h)
+        widths = self.cuts.get(h)
+        if widths is None:
+            return _columns(self.lifted(h), start, width)
+        if h not in self.pieces:
+            starts = itertools.accumulate(widths, initial=0)
+            self.pieces[h] = dict(
+                zip(starts, self.lifted(h).split_with_sizes(widths, -1), strict=False)
+            )
+        return self.pieces[h][start]
 
     def _compute(self, h: Host):
         if h.kind == "input":
@@ -274,6 +317,8 @@ class Context:
             return self._call(h, self.value, self.flat)
         if h.kind == "lead":
             return h.fn(*(self.lifted(a) for a in h.args))
+        if h.kind == "columns":
+            return self.part(*h.args)
         if h.kind == "linear":
             return self._grouped_linear(h)
         if h.kind == "cat":

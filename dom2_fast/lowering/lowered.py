@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 
 import torch
 from torch import nn
@@ -11,10 +12,19 @@ from dom2_fast.errors import Dom2Error
 from dom2_fast.lowering.attributes import attributes_kept
 from dom2_fast.lowering.emit import Emitter
 from dom2_fast.lowering.errors import LoweringError
-from dom2_fast.lowering.host import EXAMPLE_BATCH, Context, one_row
+from dom2_fast.lowering.host import (
+    EXAMPLE_BATCH,
+    Context,
+    Host,
+    apply,
+    concat,
+    one_row,
+    whole_cut,
+)
+from dom2_fast.lowering.stamp import watch
 from dom2_fast.lowering.trace import INPUTS, Interpreter
 from dom2_fast.networks import StackedModule, named_tensors
-from dom2_fast.ops import reference
+from dom2_fast.ops import backend, reference
 from dom2_fast.ops.program import StepProgram
 
 # Against a misread network, whose results differ by their own size; rounding is far below.
@@ -31,7 +41,10 @@ class Lowered:
         self.mode = mode
         self.program: StepProgram = emitter.program
         self.feature_width = feature_width
-        self._weights, self._table, self._features = emitter.weights, emitter.table, features
+        self._weights, self._features = emitter.weights, features
+        self._table = _rows_joined(emitter.table)
+        self._cuts, self._buffers = _read(emitter, features)
+        self._fixed: _Fixed | None = None
         self._parameters = None if mode == "table" else _parameters(emitter)  # that has many rows
         self._pure: dict = {}
         self._groups = 1  # for a module without parameters, whose groups can't be seen from them
@@ -46,7 +59,7 @@ class Lowered:
             raise Dom2Error("hoist takes t [S] in mode 'table', and no t in the others")
         if self._parameters is not None:
             matrices, rows, cuts = self._parameters
-            cut = {name: params[name].split(sizes, -1) for name, sizes in cuts.items()}
+            cut = {name: params[name].split_with_sizes(sizes, -1) for name, sizes in cuts.items()}
             weights = [
                 params[name]
                 if columns is None
@@ -56,13 +69,11 @@ class Lowered:
                 for name, columns in matrices
             ]
             return weights, torch.cat([params[name] for name in rows], -1).unsqueeze(0)
-        context = self._context(params, t, like)
+        context = self._context(params, t, like, self._kept(params, t))
         groups, steps = context.groups, 1 if t is None else t.size(0)
         weights = []
         for w in self._weights:
-            matrix = context.lifted(w.matrix)
-            if w.width != matrix.size(-1):
-                matrix = matrix[..., w.start : w.start + w.width]
+            matrix = context.part(w.matrix, w.start, w.width)
             weights.append(matrix if matrix.size(0) == groups else matrix.expand(groups, -1, -1))
         columns = [context.lifted(h) for h in self._table]  # [G or 1, S or 1, width]
         columns = _filled(columns, groups, steps)
@@ -77,13 +88,25 @@ class Lowered:
         context = self._context(params, t, obs)
         return torch.cat([obs, *(context.lifted(h) for h in self._features)], -1)
 
-    def _context(self, params, t, like) -> Context:
+    def _kept(self, params, t) -> dict | None:
+        """What is known of t and the buffers from the last time; None where that can't be told."""
+        if t is None or torch.compiler.is_compiling() or not backend.available():
+            return None
+        given = [t, *(params[name] for name in self._buffers)]
+        if any(v.requires_grad or v.is_inference() for v in given) or _passing():
+            return None
+        fixed = self._fixed
+        if fixed is None or not fixed.holds(given):
+            self._fixed = fixed = _Fixed(given)
+        return fixed.values
+
+    def _context(self, params, t, like, fixed=None) -> Context:
         first = next((p for p in params.values() if p.is_floating_point()), None)
         like = first if like is None else like
         if like is None:
             raise Dom2Error("a network without parameters needs `like`, a tensor of its dtype")
         groups = self._groups if first is None else first.size(0)
-        return Context(params, t, groups, like, self._pure)
+        return Context(params, t, groups, like, self._pure, self._cuts, fixed)
 
 
 def _parameters(emitter: Emitter) -> tuple[list[tuple], list[str], dict] | None:
@@ -109,15 +132,68 @@ def _parameters(emitter: Emitter) -> tuple[list[tuple], list[str], dict] | None:
     cuts = {}
     widths = {w.matrix.args[0]: w.matrix.example.size(-1) for w in emitter.weights}
     for name, full in widths.items():
-        parts = sorted({(c.start, c.stop) for n, c in matrices if n == name and c is not None})
-        starts, stops = [a for a, _ in parts], [b for _, b in parts]
-        if parts and [*starts, full] == [0, *stops]:
-            cuts[name] = [b - a for a, b in parts]
+        parts = {(c.start, c.stop - c.start) for n, c in matrices if n == name and c is not None}
+        if parts and (cut := whole_cut(parts, full)):
+            cuts[name], order = cut, [start for start, _ in sorted(parts)]
             matrices = [
-                (n, parts.index((c.start, c.stop))) if n == name and c is not None else (n, c)
+                (n, order.index(c.start)) if n == name and c is not None else (n, c)
                 for n, c in matrices
             ]
     return matrices, rows, cuts
+
+
+def _read(emitter: Emitter, features: list) -> tuple[dict[Host, list[int]], list[str]]:
+    """What is read in parts that make up the whole, with their widths; the buffers that are read.
+
+    The former is for `Context.part`.
+    """
+    parts: dict[Host, set] = {}
+    todo, seen = [*emitter.table, *features], set()
+    for w in emitter.weights:
+        parts.setdefault(w.matrix, set()).add((w.start, w.width))
+        todo.append(w.matrix)
+    while todo:
+        h = todo.pop()
+        if h not in seen:
+            seen.add(h)
+            todo += h.inputs
+            if h.kind == "columns":
+                parts.setdefault(h.args[0], set()).add(h.args[1:])
+    cuts = {}
+    for h, given in parts.items():
+        full = h.example.size(-1)
+        if cut := whole_cut(given - {(0, full)}, full):
+            cuts[h] = cut
+    return cuts, sorted({h.args[0] for h in seen if h.kind == "param" and not h.learnt})
+
+
+class _Fixed:
+    """Values of the same times and buffers: the embedding of the times, at every call the same."""
+
+    def __init__(self, given: list[torch.Tensor]):
+        self.given, self.values = given, {}
+        self.watch = watch(given)
+
+    def holds(self, given: list[torch.Tensor]) -> bool:
+        same = all(a is b for a, b in zip(given, self.given, strict=True))
+        return same and self.watch.fresh()
+
+
+def _rows_joined(table: list[Host]) -> list[Host]:
+    """The same columns; neighbouring parameters, such as biases, as one."""
+    found: list[Host] = []
+    for plain, hosts in itertools.groupby(table, lambda h: h.fn is one_row and h.inputs[0].grouped):
+        hosts = list(hosts)
+        if plain and len(hosts) > 1:
+            found.append(apply("lead", one_row, concat([h.args[0] for h in hosts])))
+        else:
+            found += hosts
+    return found
+
+
+def _passing() -> bool:
+    """Are tensors made now of a kind that mustn't be met later: of inference mode, of a trace?"""
+    return torch.is_inference_mode_enabled() or torch._C._are_functorch_transforms_active()
 
 
 def _filled(columns: list[torch.Tensor], groups: int, steps: int) -> list[torch.Tensor]:

@@ -28,7 +28,7 @@ class Stamp:
     """
 
     def __init__(self, module: nn.Module, entries=()):
-        entries, tensors, ends = list(entries), [], []
+        entries, tensors = list(entries), []
         for owner in module.modules():
             entries.append((owner.__dict__, "training", owner.training))
             entries += [(owner._modules, n, m) for n, m in owner._modules.items()]
@@ -37,13 +37,21 @@ class Stamp:
                     if p is None:
                         continue
                     entries.append((held, name, p))
-                    tensors.append((p, p._version, p.data_ptr()))
-                    plain = p.dtype in (torch.float32, torch.float64) and p.is_contiguous()
-                    if plain and p.device.type == "cpu" and p.numel():
-                        first, size = p.data_ptr(), p.element_size()
-                        ends += [(first, size), (first + (p.numel() - 1) * size, size)]
-        self.watch = backend.extension().Watch(entries, tensors, ends)
+                    tensors.append(p)
+        self.watch = watch(tensors, entries)
 
     def fresh(self) -> bool:
         """True where nothing has changed."""
         return self.watch.fresh()
+
+
+def watch(tensors, entries=()):
+    """What `Stamp` asks: have these tensors, and the entries, stayed as they are?"""
+    ends = []
+    for p in tensors:
+        plain = p.dtype in (torch.float32, torch.float64) and p.is_contiguous()
+        if plain and p.device.type == "cpu" and p.numel():
+            first, size = p.data_ptr(), p.element_size()
+            ends += [(first, size), (first + (p.numel() - 1) * size, size)]
+    held = [(p, p._version, p.data_ptr()) for p in tensors]
+    return backend.extension().Watch(list(entries), held, ends)

@@ -34,6 +34,7 @@ class Interpreter(Rules):
 
     def __init__(self, module: nn.Module, params: dict, mode: str | None, widths: tuple[int, int]):
         self.module, self.mode, self.params = module, mode, params
+        self.buffers = {n for n, _ in module.named_buffers(remove_duplicate=False)}
         self.x_width, self.obs_width = widths
         self.like = next((p for p in params.values() if p.is_floating_point()), torch.zeros(()))
         self.features: list[Host] = []  # row mode: columns of the condition vector after obs
@@ -102,7 +103,7 @@ class Interpreter(Rules):
         return Host("input", example=example.to(self.like.device))
 
     def _param(self, name: str) -> Host:
-        return Host("param", None, (name,), example=self.params[name])
+        return Host("param", None, (name, name not in self.buffers), example=self.params[name])
 
     def _get(self, arg):
         """A node's argument with every fx node replaced by its value."""

@@ -65,7 +65,9 @@ def run_program(
 
     Arguments and meaning as `reference.run_program`. Differentiable once in x, cond, weights and
     table. precision: "fp32", or "bf16" for matrix products of operands rounded to bf16 (8 bits)
-    with float32 sums, about twice as fast on tensor cores and on processors with AVX512-BF16.
+    with float32 sums, about twice as fast on tensor cores and on processors with AVX512-BF16; on
+    others the weights alone are rounded, which one row of a large network gains from
+    (docs/precision.md).
     Raises RuntimeError naming the argument whose shape, dtype or device doesn't fit.
     """
     if _NATIVE is None:
@@ -350,6 +352,19 @@ def clip_groups(grads: Sequence[torch.Tensor], most: float) -> None:
         g.dtype is torch.float32 and g.is_cpu and g.is_contiguous() for g in grads
     )
     (backend.extension() if plain else reference).clip_groups(grads, most)
+
+
+def means(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
+    """The mean of each tensor, [n], without gradients; of an empty one NaN.
+
+    One native call, summing in float64, for float32 tensors on the CPU; else `reference.means`.
+    """
+    tensors = list(tensors)
+    if _NATIVE is None or not all(t.dtype is torch.float32 and t.is_cpu for t in tensors):
+        return reference.means(tensors)
+    out = torch.empty(len(tensors), dtype=torch.float32)
+    backend.extension().means(tensors, out)
+    return out
 
 
 def drawer(fields, threshold, alias, starts):

@@ -323,7 +323,7 @@ def _gradients(found, needs: dict[str, bool], cond_shape, shapes) -> dict:
             cond = cond.reshape(groups, given, -1, width).sum(2)
         made["cond"] = cond
     if needs["need_weights"]:
-        parts = flat.split([s.numel() for s in shapes])
+        parts = flat.split_with_sizes([s.numel() for s in shapes])
         made["weights"] = [g.view(s) for g, s in zip(parts, shapes, strict=True)]
     if needs["need_table"]:
         made["table"] = table

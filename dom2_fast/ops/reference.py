@@ -252,6 +252,11 @@ def chain_value(
     return *mean_value(run_program(act, cond, *critic, critic_rng)), act.detach()
 
 
+def means(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
+    """The mean of each tensor, [n], without gradients."""
+    return torch.stack([t.detach().mean() for t in tensors])
+
+
 def clip_groups(grads: Sequence[torch.Tensor], most: float) -> None:
     """Scales each group's part of the gradients [G, ...] to a norm of at most `most`, in place."""
     norms = [torch.linalg.vector_norm(g.flatten(1), dim=1) for g in grads]

@@ -9,6 +9,7 @@ import pytest
 import tolerances
 import torch
 import torch.nn.functional as F
+from test_backend import needs_extension
 from torch import nn
 
 from dom2_fast import lowering, networks, ops
@@ -444,6 +445,70 @@ def test_gradients_reach_every_parameter(mode):
     wants = torch.autograd.grad(((stack(x, t, obs) - target) ** 2).sum(), leaves)
     for g, w in zip(grads, wants, strict=True):
         torch.testing.assert_close(g, w)
+
+
+class Scaled(nn.Module):
+    """A table that depends on t and a buffer."""
+
+    act_dim, obs_dim = 3, 5
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("freqs", torch.tensor([1.0, 2.0, 3.0, 4.0]))
+        self.lin = nn.Linear(4 + 3 + 5, 3)
+
+    def forward(self, x, t, obs):
+        return self.lin(torch.cat([torch.sin(t[:, None] * self.freqs), x, obs], -1))
+
+
+@needs_extension
+def test_what_depends_on_times_and_buffers_alone_is_computed_once(monkeypatch):
+    net, t = Scaled(), torch.tensor([0.2, 0.9])
+    low, params = lowering.lower(net, "table"), lowering.grouped_params(net)
+    made = []
+    monkeypatch.setattr(low, "_fixed", None)
+
+    def table():
+        found = low.hoist(params, t)[1]
+        made.append(low._fixed)
+        low_again = lowering.lower(net, "table")  # that has kept nothing
+        torch.testing.assert_close(found, low_again.hoist(params, t)[1], rtol=0.0, atol=0.0)
+        return found
+
+    before = table()
+    assert torch.equal(table(), before) and made[0] is made[1] and made[0].values
+    with torch.no_grad():
+        params["lin.weight"].mul_(2.0)
+    table()
+    assert made[2] is made[0]  # a parameter's change costs nothing
+    params["freqs"].add_(1.0)
+    table()
+    net.freqs.data[0] += 1.0
+    table()
+    t.mul_(0.5)
+    table()
+    params["freqs"] = params["freqs"] + 1.0
+    net.freqs = params["freqs"][0]
+    table()
+    with torch.inference_mode():
+        kept = low._fixed
+        low.hoist(params, t.clone())
+        assert low._fixed is kept  # its tensors could take no part in training
+    assert len({id(m) for m in made}) == 5
+
+
+def test_a_matrix_read_in_parts_has_one_gradient():
+    """The parts of one cut: their gradients are joined, not each one filled up with zeros."""
+    net = Scaled()
+    weights, table = lowering.lower(net, "table").hoist(
+        lowering.grouped_params(net), torch.tensor([0.2, 0.9])
+    )
+    todo, names = [w.grad_fn for w in weights] + [table.grad_fn], set()
+    while todo:
+        node = todo.pop()
+        names.add(node.name())
+        todo += [n for n, _ in node.next_functions if n is not None]
+    assert "SplitWithSizesBackward0" in names and "SliceBackward0" not in names
 
 
 def test_weights_are_views():

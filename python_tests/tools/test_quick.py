@@ -1,11 +1,13 @@
 """`benchmarks/run.py --quick`: what it prints, and what becomes of peers that are absent or end."""
 
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -136,6 +138,68 @@ def test_a_worker_says_what_is_not_installed(bench, tmp_path):
     with pytest.raises(remote.Absent, match=r"openvino is not installed: pip install -e"):
         peer.load(work, 60.0)
     peer.close()
+
+
+def test_a_compiled_peer_that_fails_is_left_out_with_its_reason(bench, monkeypatch):
+    quick, remote = bench("quick"), bench("remote")
+    inputs = SimpleNamespace(calls=None, policy_and_inputs=lambda *_: (None, None, None))
+    monkeypatch.setitem(sys.modules, "quick_work", inputs)
+    one = SimpleNamespace(name="one row", net="mlp", agents=1, batch=1)
+
+    class Peers:
+        def problem(self, kind, *_):
+            raise remote.Absent(f"{kind}: no working C++ compiler found")
+
+    run = quick.Quick(quick.parse([]))
+    run.results = [quick.Result("one row", {"ours": [1e-5]}), quick.Result("other", {})]
+    assert set(quick.COMPILED) == {"compile", "aoti"}
+    for kind in quick.COMPILED:
+        run.compiled(kind, one, Peers())
+    told = quick.lines(run.results, {})
+    assert "left out: AOTInductor, one row: aoti: no working C++ compiler found" in told
+    assert "left out: torch.compile, one row: compile: no working C++ compiler found" in told
+    run.args.budget = 0.0
+    run.compiled("aoti", one, Peers())
+    assert "left out: AOTInductor, one row: no time left for compiling" in quick.lines(
+        run.results, {}
+    )
+
+
+def test_rows_are_kept_as_a_full_run_keeps_its(bench, tmp_path):
+    saved, table = bench("quick_save"), bench("quick_table")
+    one = table.Result(
+        "one row",
+        {"ours": [1e-5, 2e-5, 4e-5], "jax": [4e-5, 6e-5], "gone": []},
+        {"onnx": "not installed"},
+        later={"aoti": [5.0]},
+    )
+    one.seconds["aoti"] = [1e-4]
+    nothing = table.Result("no time of ours", {"eager": [1.0]})
+    machine = saved.facts("avx2", "cpu")
+    path = saved.keep("quick-avx2", machine, [one, nothing], {False: 1e11}, ["a note"], tmp_path)
+    kept = json.loads(path.read_text("utf-8"))
+    assert path == tmp_path / "quick-avx2.json" and list(tmp_path.iterdir()) == [path]
+    assert kept["machine"]["isa"] == "avx2" and kept["machine"]["clock"] == "cpu"
+    assert kept["machine"]["time"].startswith(kept["machine"]["date"])
+    assert list(kept["groups"]) == ["one row"]
+    row = kept["groups"]["one row"]
+    assert set(row) == {"native", "jax", "aoti"}
+    assert row["native"] == {"seconds": 2e-5, "quartiles": [1.0] * 3, "rounds": 3, "ratio": 1.0}
+    assert (
+        row["jax"]["ratio"] == 3.5 and row["jax"]["seconds"] == 5e-5 and row["jax"]["rounds"] == 2
+    )
+    assert row["aoti"]["ratio"] == 5.0  # of its own race
+    assert kept["quick"] == {
+        "peaks": {"fp32": 1e11}, "absent": {"one row": {"onnx": "not installed"}},
+        "notes": ["a note"],
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["a/b", "..", "", "a b"])
+def test_names_that_are_no_file_are_refused(bench, capsys, name):
+    with pytest.raises(SystemExit):
+        bench("quick").parse(["--save", name])
+    assert "is no name" in capsys.readouterr().err
 
 
 def test_without_a_compiler_the_yardsticks_say_so(bench, monkeypatch, tmp_path):
