@@ -36,7 +36,10 @@ class Table:
 
 
 class Scores:
-    """Normalised scores of a study's runs, by setting and checkpoint, data set and method."""
+    """Scores of a study's runs, by setting and checkpoint, data set and method.
+
+    Normalised ones, but raw ones of a task without constants; `unit` says which.
+    """
 
     def __init__(self, cells: Sequence, rows: Sequence[dict]) -> None:
         self.sets = list(dict.fromkeys((cell.task, cell.kind) for cell in cells))
@@ -48,6 +51,10 @@ class Scores:
             for method in self.methods
         }
         self.found: dict[tuple, list[float]] = {}
+        raw = {row["normalised"] is None for row in rows}
+        self.unit = {frozenset({True}): "Raw", frozenset({True, False}): "Normalised or raw"}.get(
+            frozenset(raw), "Normalised"
+        )
         for row in rows:
             # An environment without constants has raw scores: one task's then, not for sums.
             score = row["mean"] if row["normalised"] is None else row["normalised"]
@@ -111,7 +118,7 @@ def by_set(scores: Scores, setting: str) -> Table:
     return Table(
         f"{setting}_by_set",
         f"Scores, {setting_title(setting)}",
-        "Normalised; mean ± standard deviation over seeds (number of seeds), last checkpoint.",
+        f"{scores.unit}; mean ± standard deviation over seeds (number of seeds), last checkpoint.",
         ["data", *map(method_name, scores.methods)],
         rows,
     )
@@ -180,7 +187,7 @@ def drops(scores: Scores) -> Table:
     return Table(
         "drops",
         "What a shift costs",
-        "Normalised points below the standard score, mean over data sets.",
+        f"{scores.unit} points below the standard score, mean over data sets.",
         ["method", *map(setting_title, shifted)],
         rows,
     )

@@ -267,3 +267,12 @@ def test_curves_are_of_the_evaluations_on_the_way(tmp_path):
         (home.run(cell) / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)) + "\n")
     place = ("simple_spread", "expert", CELLS[0].method)
     assert curves_of(home, CELLS) == {place: [(1, 7), (2, 1), (1, 17), (2, 11)]}
+
+
+def test_tables_say_where_scores_are_raw():
+    assert "Normalised; mean" in by_set(Scores(CELLS, rows()), "standard").note
+    raw = [row | {"normalised": None} for row in rows()]
+    assert "Raw; mean" in by_set(Scores(CELLS, raw), "standard").note
+    assert "Raw points below" in drops(Scores(CELLS, raw)).note
+    mixed = [*rows(), *raw]
+    assert "Normalised or raw; mean" in by_set(Scores(CELLS, mixed), "standard").note
