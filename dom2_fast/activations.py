@@ -1,7 +1,6 @@
 """The activations: what a program, the lowering and the networks know of each, in one table.
 
-To add one: a line here, its name in csrc/core/opcodes.h, its value and derivative in
-csrc/cpu/vector.inl and csrc/cuda/activations.h.
+To add one: a line here; its name, value and derivative in csrc/core/activations.h.
 """
 
 from __future__ import annotations

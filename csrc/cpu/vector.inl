@@ -243,84 +243,31 @@ DOM2_INLINE vf vexpm1_down(vf x) {
   return select(x > splat(-0.34f), p * (x * x) + x, M::exp(x) - splat(1.f));
 }
 
-constexpr float kGeluScale = 0.79788456080286536f, kGeluCube = 0.044715f;
-constexpr float kLeak = 0.01f;  // torch's default slope
+// What the formulas of ../core/activations.h are made of; M: Exact or Quick.
+template <class M>
+struct Vector : M {
+  using F = vf;
+  static DOM2_INLINE vf all(float s) { return splat(s); }
+  static DOM2_INLINE vf min(vf a, vf b) { return vmin(a, b); }
+  static DOM2_INLINE vf max(vf a, vf b) { return vmax(a, b); }
+  static DOM2_INLINE vf abs(vf a) { return vabs(a); }
+  static DOM2_INLINE vf select(vi mask, vf yes, vf no) { return cpu::select(mask, yes, no); }
+  static DOM2_INLINE vf keep_nan(vf, vf y) { return y; }  // vmin keeps a NaN in b
+  static DOM2_INLINE Sigmoid sigmoid(vf x) { return vsigmoid<M>(x); }
+  static DOM2_INLINE vf normal_cdf(vf x) { return vnormal_cdf<M>(x); }
+  static DOM2_INLINE vf tanh(vf x) { return vtanh<M>(x); }
+  static DOM2_INLINE vf log1p(vf u) { return vlog1p01<M>(u); }
+  static DOM2_INLINE vf expm1(vf x) { return vexpm1_down<M>(x); }
+};
 
 template <class M, Act A>
 DOM2_INLINE vf activate(vf x) {
-  switch (A) {
-    case Act::kMish: {  // x n / (n + 2), n = w^2 + 2 w, w = e^x; the ratio is 1 beyond 20
-      const vf w = M::exp(vmin(splat(20.f), x)), n = w * (w + splat(2.f));
-      return x * M::div(n, n + splat(2.f));
-    }
-    case Act::kSilu:
-      return x * vsigmoid<M>(x).s;
-    case Act::kRelu:
-      return select(x < vf{}, vf{}, x);
-    case Act::kGelu:
-      return x * vnormal_cdf<M>(x);
-    case Act::kGeluTanh: {  // (1 + tanh u) / 2 = sigmoid(2 u)
-      const vf u = splat(kGeluScale) * (x + splat(kGeluCube) * (x * x * x));
-      return x * vsigmoid<M>(u + u).s;
-    }
-    case Act::kTanh:
-      return vtanh<M>(x);
-    case Act::kSoftplus:
-      return select(x != x, x, vmax(x, vf{}) + vlog1p01<M>(M::exp(-vabs(x))));
-    case Act::kSigmoid:
-      return vsigmoid<M>(x).s;
-    case Act::kLeakyRelu:
-      return select(x < vf{}, x * splat(kLeak), x);
-    case Act::kElu:
-      return select(x > vf{}, x, vexpm1_down<M>(x));
-    default:
-      return x;
-  }
+  return Formula<Vector<M>, A>::value(x);
 }
 
 template <class M, Act A>
 DOM2_INLINE vf derivative(vf x) {
-  const vf one = splat(1.f), two = splat(2.f);
-  switch (A) {
-    case Act::kMish: {  // n / d + x 4 w (w + 1) / d^2, d = n + 2
-      const vf c = vmax(vmin(x, splat(20.f)), splat(-100.f)), w = M::exp(c), n = w * (w + two),
-               r = M::div(one, n + two);
-      return n * r + (c * splat(4.f)) * ((w * r) * ((w + one) * r));
-    }
-    case Act::kSilu: {
-      const Sigmoid g = vsigmoid<M>(x);
-      return g.s * (one + x * g.c);
-    }
-    case Act::kRelu:
-      return select(x > vf{}, one, vf{});
-    case Act::kGelu: {
-      const vf c = vmax(vmin(x, splat(30.f)), splat(-30.f));  // x^2 must stay finite
-      return vnormal_cdf<M>(x) + c * (splat(0.39894228040143268f) * M::exp(splat(-0.5f) * (c * c)));
-    }
-    case Act::kGeluTanh: {
-      const vf c = vmax(vmin(x, splat(30.f)), splat(-30.f)), q = c * c;
-      const vf u = splat(kGeluScale) * (c + splat(kGeluCube) * (q * c));
-      const Sigmoid g = vsigmoid<M>(u + u);
-      const vf du = splat(2.f * kGeluScale) * (one + splat(3.f * kGeluCube) * q);
-      return g.s + c * (g.s * g.c) * du;
-    }
-    case Act::kTanh: {
-      const vf t = vtanh<M>(x);
-      return (one - t) * (one + t);
-    }
-    case Act::kSoftplus:
-      return vsigmoid<M>(x).s;
-    case Act::kSigmoid: {
-      const Sigmoid g = vsigmoid<M>(x);
-      return g.s * g.c;
-    }
-    case Act::kLeakyRelu:
-      return select(x > vf{}, one, splat(kLeak));
-    case Act::kElu:
-      return select(x > vf{}, one, M::exp(x));
-    default:
-      return one;
-  }
+  return Formula<Vector<M>, A>::slope(x);
 }
 
 // Runs DOM2_CALL(A), a macro of the place of use, with the activation known at compile time.
