@@ -54,22 +54,25 @@ struct KeptBf16 : Fp32 {
 template <class F, int M, int N>
 DOM2_INLINE void tile(const typename F::A* a, int64_t a_row, int64_t a_k, const typename F::B* b,
                       int64_t ldb, int k, vf (&c)[M][N]) {
-  for (int i = 0; i < k; i += F::kHalves, b += ldb) {
-#pragma GCC unroll 2
-    for (int half = 0; half < F::kHalves && i + half < k; ++half) {
-      const typename F::B* from = b;
-      // Read for each half anew: words kept from one to the other push sums out of the registers.
-      if (F::kHalves > 1) asm volatile("" : "+r"(from));
-      decltype(F::get(b, half)) bv[N];
+  int i = 0;
+  const auto half = [&](int which) __attribute__((always_inline)) {
+    const typename F::B* from = b;
+    // Read for each half anew: words kept from one to the other push sums out of the registers.
+    if (F::kHalves > 1) asm volatile("" : "+r"(from));
+    decltype(F::get(b, which)) bv[N];
 #pragma GCC unroll 8
-      for (int v = 0; v < N; ++v) bv[v] = F::get(from + v * VL, half);
+    for (int v = 0; v < N; ++v) bv[v] = F::get(from + v * VL, which);
 #pragma GCC unroll 8
-      for (int m = 0; m < M; ++m) {
-        const auto av = F::all(a[m * a_row + (i + half) * a_k]);
+    for (int m = 0; m < M; ++m) {
+      const auto av = F::all(a[m * a_row + (i + which) * a_k]);
 #pragma GCC unroll 8
-        for (int v = 0; v < N; ++v) c[m][v] = F::add(c[m][v], av, bv[v]);
-      }
+      for (int v = 0; v < N; ++v) c[m][v] = F::add(c[m][v], av, bv[v]);
     }
+  };
+  for (; i < k; i += F::kHalves, b += ldb) {
+    half(0);
+    if constexpr (F::kHalves > 1)
+      if (i + 1 < k) half(1);
   }
 }
 
