@@ -26,46 +26,21 @@ const char* dtype_name(const float*) { return "F32"; }
 const char* dtype_name(const double*) { return "F64"; }
 const char* dtype_name(const int64_t*) { return "I64"; }
 
-void copy(const TensorView& v, void* out) {
-  if (v.bytes) std::memcpy(out, v.data, static_cast<size_t>(v.bytes));
-}
-
-// The float32 number that an IEEE binary16 number is; each has one.
-float widened(uint16_t half) {
-  const uint32_t sign = (half & 0x8000u) << 16, exponent = half >> 10 & 31u, mantissa = half & 1023u;
-  uint32_t bits = sign | (exponent + 112) << 23 | mantissa << 13;
-  if (exponent == 31) bits = sign | 0x7f800000u | mantissa << 13;
-  float number;
-  std::memcpy(&number, &bits, sizeof number);
-  if (exponent) return number;
-  number = static_cast<float>(mantissa) * 0x1p-24f;  // 0, or below what has an exponent of its own
-  return sign ? -number : number;
-}
-
-// Copies the tensor `name`, which must have `shape` (-1: any size); `found` is its own shape. half:
-// it may hold F16 instead of F32.
+// Copies the tensor `name`, which must have `shape` (-1: any size); `found` is its own shape.
 template <class T>
 std::string take(Safetensors& file, const std::string& name, const std::vector<int64_t>& shape,
-                 std::vector<T>& out, std::vector<int64_t>* found = nullptr, bool half = false) {
+                 std::vector<T>& out, std::vector<int64_t>* found = nullptr) {
   const auto at = file.tensors.find(name);
   if (at == file.tensors.end()) return "it has no tensor '" + name + "'";
   const TensorView& v = at->second;
   const std::string dtype = dtype_name(static_cast<const T*>(nullptr));
-  const bool widen = half && v.dtype == "F16" && dtype == "F32";
-  bool fits = (v.dtype == dtype || widen) && v.shape.size() == shape.size();
+  bool fits = v.dtype == dtype && v.shape.size() == shape.size();
   for (size_t i = 0; fits && i < shape.size(); ++i) fits = shape[i] < 0 || shape[i] == v.shape[i];
   if (!fits)
     return name + " is " + v.dtype + " " + shape_text(v.shape) + "; its program needs " + dtype +
            " " + shape_text(shape);
-  if (widen) {
-    std::vector<uint16_t> halves(static_cast<size_t>(v.bytes) / 2);
-    copy(v, halves.data());
-    out.assign(halves.size(), T{});
-    for (size_t i = 0; i < halves.size(); ++i) out[i] = static_cast<T>(widened(halves[i]));
-  } else {
-    out.resize(static_cast<size_t>(v.bytes) / sizeof(T));
-    copy(v, out.data());
-  }
+  out.resize(static_cast<size_t>(v.bytes) / sizeof(T));
+  if (v.bytes) std::memcpy(out.data(), v.data, static_cast<size_t>(v.bytes));
   if (found) *found = v.shape;
   file.tensors.erase(at);
   return {};
@@ -90,9 +65,8 @@ std::string check_notes(const std::map<std::string, std::string>& notes) {
   };
   if (note("format") != kFormat)
     return "its format is '" + note("format") + "', not '" + kFormat + "'";
-  const std::string version = note("version");
-  if (version.size() != 1 || version < "1" || version > "4")
-    return "it has version '" + version + "' of the format, this program reads 1 to 4";
+  if (note("version") != "1" && note("version") != "2" && note("version") != "3")
+    return "it has version '" + note("version") + "' of the format, this program reads 1 to 3";
   if (note("stacked") != "true" && note("stacked") != "false")
     return "stacked is 'true' or 'false', not '" + note("stacked") + "'";
   return {};
@@ -121,14 +95,13 @@ std::string PolicyFile::parse(const char* data, size_t size) {
   if (!why.empty() || !(why = check_notes(file.notes)).empty()) return why;
   notes = file.notes;
   stacked = notes["stacked"] == "true";
-  const bool half = notes.at("version") == "4", whole = half || notes.at("version") == "3";
   std::vector<int64_t> words, shape;
   std::vector<double> bounds;
   if (!(why = take(file, "program", {-1}, words)).empty()) return why;
   why = decode(words.data(), static_cast<int64_t>(words.size()), program);
   if (!why.empty()) return "its program is not valid: " + why;
   if (!(why = check_program(program)).empty()) return why;
-  why = take(file, "table", {-1, -1, program.table_width}, table, &shape, half);
+  why = take(file, "table", {-1, -1, program.table_width}, table, &shape);
   if (!why.empty()) return why;
   const int64_t rows = shape[0];
   steps = program.buffers[0] ? rows : 0;
@@ -138,7 +111,7 @@ std::string PolicyFile::parse(const char* data, size_t size) {
            " agents: too many or too few";
   if (!steps && rows != 1)
     return "its table is of " + std::to_string(rows) + " steps, but its program is of one pass";
-  if (!(why = take_solver(file, whole, steps, solver)).empty()) return why;
+  if (!(why = take_solver(file, notes.at("version") == "3", steps, solver)).empty()) return why;
   if (!(why = take(file, "bounds", {2}, bounds)).empty()) return why;
   act_low = bounds[0];
   act_high = bounds[1];
@@ -146,7 +119,7 @@ std::string PolicyFile::parse(const char* data, size_t size) {
   weights.resize(program.n.size());
   for (size_t i = 0; i < weights.size(); ++i) {
     why = take(file, "weights." + std::to_string(i), {groups, program.n[i], program.k[i]},
-               weights[i], nullptr, half);
+               weights[i]);
     if (!why.empty()) return why;
   }
   if (!file.tensors.empty())

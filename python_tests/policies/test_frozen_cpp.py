@@ -15,7 +15,6 @@ from policy_problems import OBS, A, G, generator, rand
 
 import dom2_fast as d2
 from dom2_fast import networks, ops
-from dom2_fast.policies import pretrained
 
 REPO = Path(__file__).resolve().parents[2]
 F32 = {"dtype": torch.float32}
@@ -122,36 +121,6 @@ def test_given_noise_gives_the_same_numbers(built, exported, isa, tmp_path, net,
     assert torch.equal(got.reshape(*lead, A), q.sample(obs, x_T, noise))
 
 
-@pytest.mark.parametrize("name", pretrained.names())
-def test_shipped_policies_act_as_in_python(built, isa, name):
-    q = d2.pretrained(name)
-    file = pretrained.FOLDER / f"{name}.safetensors"
-    obs = rand(q.groups, 3, q.obs_dim, seed=1, **F32)
-    want = q.sample(obs, generator=generator(3))
-    seed, offset = ops.make_rng(generator(3)).tolist()
-    given = " ".join(f"{v:.9g}" for v in obs.flatten().tolist())
-    command = [built / "act", file, "-", "--seed", seed, "--offset", offset]
-    got = numbers(call(*command, input=given, env=environment(isa)))
-    assert torch.equal(got.reshape(want.shape), want)
-
-
-def test_every_float16_number_is_read_as_python_reads_it(built, tmp_path):
-    """A bias of the only layer is the action itself where the weights are 0."""
-    numbers16 = torch.arange(2**16, dtype=torch.int32).to(torch.int16).view(torch.float16)
-    finite = numbers16[numbers16.isfinite() & (numbers16.abs() <= 1)].float()
-    net = networks.MLPActor(1, len(finite), hidden=1, depth=1)
-    layers = [m for m in net.modules() if isinstance(m, torch.nn.Linear)]
-    with torch.no_grad():
-        for p in net.parameters():
-            p.zero_()
-        layers[-1].bias.copy_(finite)
-    d2.DeterministicPolicy(net).frozen().export(tmp_path / "p", half=True)
-    want = d2.load_policy(tmp_path / "p").act(torch.zeros(1, 1))
-    got = numbers(call(built / "act", tmp_path / "p", "-", input="0"))
-    assert torch.equal(got, want.flatten())
-    assert len(want.unique()) > 30_000
-
-
 def test_the_example_by_itself(built, tmp_path):
     torch.manual_seed(0)
     d2.DiffusionPolicy(NETS["stack"]()).export(tmp_path / "p")
@@ -167,7 +136,7 @@ def test_the_example_says_what_is_wrong(built, tmp_path):
     d2.DiffusionPolicy(NETS["mlp"]()).export(tmp_path / "p")
     whole = (tmp_path / "p").read_bytes()
     (tmp_path / "cut").write_bytes(whole[:-10])
-    (tmp_path / "newer").write_bytes(whole.replace(b'"version":"1"', b'"version":"5"'))
+    (tmp_path / "newer").write_bytes(whole.replace(b'"version":"1"', b'"version":"4"'))
 
     def fails(*args, **kwargs):
         done = subprocess.run([built / "act", *args], capture_output=True, text=True, **kwargs)
@@ -179,7 +148,7 @@ def test_the_example_says_what_is_wrong(built, tmp_path):
     assert "can't be opened" in fails(tmp_path / "absent")
     assert "can't be read" in fails(tmp_path)
     assert "cut short" in fails(tmp_path / "cut")
-    assert "version '5'" in fails(tmp_path / "newer")
+    assert "version '4'" in fails(tmp_path / "newer")
     assert "multiples of 5" in fails(tmp_path / "p", "-", input="1 2 3")
     assert "0 numbers" in fails(tmp_path / "p", "-", input="")
     assert "3 numbers" in fails(tmp_path / "p", "-", input="1 2 3 four 5")
