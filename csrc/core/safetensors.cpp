@@ -175,7 +175,7 @@ bool read_entry(Json& json, Entry& entry) {
 }
 
 int64_t size_of(const std::string& dtype) {
-  return dtype == "F32" ? 4 : dtype == "F64" || dtype == "I64" ? 8 : 0;
+  return dtype == "F16" ? 2 : dtype == "F32" ? 4 : dtype == "F64" || dtype == "I64" ? 8 : 0;
 }
 
 // Does the entry describe bytes of the file?

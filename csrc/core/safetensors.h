@@ -10,7 +10,7 @@ namespace dom2 {
 
 // One tensor in the bytes of a file. `data` needn't be aligned: copy it out.
 struct TensorView {
-  std::string dtype;  // "F32", "F64", "I64", ...
+  std::string dtype;  // "F16", "F32", "F64" or "I64"
   std::vector<int64_t> shape;
   const char* data = nullptr;
   int64_t bytes = 0;

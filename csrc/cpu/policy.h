@@ -38,7 +38,8 @@ class Policy {
   const std::map<std::string, std::string>& notes() const { return file_.notes; }
 
   // obs [agents, batch, obs_dim] -> act [agents, batch, act_dim], contiguous.
-  // threads: the caller's pool, see run.h; none by default.
+  // threads: the caller's pool, see run.h; none by default. Takes memory at a thread's first call,
+  // and where a later one has more rows than any before it; else none.
   void sample(const float* obs, int64_t batch, const Draws& draws, float* act,
               const Threads& threads = {}) const;
 

@@ -57,9 +57,9 @@ double flops(const Exec& e, const Call& c) {
 }
 
 // Calls body(part, tile) for every tile; a part is what one thread does, a contiguous range of
-// tiles.
-void for_tiles(int64_t tiles, int parts, const Threads& threads,
-               const std::function<void(int, int64_t)>& body) {
+// tiles. Takes no memory: a std::function of a reference fits into itself.
+template <class Body>
+void for_tiles(int64_t tiles, int parts, const Threads& threads, const Body& body) {
   const auto part = [&](int64_t p) {
     for (int64_t t = tiles * p / parts; t < tiles * (p + 1) / parts; ++t)
       body(static_cast<int>(p), t);
@@ -67,7 +67,7 @@ void for_tiles(int64_t tiles, int parts, const Threads& threads,
   if (parts == 1)
     part(0);
   else
-    threads.run(parts, part);
+    threads.run(parts, std::cref(part));
 }
 
 Arena& scratch() {

@@ -16,8 +16,8 @@ def add_options(parser, argv: list[str]) -> None:
         "--format",
         type=str,
         default="policy",
-        help="policy, a file for load_policy and C++; pretrained, the same in float16, for "
-        "load_policy alone; or onnx, a graph of all denoising steps with the noise as an input",
+        help="policy, a file for load_policy and C++; pretrained, the same in float16, "
+        "half the size; or onnx, a graph of all denoising steps with the noise as an input",
     )
     add("--opset", type=int, default=SUPPRESS, help="of --format onnx (default: 18)")
     add("--checkpoint", type=str, default="last", help="last, or best, see `dom2-fast evaluate`")

@@ -239,7 +239,7 @@ class FrozenPolicy:
         """Writes the policy to `path`, whole or not at all; `load_policy` gives it back.
 
         half: weights and table in float16, half the bytes; what is loaded is float32 again, and has
-        lost the last 13 of 24 bits of each number. The C++ reader takes no such file.
+        lost the last 13 of 24 bits of each number.
         notes: more of what the file says about itself.
         Raises:
             Dom2Error: `path` is a folder or holds something else; no space is left; with `half`, a

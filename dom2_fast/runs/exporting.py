@@ -19,7 +19,7 @@ def export_run(
         path: the file.
         checkpoint: "last" or "best", see `policies_of`.
         format: "policy", what `load_policy` and csrc/cpu/policy.h read; "pretrained", the same in
-            float16, half the size, for `load_policy` alone: how the package's own are shipped;
+            float16, half the size: how the package's own are shipped;
             "onnx", see `onnx_export`.
         opset: of ONNX's operators; None: `onnx_export.OPSET`.
     Returns: these policies, and of "onnx" how the graph was `Checked`, else None.

@@ -2,15 +2,31 @@
 //
 //   policy_check sample FILE ROWS IN OUT    floats in IN: obs, x_T, noise; in OUT: act
 //   policy_check fuzz FILE                  damages FILE in memory in many ways and uses it
+//   policy_check allocations FILE ROWS      how often 10 calls of sample take memory, after a first
 #include <algorithm>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <fstream>
 #include <iterator>
+#include <new>
 #include <string>
 #include <vector>
 
 #include "cpu/policy.h"
+
+namespace {
+int allocations = 0;
+}
+
+// Every way of the library to the heap but Arena's, which is seen by its growing once.
+void* operator new(std::size_t size) {
+  ++allocations;
+  if (void* p = std::malloc(size ? size : 1)) return p;
+  throw std::bad_alloc();
+}
+void operator delete(void* p) noexcept { std::free(p); }
+void operator delete(void* p, std::size_t) noexcept { std::free(p); }
 
 namespace {
 
@@ -40,6 +56,22 @@ int sample(const Policy& p, int64_t rows, const char* in, const char* out) {
   std::ofstream(out, std::ios::binary)
       .write(reinterpret_cast<const char*>(act.data()),
              static_cast<std::streamsize>(act.size() * sizeof(float)));
+  return 0;
+}
+
+int count(const Policy& p, int64_t rows) {
+  std::vector<float> obs(p.agents() * rows * p.obs_dim(), 0.5f);
+  std::vector<float> act(p.agents() * rows * p.act_dim());
+  const dom2::cpu::Threads two{2, [](int64_t n, const std::function<void(int64_t)>& body) {
+                                 for (int64_t i = 0; i < n; ++i) body(i);
+                               }};
+  int before = 0;
+  for (uint32_t call = 0; call < 11; ++call) {
+    if (call == 1) before = allocations;
+    p.sample(obs.data(), rows, {1, call, nullptr, nullptr}, act.data());
+    p.sample(obs.data(), rows, {2, call, nullptr, nullptr}, act.data(), two);
+  }
+  std::printf("%d\n", allocations - before);
   return 0;
 }
 
@@ -93,12 +125,14 @@ int fuzz(const std::vector<char>& whole) {
 
 int main(int argc, char** argv) {
   if (argc == 3 && !std::strcmp(argv[1], "fuzz")) return fuzz(read(argv[2]));
-  if (argc != 6 || std::strcmp(argv[1], "sample")) return 2;
+  const bool counts = argc == 4 && !std::strcmp(argv[1], "allocations");
+  if (!counts && (argc != 6 || std::strcmp(argv[1], "sample"))) return 2;
   std::string why;
   const auto policy = Policy::load(argv[2], why);
   if (!policy) {
     std::fprintf(stderr, "%s\n", why.c_str());
     return 2;
   }
+  if (counts) return count(*policy, std::stoll(argv[3]));
   return sample(*policy, std::stoll(argv[3]), argv[4], argv[5]);
 }

@@ -15,6 +15,7 @@ from policy_problems import OBS, A, G, generator, rand
 
 import dom2_fast as d2
 from dom2_fast import networks, ops
+from dom2_fast.policies import pretrained
 
 REPO = Path(__file__).resolve().parents[2]
 F32 = {"dtype": torch.float32}
@@ -121,6 +122,44 @@ def test_given_noise_gives_the_same_numbers(built, exported, isa, tmp_path, net,
     assert torch.equal(got.reshape(*lead, A), q.sample(obs, x_T, noise))
 
 
+@pytest.mark.parametrize("name", pretrained.names())
+def test_every_shipped_policy_acts_as_in_python(built, isa, name):
+    """Their numbers are F16, which the reader widens."""
+    path, q = pretrained.FOLDER / f"{name}{pretrained.SUFFIX}", d2.pretrained(name)
+    obs = rand(q.groups, 5, q.obs_dim, seed=1, **F32)
+    want = q.sample(obs, generator=generator(3))
+    seed, offset = ops.make_rng(generator(3)).tolist()
+    given = " ".join(f"{v:.9g}" for v in obs.flatten().tolist())
+    options = ["-", "--seed", seed, "--offset", offset]
+    got = call(built / "act", path, *options, input=given, env=environment(isa))
+    assert torch.equal(numbers(got).reshape(want.shape), want)
+
+
+def test_float16_below_its_normal_numbers_is_widened_exactly(built, isa, tmp_path):
+    torch.manual_seed(0)
+    policy = ONE_PASS["deterministic"]()
+    first = next(policy.net.parameters())
+    with torch.no_grad():
+        first.mul_(1e-5)
+    below = first.half().abs()
+    assert ((below > 0) & (below < 2**-14)).any()
+    policy.frozen().export(tmp_path / "h", half=True)
+    obs = rand(9, OBS, seed=1, **F32) * 1e5
+    given = " ".join(f"{v:.9g}" for v in obs.flatten().tolist())
+    got = numbers(call(built / "act", tmp_path / "h", "-", input=given, env=environment(isa)))
+    want = d2.load_policy(tmp_path / "h").act(obs)
+    assert torch.equal(got.reshape(9, A), want) and want.std() > 0.01
+
+
+@pytest.mark.parametrize("rows", [1, 300])
+def test_sampling_takes_no_memory_after_the_first_call(built, tmp_path, rows):
+    torch.manual_seed(0)
+    d2.DiffusionPolicy(NETS["stack"]()).export(tmp_path / "p")
+    ONE_PASS["gaussian"]().export(tmp_path / "one")
+    for name in ("p", "one"):
+        assert call(built / "policy_check", "allocations", tmp_path / name, rows) == "0\n"
+
+
 def test_the_example_by_itself(built, tmp_path):
     torch.manual_seed(0)
     d2.DiffusionPolicy(NETS["stack"]()).export(tmp_path / "p")
@@ -136,7 +175,7 @@ def test_the_example_says_what_is_wrong(built, tmp_path):
     d2.DiffusionPolicy(NETS["mlp"]()).export(tmp_path / "p")
     whole = (tmp_path / "p").read_bytes()
     (tmp_path / "cut").write_bytes(whole[:-10])
-    (tmp_path / "newer").write_bytes(whole.replace(b'"version":"1"', b'"version":"4"'))
+    (tmp_path / "newer").write_bytes(whole.replace(b'"version":"1"', b'"version":"9"'))
 
     def fails(*args, **kwargs):
         done = subprocess.run([built / "act", *args], capture_output=True, text=True, **kwargs)
@@ -148,7 +187,7 @@ def test_the_example_says_what_is_wrong(built, tmp_path):
     assert "can't be opened" in fails(tmp_path / "absent")
     assert "can't be read" in fails(tmp_path)
     assert "cut short" in fails(tmp_path / "cut")
-    assert "version '4'" in fails(tmp_path / "newer")
+    assert "version '9'" in fails(tmp_path / "newer")
     assert "multiples of 5" in fails(tmp_path / "p", "-", input="1 2 3")
     assert "0 numbers" in fails(tmp_path / "p", "-", input="")
     assert "3 numbers" in fails(tmp_path / "p", "-", input="1 2 3 four 5")
@@ -193,6 +232,7 @@ def test_no_file_makes_it_read_or_write_elsewhere(tmp_path):
     env = {k: v for k, v in os.environ.items() if k not in ("DOM2_FAST_ISA", "LD_PRELOAD")}
     small = [networks.MLPActor(OBS, A, hidden=8) for _ in range(2)]
     d2.DeterministicPolicy(networks.stack(small)).export(tmp_path / "one")
-    for name in ("p", "one"):
+    d2.load_policy(tmp_path / "p").export(tmp_path / "half", half=True)
+    for name in ("p", "one", "half"):
         words = call(tmp_path / "check", "fuzz", tmp_path / name, env=env).split()
         assert words[1::2] == ["refused,", "used"] and int(words[0]) > 3000 and int(words[2]) > 300

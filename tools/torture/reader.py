@@ -90,3 +90,4 @@ def seeds(folder: Path) -> None:
     policies.append(d2.GaussianPolicy(networks.MLPGaussianActor(3, 2, hidden=4)))
     for number, policy in enumerate(policies):
         policy.export(folder / f"seed-{number}.safetensors")
+        policy.frozen().export(folder / f"half-{number}.safetensors", half=True)
