@@ -52,7 +52,7 @@ def test_the_table_of_results_is_that_of_the_results_page():
 
 
 def test_the_interquartile_means_are_those_of_the_results_page():
-    names = {"filtered BC": "bc10", "IQL": "iql"}
+    names = {"filtered BC": "bc10", "IQL": "iql", "TD3+BC": "td3_bc"}
     text = " ".join(README.split())
     text = text[text.index("Interquartile means over 18 data sets") :]
     said = re.findall(r"([\d.]+), ([\d.]+) and ([\d.]+) \(([^)]+)\)", text)
