@@ -12,6 +12,7 @@ slice ever meets another's.
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -89,7 +90,7 @@ class OfflineAgents:
         self.device = usable_device(config.device)
         self.sampler = None
         if data is not None:
-            agents = config.agents or same_width(data.obs_dims)
+            agents = config.agents or self._leading(data)
             if agents > data.num_agents or len(set(data.obs_dims[:agents])) != 1:
                 raise Dom2Error(
                     f"agents = {agents}, but the data set's observations have widths "
@@ -114,6 +115,19 @@ class OfflineAgents:
         with torch.random.fork_rng(devices=[]):  # network initialisation draws from torch's own
             torch.manual_seed(config.seed)
             self._build()
+
+    @staticmethod
+    def _leading(data: TrajectoryDataset) -> int:
+        """Agents that are trained where nobody says how many; a warning where that leaves some."""
+        agents = same_width(data.obs_dims)
+        if agents < data.num_agents:
+            warnings.warn(
+                f"the agents' observations have widths {data.obs_dims}: the first {agents}, which "
+                f"share one, are trained, the others aren't (agents = {agents} says so without "
+                "this message)",
+                stacklevel=4,
+            )
+        return agents
 
     @classmethod
     def settled(cls, config, task: str | None, kind: str | None):

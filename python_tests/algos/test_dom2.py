@@ -6,6 +6,7 @@ term must pull the policy to better actions.
 
 import dataclasses
 import math
+import warnings
 
 import numpy as np
 import pytest
@@ -211,7 +212,11 @@ def test_best_of_several_candidates_by_the_agent_s_own_critic():
 
 def test_prey_is_left_out_and_widths_must_agree():
     data = dataset(obs_dims=(4, 4, 3))
-    assert DOM2(small(), data).num_agents == 2
+    with pytest.warns(UserWarning, match=r"widths \[4, 4, 3\]: the first 2, which share one"):
+        assert DOM2(small(), data).num_agents == 2
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert DOM2(small(agents=2), data).num_agents == 2
     assert DOM2(small(agents=1), data).num_agents == 1
     with pytest.raises(Dom2Error, match=r"widths \[4, 4, 3\]"):
         DOM2(small(agents=3), data)
