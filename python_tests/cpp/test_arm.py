@@ -4,6 +4,7 @@
 emulator says nothing about time.
 """
 
+import functools
 import os
 import shutil
 
@@ -12,7 +13,7 @@ import pytest
 import torch
 from cpp_build import REPO, call, tool
 from kernel_cases import write
-from kernel_check_cases import CASES
+from kernel_check_cases import CASES, cases
 from policy_problems import OBS, A, G, generator, rand
 from tolerances import assert_as_good_as_torch
 
@@ -71,17 +72,27 @@ def target(request):
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("kernel-check")
-    names = [folder / f"{number:03}.case" for number in range(len(CASES))]
-    for case, file in zip(CASES, names, strict=True):
-        write(file, case.arrays())
-    return names
+    """A function: the files of the cases of an instruction set."""
+
+    @functools.cache
+    def written(isa):
+        if (found := cases(isa)) is None:
+            return None
+        folder = tmp_path_factory.mktemp("kernel-check")
+        names = [folder / f"{number:03}.case" for number in range(len(found))]
+        for case, file in zip(found, names, strict=True):
+            write(file, case.arrays())
+        return names
+
+    return lambda isa: written(isa if isa == "avx512_bf16" else "any")
 
 
 def test_every_kernel(target, files):
     for isa in target.isas:
-        lines = target.run("kernel_check", isa, *files, isa=isa).splitlines()
-        assert len(lines) == len(files) and all(line.startswith("ok") for line in lines)
+        if (given := files(isa)) is None:
+            continue
+        lines = target.run("kernel_check", isa, *given, isa=isa).splitlines()
+        assert len(lines) == len(given) and all(line.startswith("ok") for line in lines)
 
 
 def test_a_wrong_number_is_noticed(target, tmp_path):
