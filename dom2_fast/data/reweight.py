@@ -195,7 +195,7 @@ def parse(
         if not task or not quality:
             raise Dom2Error(
                 f"weights {kind!r} needs the data set's task and quality, and this one doesn't say "
-                f"them: use {kind}:TASK/QUALITY (for example preset:simple_spread/medium), or one "
+                f"them: use {kind}:TASK/QUALITY (for example {kind}:simple_spread/medium), or one "
                 f"of: {_FORMS}"
             )
         return BY_DATA[kind](task, quality, counts)
