@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from dom2_fast.algos.bc import BC, BCConfig
+from dom2_fast.algos.settings import WEIGHTS
 from dom2_fast.config import setting
 
 
@@ -20,8 +21,7 @@ class FilteredBCConfig(BCConfig):
 
     weights: str = setting(
         "top_k:0.1",
-        "trajectory weights: preset, tuned, uniform, thresholds:200,250, quantiles:0.5,0.75, "
-        "softmax:0.1, rank:0.7, top_k:0.1",
+        WEIGHTS,
         "10 % BC of the Decision Transformer paper",
     )
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 from dom2_fast.algos.settings import (
     TUNED,
+    WEIGHTS,
     CriticSettings,
     DiffusionConfig,
     at_least,
@@ -89,8 +90,7 @@ class DOM2Config(CriticSettings, _LossSettings):
 
     weights: str = setting(
         "tuned",
-        "trajectory weights: preset, tuned, uniform, thresholds:200,250, quantiles:0.5,0.75, "
-        "softmax:0.1, rank:0.7, top_k:0.1",
+        WEIGHTS,
         "DOM2's reweighting; tuned: "
         + ", ".join(f"{rule} on {kind} data" for kind, rule in reweight.TUNED.items())
         + ", else the preset, R_th of OM2P utils/buffer.py",

@@ -26,6 +26,12 @@ class Settings:
         pass
 
 
+WEIGHTS = (
+    "trajectory weights: preset, tuned, uniform, thresholds:200,250, quantiles:0.5,0.75, "
+    "softmax:0.1, rank:0.7, top_k:0.1"
+)
+
+
 @dataclass
 class DataSettings(Settings):
     """Who learns, and from which transitions. Every algorithm has them."""
@@ -38,8 +44,7 @@ class DataSettings(Settings):
     )
     weights: str = setting(
         "preset",
-        "trajectory weights: preset, tuned, uniform, thresholds:200,250, quantiles:0.5,0.75, "
-        "softmax:0.1, rank:0.7, top_k:0.1",
+        WEIGHTS,
         "DOM2's reweighting; preset = R_th of OM2P utils/buffer.py",
     )
     batch_size: int = setting(256, "transitions per agent and update", TUNED)

@@ -51,10 +51,8 @@ class Scores:
             for method in self.methods
         }
         self.found: dict[tuple, list[float]] = {}
-        raw = {row["normalised"] is None for row in rows}
-        self.unit = {frozenset({True}): "Raw", frozenset({True, False}): "Normalised or raw"}.get(
-            frozenset(raw), "Normalised"
-        )
+        raw = [row["normalised"] is None for row in rows]
+        self.unit = "Normalised" if not any(raw) else "Raw" if all(raw) else "Normalised or raw"
         for row in rows:
             # An environment without constants has raw scores: one task's then, not for sums.
             score = row["mean"] if row["normalised"] is None else row["normalised"]
